@@ -1,0 +1,1 @@
+"""Pretraining on transformers' Trainer: exact resumption, optimizers, throughput, and a report of every run."""
