@@ -1,0 +1,68 @@
+# Each target makes what it needs: the first one called builds .venv (Python >= 3.11, exact versions from
+# constraints.txt). `make PYTHON=/path/to/python3.12 ...` chooses another interpreter.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-all conformance style check clean
+
+# the first interpreter on PATH that is new enough
+ifndef PYTHON
+PYTHON := $(shell for python in python3 python3.11 python3.12 python3.13 python3.14; do \
+    $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
+endif
+WORKERS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+SUITE := .cache/conformance
+STACKS := decoder encoder encoder_decoder
+
+# one thread per process, nothing from the network: what the tests measure does not depend on the machine
+TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+
+help:
+	@echo "make demo          train a small decoder on real text (minutes on a CPU), reopen it, generate"
+	@echo "make test          the fast tests"
+	@echo "make test-all      every test, the slow ones included"
+	@echo "make conformance   transformers' own model tests on the three stacks, beside native controls"
+	@echo "make style         format and mend what ruff can mend"
+	@echo "make check         ruff, changing nothing"
+	@echo "make clean         remove .venv, caches and build outputs (not outputs/)"
+
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "hf_llm needs Python 3.11 or later, and none is on PATH: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "hf_llm needs Python 3.11 or later; $(PYTHON) is older" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/accelerate launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+	    recipes/pretrain.py --config recipes/configs/demo.yaml
+	$(BIN)/python recipes/generate.py outputs/demo
+
+test: $(INSTALLED)
+	$(TEST_ENV) $(BIN)/pytest -n $(WORKERS)
+
+test-all: $(INSTALLED)
+	$(TEST_ENV) $(BIN)/pytest -n $(WORKERS) -m "slow or not slow"
+
+$(SUITE)/.ready: $(INSTALLED) tests/conformance/fetch.py $(wildcard tests/conformance/stand_ins/*.py tests/conformance/stand_ins/*/*.py)
+	$(BIN)/python tests/conformance/fetch.py $(SUITE)
+	touch $@
+
+conformance: $(SUITE)/.ready
+	$(TEST_ENV) PYTHONPATH=$(SUITE) $(BIN)/pytest -n $(WORKERS) $(STACKS:%=tests/conformance/%.py)
+
+style: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .ruff_cache
+	find hf_llm recipes tests -name __pycache__ -type d -prune -exec rm -rf {} +
