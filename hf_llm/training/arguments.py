@@ -62,8 +62,11 @@ class PretrainingArguments(TrainingArguments):
         schedule: "cosine", "linear" or "wsd" (warmup, stable, decay), after `warmup_steps`.
         decay_fraction: share of the run that the decay of "wsd" takes.
         min_lr_ratio: learning rate at the end, as a share of the peak.
+        global_batch_size: rows per optimizer step over all processes; decides `gradient_accumulation_steps`, so that
+            a run means the same on any number of processes. Default: what batch size, accumulation and processes give.
     """
 
+    global_batch_size: int | None = None
     optimizer: str = "adamw"
     muon_learning_rate: float | None = None
     momentum: float = 0.95
@@ -97,6 +100,7 @@ class PretrainingArguments(TrainingArguments):
         if self.max_steps <= 0:
             raise ValueError(f"training.max_steps = {self.max_steps} must be positive")
         super().__post_init__()
+        self._settle_batch_size()
 
         shape, share = SCHEDULES[self.schedule]
         after_warmup = self.max_steps - self.get_warmup_steps(self.max_steps)
@@ -108,7 +112,20 @@ class PretrainingArguments(TrainingArguments):
         self.lr_scheduler_type = "warmup_stable_decay"
         self.lr_scheduler_kwargs = {"num_decay_steps": decay, "decay_type": shape, "min_lr_ratio": self.min_lr_ratio}
 
-    @property
-    def global_batch_size(self) -> int:
-        """Rows per optimizer step, over all processes and accumulation steps."""
-        return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
+    def _settle_batch_size(self) -> None:
+        at_once = self.per_device_train_batch_size * self.world_size
+        if self.global_batch_size is None:
+            self.global_batch_size = at_once * self.gradient_accumulation_steps
+        if self.global_batch_size <= 0 or self.global_batch_size % at_once:
+            raise ValueError(
+                f"training.global_batch_size = {self.global_batch_size} is not a multiple of {at_once}, which is "
+                f"training.per_device_train_batch_size = {self.per_device_train_batch_size} x {self.world_size} "
+                "launched process(es)"
+            )
+        steps = self.global_batch_size // at_once
+        if self.gradient_accumulation_steps not in (1, steps):
+            raise ValueError(
+                f"training.gradient_accumulation_steps = {self.gradient_accumulation_steps} contradicts "
+                f"training.global_batch_size = {self.global_batch_size}, which needs {steps}; leave one of them out"
+            )
+        self.gradient_accumulation_steps = steps

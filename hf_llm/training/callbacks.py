@@ -1,0 +1,123 @@
+"""Trainer callbacks: the progress line, stopping on a signal, and the report at every save."""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from tqdm.auto import tqdm
+from transformers import TrainerCallback
+
+
+logger = logging.getLogger(__name__)
+
+
+class ProgressLine(TrainerCallback):
+    """One line: steps, time left, loss, tokens per second, share of peak FLOPs; and one line per evaluation."""
+
+    def __init__(self):
+        self.bar = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            interactive = sys.stderr.isatty()
+            self.bar = tqdm(
+                total=state.max_steps,
+                initial=state.global_step,
+                unit="step",
+                dynamic_ncols=interactive,
+                mininterval=0.5 if interactive else 15.0,
+                smoothing=0.1,
+            )
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.bar is None:
+            return
+        if "loss" in logs:
+            self.bar.set_postfix_str(progress_text(logs), refresh=False)
+        elif "eval_loss" in logs:
+            self.bar.write(f"step {state.global_step}: {evaluation_text(logs)}", file=sys.stderr)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+def progress_text(logs: dict) -> str:
+    """The changing part of the progress line, from one training log entry."""
+    text = f"loss {logs['loss']:.3f}, {logs['tokens_per_second']:,.0f} tokens/s"
+    return text + (f", {logs['mfu']:.0%} of peak FLOPs" if "mfu" in logs else "")
+
+
+def evaluation_text(metrics: dict) -> str:
+    """One line about an evaluation."""
+    text = f"validation loss {metrics['eval_loss']:.4f}, perplexity {metrics['eval_perplexity']:,.2f}"
+    return text + (f", {metrics['eval_bits_per_byte']:.4f} bits per byte" if "eval_bits_per_byte" in metrics else "")
+
+
+class StopOnSignal(TrainerCallback):
+    """Save and stop at the next step boundary after SIGINT or SIGTERM; a second SIGINT stops at once.
+
+    With several processes all stop at the same step, when any of them was told to. The end of `accelerate launch`,
+    which does not pass signals on, counts as SIGTERM.
+
+    Attributes:
+        received: the signal that stopped the run, or None.
+    """
+
+    def __init__(self):
+        self.received: signal.Signals | None = None
+        self._previous = {}
+        self._launcher = os.getppid() if "ACCELERATE_MIXED_PRECISION" in os.environ else None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._note)
+
+    def _note(self, number, frame):
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number)
+        print(f"\n{self.received.name}: saving at the end of this step", file=sys.stderr, flush=True)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.received is None and self._launcher is not None and os.getppid() != self._launcher:
+            self.received = signal.SIGTERM
+        if args.world_size > 1:
+            told = torch.tensor(int(self.received or 0), device=args.device)
+            dist.all_reduce(told, dist.ReduceOp.MAX)
+            self.received = signal.Signals(told.item()) if told.item() else None
+        if self.received is not None and state.global_step < state.max_steps:
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args, state, control, **kwargs):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        if state.global_step >= state.max_steps:
+            self.received = None
+
+
+class ReportAtSave(TrainerCallback):
+    """Evaluate before each regular save and call `report()` after it, on the main process."""
+
+    def __init__(self, report: Callable[[], None]):
+        self.report = report
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if control.should_save and not control.should_training_stop:
+            control.should_evaluate = True
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero and not control.should_training_stop:
+            try:
+                self.report()
+            except Exception:  # the checkpoint is safe, and no report is worth a long run
+                logger.warning("the report of step %d could not be written", state.global_step, exc_info=True)

@@ -1,0 +1,337 @@
+"""One pretraining run, from a `RunConfig` to a model directory with its report."""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import logging
+import math
+import os
+import signal
+from pathlib import Path
+
+import datasets
+import torch
+from torch import nn
+from torch.utils.data import Dataset, Subset
+from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase, set_seed
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.utils.logging import disable_progress_bar
+
+from hf_llm.data import (
+    EvaluationSamples,
+    StreamingSamples,
+    TrainingSamples,
+    check_corpus_size,
+    check_token_ids,
+    check_vocabulary,
+    collate,
+    load_corpus,
+    make_objective,
+    pack_corpus,
+    train_tokenizer,
+)
+
+from .arguments import PretrainingArguments
+from .callbacks import ProgressLine, ReportAtSave, StopOnSignal
+from .checkpoints import clear_staging, exclusive
+from .config import RunConfig
+from .report import RunFacts, final_metrics, summary_text, write_report
+from .resuming import check_architecture, check_same_run, find_checkpoint
+from .samples import draw_samples
+from .stacks import STACKS, Stack, stack_of
+from .stream import StreamByIndex
+from .trainer import DATA_STATE, PretrainTrainer, preserved_rng
+
+
+logger = logging.getLogger(__name__)
+
+_TABLE_POSITIONS = ("learned", "sinusoidal")  # kinds of positions that end where their table ends
+_TOKENIZER_DOCUMENTS = 100_000  # of a stream, to train a tokenizer on
+
+
+def pretrain(config: RunConfig, card_template: Path | None = None) -> signal.Signals | None:
+    """Train, evaluate, save and report; go on from a checkpoint where there is one.
+
+    Args:
+        config: the run.
+        card_template: Jinja template of the model card; None writes no card.
+
+    Returns:
+        The signal that stopped the run (a checkpoint has been saved), or None if it is complete.
+
+    Raises:
+        ValueError: anything wrong with the configuration, the data or the checkpoint, before training starts.
+        CheckpointError: a checkpoint could not be written.
+        TrainingDiverged: the loss is not finite any more.
+    """
+    set_cpu_threads(config.cpu_threads)
+    disable_progress_bar()  # transformers' bars for loading and saving would break up the one that counts
+    args = training_arguments(config, config.training.get("max_steps") or 1)
+    run_dir = Path(config.output_dir)
+    with exclusive(run_dir) if args.should_save else contextlib.nullcontext():
+        if args.should_save:
+            clear_staging(run_dir)
+        return _Run(config, args, card_template).run()
+
+
+def set_cpu_threads(threads: int | None) -> None:
+    """Use `threads` CPU threads; by default all cores under `accelerate launch`, which would leave a process one."""
+    if threads is None and "ACCELERATE_MIXED_PRECISION" in os.environ:
+        threads = max(len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def training_arguments(config: RunConfig, max_steps: int) -> PretrainingArguments:
+    """`PretrainingArguments` of a run of `max_steps` steps; an evaluation also happens at every save."""
+    settings = {k: v for k, v in config.training.items() if k != "num_train_epochs"}
+    if not {"max_steps", "num_train_epochs"} & set(config.training):
+        raise ValueError("training.max_steps or training.num_train_epochs is missing")
+    return PretrainingArguments(**{**settings, "max_steps": max_steps}, output_dir=config.output_dir, seed=config.seed)
+
+
+class _Run:
+    """The parts of one run, made in order: tokenizer, data, model, trainer."""
+
+    def __init__(self, config: RunConfig, args: PretrainingArguments, card_template: Path | None):
+        self.config = config
+        self.args = args
+        self.card_template = card_template
+        self.run_dir = Path(config.output_dir)
+        self.stack: Stack = STACKS.get(config.model["model_type"]) or stack_of(
+            CONFIG_MAPPING[config.model["model_type"]]
+        )
+
+    def run(self) -> signal.Signals | None:
+        with self.args.main_process_first():  # the first process fills the caches that the others read
+            self.tokenizer = self.open_tokenizer()
+            self.model_config = build_model_config(self.config, self.tokenizer)
+            check_positions(self.model_config, self.config.data.row_length)
+            check_vocabulary(self.tokenizer, self.model_config.get_text_config(decoder=True).vocab_size)
+            self.objective = self.make_objective()
+            train, evaluation = self.load_data()
+        facts = {
+            **self.config.to_dict(),
+            "global_batch_size": self.args.global_batch_size,
+            "fingerprint": self.corpus_report.get("fingerprint"),
+        }
+        checkpoint = find_checkpoint(self.run_dir, self.config.resume)
+        if checkpoint is not None:
+            check_architecture(checkpoint, _saved_config(checkpoint), self.model_config)
+            check_same_run(checkpoint, facts)
+            if isinstance(train, StreamByIndex):
+                train.load_state_dict(json.loads((checkpoint / DATA_STATE).read_text(encoding="utf-8")))
+            logger.warning("resuming from %s", checkpoint)
+
+        trainer = self.make_trainer(train, evaluation, facts)
+        stop = StopOnSignal()
+        trainer.add_callback(ReportAtSave(lambda: self.write_report(trainer)))
+        trainer.add_callback(stop)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if stop.received is not None:
+            self.say(
+                f"Stopped by {stop.received.name} at step {trainer.state.global_step} of {self.args.max_steps}; "
+                f"saved {self.run_dir}/checkpoint-{trainer.state.global_step}. The same command goes on from there."
+            )
+            return stop.received
+        return self.finish(trainer)
+
+    def say(self, text: str) -> None:
+        if self.args.should_save:
+            print(text, flush=True)
+
+    # ---- tokenizer and data ----------------------------------------------------------------------------------------
+
+    def open_tokenizer(self) -> PreTrainedTokenizerBase:
+        section = self.config.tokenizer
+        if section.path is not None:
+            return AutoTokenizer.from_pretrained(section.path)
+        folder = self.run_dir / "tokenizer"
+        made_with = {**dataclasses.asdict(section), "data": dataclasses.asdict(self.config.data)["corpus"]}
+        note = folder / "made_with.json"
+        if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == made_with:
+            return AutoTokenizer.from_pretrained(folder)
+        documents = itertools.islice(self.documents("train"), _TOKENIZER_DOCUMENTS)
+        tokenizer = train_tokenizer(
+            (document["text"] for document in documents),
+            section.algorithm,
+            section.vocab_size,
+            stack=self.stack.name,
+            show_progress=not self.args.disable_tqdm,
+        )
+        tokenizer.save_pretrained(folder)
+        note.write_text(json.dumps(made_with), encoding="utf-8")
+        return tokenizer
+
+    def documents(self, split: str) -> datasets.Dataset | datasets.IterableDataset:
+        data = self.config.data
+        return load_corpus(
+            data.corpus,
+            split,
+            held_out_fraction=data.held_out_fraction,
+            streaming=data.streaming,
+            seed=self.config.seed,
+        )
+
+    def make_objective(self):
+        options = {k: v for k, v in self.config.objective.items() if k != "name"}
+        return make_objective(self.config.objective["name"], self.tokenizer, stack=self.stack.name, **options)
+
+    def load_data(self) -> tuple[Dataset, Dataset]:
+        """Training samples, by index, and evaluation samples."""
+        data, seed = self.config.data, self.config.seed
+        lengths = {"row_length": data.row_length, "target_row_length": data.target_row_length}
+        packing = {**lengths, "num_proc": data.num_proc, "cache_dir": data.cache_dir, "seed": seed}
+        vocab_size = self.model_config.get_text_config(decoder=True).vocab_size
+
+        if data.streaming:
+            self.corpus_report = {}
+            stream = StreamingSamples(self.documents("train"), self.tokenizer, self.objective, seed=seed, **lengths)
+            train = StreamByIndex(stream, self.args.max_steps * self.args.global_batch_size)
+            held_out = datasets.Dataset.from_list(list(self.documents("validation").take(data.validation_rows)))
+        else:
+            rows = pack_corpus(self.documents("train"), self.tokenizer, self.objective, **packing)
+            check_corpus_size(rows, self.args.global_batch_size)
+            check_token_ids(rows, vocab_size)
+            self.corpus_report = rows.report
+            self.settle_epochs(len(rows))
+            length = self.args.max_steps * self.args.global_batch_size
+            train = TrainingSamples(rows, self.objective, seed=seed, length=length)
+            held_out = self.documents("validation")
+
+        validation = pack_corpus(held_out, self.tokenizer, self.objective, **packing)
+        check_token_ids(validation, vocab_size)
+        self.validation_report = validation.report
+        return train, self.whole_batches(EvaluationSamples(validation, self.objective, seed=seed))
+
+    def settle_epochs(self, rows: int) -> None:
+        epochs = self.config.training.get("num_train_epochs")
+        if epochs is not None and "max_steps" not in self.config.training:
+            steps = math.ceil(epochs * rows / self.args.global_batch_size)
+            self.args = training_arguments(self.config, steps)
+
+    def whole_batches(self, evaluation: Dataset) -> Dataset:
+        """The first `validation_rows`; with several processes whole batches only, so that no row counts twice."""
+        count = min(len(evaluation), self.config.data.validation_rows)
+        if self.args.world_size > 1:
+            unit = self.args.eval_batch_size * self.args.world_size
+            if count < unit:
+                raise ValueError(
+                    f"the validation split has {count} rows, fewer than training.per_device_eval_batch_size x "
+                    f"{self.args.world_size} processes = {unit}"
+                )
+            count -= count % unit
+        return Subset(evaluation, range(count))
+
+    # ---- model and trainer -----------------------------------------------------------------------------------------
+
+    def make_model(self):
+        set_seed(self.config.seed)
+        source = self.config.init_from
+        if source is None:
+            return self.stack.auto_class.from_config(self.model_config)
+        check_architecture(source, AutoConfig.from_pretrained(source).to_dict(), self.model_config)
+        return self.stack.auto_class.from_pretrained(source, dtype=torch.float32)
+
+    def make_trainer(self, train: Dataset, evaluation: Dataset, facts: dict) -> PretrainTrainer:
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(self.run_dir / "runs"))
+        trainer = PretrainTrainer(
+            model=self.make_model(),
+            args=self.args,
+            data_collator=collate,
+            train_dataset=train,
+            eval_dataset=evaluation,
+            processing_class=self.tokenizer,
+            run_facts=facts,
+            row_length=self.config.data.row_length,
+        )
+        trainer.remove_callback(ProgressCallback)
+        trainer.remove_callback(PrinterCallback)
+        if not self.args.disable_tqdm:
+            trainer.add_callback(ProgressLine)
+        return trainer
+
+    # ---- report ----------------------------------------------------------------------------------------------------
+
+    def finish(self, trainer: PretrainTrainer) -> None:
+        history = trainer.state.log_history
+        if not any("eval_loss" in e and e["step"] == trainer.state.global_step for e in history):
+            trainer.evaluate()
+        trainer.save_final_model()
+        if self.args.should_save:
+            self.write_report(trainer)
+        self.say(summary_text(self.run_dir, final_metrics(trainer.state.log_history)))
+
+    def write_report(self, trainer: PretrainTrainer) -> None:
+        sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+        samples = []
+        if not sharded:  # a single process cannot run a sharded model
+            with preserved_rng():
+                section = self.config.samples
+                samples = draw_samples(trainer.model, self.tokenizer, **dataclasses.asdict(section))
+        write_report(self.run_dir, self.facts(trainer), trainer.state.log_history, samples, self.card_template)
+
+    def facts(self, trainer: PretrainTrainer) -> RunFacts:
+        embeddings = {id(m.weight): m.weight.numel() for m in trainer.model.modules() if isinstance(m, nn.Embedding)}
+        return RunFacts(
+            config=self.config.to_dict(),
+            stack=self.stack,
+            model_config=self.model_config.to_dict(),
+            parameters=sum(p.numel() for p in trainer.model.parameters()),
+            embedding_parameters=sum(embeddings.values()),
+            corpus=self.corpus_report,
+            validation=self.validation_report,
+            global_batch_size=self.args.global_batch_size,
+            flops_per_token=trainer.flops_per_token,
+            device=_device_text(self.args),
+        )
+
+
+def build_model_config(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+    """The model's configuration: the `model` section, with what tokenizer and data decide filled in."""
+    fields = {k: v for k, v in config.model.items() if k != "model_type"}
+    config_class = CONFIG_MAPPING[config.model["model_type"]]
+    legal = {f.name for f in dataclasses.fields(config_class)}
+    ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    sizes = {
+        "vocab_size": math.ceil(len(tokenizer) / 64) * 64,
+        "max_position_embeddings": max(config.data.row_length, config.data.target_row_length or 0),
+    }
+    try:
+        if "encoder" in config_class.sub_configs:
+            parts = {part: {**sizes, **ids, **fields.pop(part, {})} for part in ("encoder", "decoder")}
+            start = {"decoder_start_token_id": tokenizer.pad_token_id}
+            return config_class(**{**start, **ids, **fields}, **parts)
+        known = {k: v for k, v in {**sizes, **ids}.items() if k in legal}
+        return config_class(**{**known, **fields})
+    except ValueError as error:
+        raise ValueError(f"model: {error}") from error
+
+
+def check_positions(config: PreTrainedConfig, row_length: int) -> None:
+    """Check that positions that end with a table cover a row.
+
+    Raises:
+        ValueError: `data.row_length` exceeds `max_position_embeddings` of a part with learned positions.
+    """
+    for name in ("", *config.sub_configs):
+        part = getattr(config, name) if name else config
+        limit = getattr(part, "max_position_embeddings", None)
+        if getattr(part, "position_embedding", None) in _TABLE_POSITIONS and row_length > limit:
+            where = f"model.{name}.max_position_embeddings" if name else "model.max_position_embeddings"
+            raise ValueError(
+                f"data.row_length = {row_length} is longer than {where} = {limit} allows "
+                f"with position_embedding = {part.position_embedding!r}"
+            )
+
+
+def _saved_config(checkpoint: Path) -> dict:
+    return AutoConfig.from_pretrained(checkpoint).to_dict()
+
+
+def _device_text(args: PretrainingArguments) -> str:
+    if args.device.type == "cuda":
+        return f"{args.world_size} x {torch.cuda.get_device_name(args.device)}"
+    threads = args.world_size * torch.get_num_threads()
+    return f"{threads} CPU thread{'s' if threads > 1 else ''}"
