@@ -11,16 +11,19 @@ from transformers import (
     LlamaForTokenClassification,
     LlamaModel,
 )
-from transformers_tests import test_fsdp_mixin, test_tensor_parallel_mixin
 from transformers_tests.generation.test_utils import GenerationTesterMixin
 from transformers_tests.test_fsdp_mixin import FSDPTesterMixin
 from transformers_tests.test_tensor_parallel_mixin import TensorParallelTesterMixin
 from transformers_tests.test_training_mixin import TrainingTesterMixin
 
-
-# transformers runs these on a few model types only, to save time
-test_fsdp_mixin.FSDP_DISTRIBUTED_TEST_MODEL_TYPES = None
-test_tensor_parallel_mixin.TP_DISTRIBUTED_TEST_MODEL_TYPES = None
+from hf_llm import (
+    LLMDecoderConfig,
+    LLMDecoderForCausalLM,
+    LLMDecoderForQuestionAnswering,
+    LLMDecoderForSequenceClassification,
+    LLMDecoderForTokenClassification,
+    LLMDecoderModel,
+)
 
 
 class DecoderTester(ModelTester):
@@ -45,13 +48,26 @@ class LlamaTester(DecoderTester):
     config_class = LlamaConfig
     base_model_class = LlamaModel
     causal_lm_class = LlamaForCausalLM
-    sequence_classification_class = LlamaForSequenceClassification
+
+
+class LLMDecoderTester(DecoderTester):
+    config_class = LLMDecoderConfig
+    base_model_class = LLMDecoderModel
+    causal_lm_class = LLMDecoderForCausalLM
 
 
 class DecoderTests(
     CommonTests, GenerationTesterMixin, TrainingTesterMixin, TensorParallelTesterMixin, FSDPTesterMixin
 ):
-    model_tester = None
+    """Training, tensor-parallel and FSDP tests come on top; the last two start processes."""
+
+    model_tester = None  # abstract in the mixins, set by `setUp`
+
+    def _skip_if_tp_distributed_not_enabled(self):
+        """transformers runs these for a few model types only, to save time; here they always run."""
+
+    def _skip_if_fsdp_distributed_not_enabled(self):
+        """As above."""
 
 
 class LlamaControl(DecoderTests, unittest.TestCase):
@@ -62,4 +78,15 @@ class LlamaControl(DecoderTests, unittest.TestCase):
         LlamaForSequenceClassification,
         LlamaForTokenClassification,
         LlamaForQuestionAnswering,
+    )
+
+
+class LLMDecoderTest(DecoderTests, unittest.TestCase):
+    model_tester_class = LLMDecoderTester
+    all_model_classes = (
+        LLMDecoderModel,
+        LLMDecoderForCausalLM,
+        LLMDecoderForSequenceClassification,
+        LLMDecoderForTokenClassification,
+        LLMDecoderForQuestionAnswering,
     )

@@ -13,19 +13,40 @@ from transformers import (
     BertModel,
 )
 
+from hf_llm import (
+    LLMEncoderConfig,
+    LLMEncoderForMaskedLM,
+    LLMEncoderForMultipleChoice,
+    LLMEncoderForQuestionAnswering,
+    LLMEncoderForSequenceClassification,
+    LLMEncoderForTokenClassification,
+    LLMEncoderModel,
+)
 
-class BertTester(ModelTester):
+
+class EncoderTester(ModelTester):
+    config = {
+        name: getattr(ModelTester, name)
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "max_position_embeddings",
+            "pad_token_id",
+        )
+    }
+
+
+class BertTester(EncoderTester):
     config_class = BertConfig
     base_model_class = BertModel
-    config = {
-        "vocab_size": ModelTester.vocab_size,
-        "hidden_size": ModelTester.hidden_size,
-        "intermediate_size": ModelTester.intermediate_size,
-        "num_hidden_layers": ModelTester.num_hidden_layers,
-        "num_attention_heads": ModelTester.num_attention_heads,
-        "max_position_embeddings": ModelTester.max_position_embeddings,
-        "pad_token_id": ModelTester.pad_token_id,
-    }
+
+
+class LLMEncoderTester(EncoderTester):
+    config_class = LLMEncoderConfig
+    base_model_class = LLMEncoderModel
 
 
 class BertControl(CommonTests, unittest.TestCase):
@@ -37,4 +58,16 @@ class BertControl(CommonTests, unittest.TestCase):
         BertForTokenClassification,
         BertForQuestionAnswering,
         BertForMultipleChoice,
+    )
+
+
+class LLMEncoderTest(CommonTests, unittest.TestCase):
+    model_tester_class = LLMEncoderTester
+    all_model_classes = (
+        LLMEncoderModel,
+        LLMEncoderForMaskedLM,
+        LLMEncoderForSequenceClassification,
+        LLMEncoderForTokenClassification,
+        LLMEncoderForQuestionAnswering,
+        LLMEncoderForMultipleChoice,
     )
