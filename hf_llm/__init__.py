@@ -1,0 +1,35 @@
+"""One configurable transformer core as encoder, decoder and encoder-decoder, at home in the Hugging Face ecosystem.
+
+Importing this package registers its models with transformers' Auto classes.
+"""
+
+from . import registration
+from .models.configuration import VERSION as __version__
+from .models.configuration import LLMDecoderConfig, LLMEncoderConfig, LLMEncoderDecoderConfig
+from .models.decoder import (
+    LLMDecoderForCausalLM,
+    LLMDecoderForQuestionAnswering,
+    LLMDecoderForSequenceClassification,
+    LLMDecoderForTokenClassification,
+    LLMDecoderModel,
+)
+from .models.encoder import (
+    LLMEncoderForMaskedLM,
+    LLMEncoderForMultipleChoice,
+    LLMEncoderForQuestionAnswering,
+    LLMEncoderForSequenceClassification,
+    LLMEncoderForTokenClassification,
+    LLMEncoderModel,
+)
+from .models.encoder_decoder import (
+    LLMEncoderDecoderForConditionalGeneration,
+    LLMEncoderDecoderForQuestionAnswering,
+    LLMEncoderDecoderForSequenceClassification,
+    LLMEncoderDecoderForTokenClassification,
+    LLMEncoderDecoderModel,
+)
+
+
+__all__ = [name for name in dir() if name.startswith("LLM")] + ["__version__"]
+
+registration.register()

@@ -1,0 +1,672 @@
+"""Configurations of the three stacks.
+
+A configuration *is* the architecture: every choice of the core is a field here, checked in one place, and nothing in
+the modeling code looks at a model's name. Fields come in groups: size, norms, positions, attention, feed-forward,
+embeddings and head, residual stream, training. Derived values (`head_dim`, `layer_types`, ...) are filled in when the
+configuration is made and are never changed afterwards.
+"""
+
+from typing import Any, ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
+
+
+NORM_TYPES = ("layernorm", "rmsnorm", "rmsnorm_unit_offset", "layernorm_non_affine", "rmsnorm_non_affine")
+NORM_PLACEMENTS = ("pre", "post", "sandwich", "branch", "parallel")
+POSITION_EMBEDDINGS = ("rope", "learned", "sinusoidal", "alibi", "relative_bias", "none")
+POSITION_BIASES = ("alibi", "relative_bias")
+LAYER_TYPE_LETTERS = {"S": "sliding_attention", "L": "full_attention"}
+MLP_TYPE_LETTERS = {"D": "dense", "E": "sparse"}
+
+_AUTO_HEADS = {
+    "encoder": {
+        "AutoModel": "Model",
+        "AutoModelForMaskedLM": "ForMaskedLM",
+        "AutoModelForPreTraining": "ForMaskedLM",
+        "AutoModelForSequenceClassification": "ForSequenceClassification",
+        "AutoModelForTokenClassification": "ForTokenClassification",
+        "AutoModelForQuestionAnswering": "ForQuestionAnswering",
+        "AutoModelForMultipleChoice": "ForMultipleChoice",
+    },
+    "decoder": {
+        "AutoModel": "Model",
+        "AutoModelForCausalLM": "ForCausalLM",
+        "AutoModelForPreTraining": "ForCausalLM",
+        "AutoModelForSequenceClassification": "ForSequenceClassification",
+        "AutoModelForTokenClassification": "ForTokenClassification",
+        "AutoModelForQuestionAnswering": "ForQuestionAnswering",
+    },
+    "encoder_decoder": {
+        "AutoModel": "Model",
+        "AutoModelForSeq2SeqLM": "ForConditionalGeneration",
+        "AutoModelForPreTraining": "ForConditionalGeneration",
+        "AutoModelForSequenceClassification": "ForSequenceClassification",
+        "AutoModelForTokenClassification": "ForTokenClassification",
+        "AutoModelForQuestionAnswering": "ForQuestionAnswering",
+    },
+}
+
+
+def auto_map(stack: str) -> dict[str, str]:
+    """The full `auto_map` of a stack: every Auto class and the file and class that serves it (all are saved)."""
+    prefix = "LLM" + "".join(part.capitalize() for part in stack.split("_"))
+    heads = {auto: f"{stack}.{prefix}{suffix}" for auto, suffix in _AUTO_HEADS[stack].items()}
+    return {"AutoConfig": f"configuration.{prefix}Config", **heads}
+
+
+def _choice(field: str, value: Any, legal) -> None:
+    if value not in legal:
+        raise ValueError(f"`{field}={value!r}` is not known. Legal values: {', '.join(map(repr, legal))}.")
+
+
+def _tile(field: str, pattern: str, letters: dict[str, str], length: int) -> list[str]:
+    """`"SSSL"` tiled over `length` layers: `["sliding_attention"] * 3 + ["full_attention"] + ...`."""
+    if not pattern or set(pattern) - set(letters):
+        legal = ", ".join(f"{letter} ({meaning})" for letter, meaning in letters.items())
+        raise ValueError(f"`{field}={pattern!r}` must be a pattern of the letters {legal}, such as {'SSSL'!r}.")
+    return [letters[pattern[i % len(pattern)]] for i in range(length)]
+
+
+@strict
+class LLMStackConfig(PreTrainedConfig):
+    r"""
+    One stack of transformer layers. Not used by itself: see [`LLMDecoderConfig`] and [`LLMEncoderConfig`].
+
+    Size:
+        vocab_size, hidden_size, num_hidden_layers, max_position_embeddings: as everywhere in transformers.
+        num_attention_heads, num_key_value_heads: equal for MHA, a divisor for GQA
+            (https://arxiv.org/abs/2305.13245), 1 for MQA; `num_key_value_heads=None` means `num_attention_heads`.
+        head_dim: width of a head; `None` means `hidden_size / num_attention_heads`.
+        intermediate_size: width of the feed-forward; `None` means `4 * hidden_size` for a plain one, and 2/3 of
+            that, rounded up to a multiple of 64, for a gated one (https://arxiv.org/abs/2002.05202).
+
+    Norms:
+        norm_type: `layernorm`, `rmsnorm` (https://arxiv.org/abs/1910.07467), `rmsnorm_unit_offset` (the weight is
+            stored as w and applied as 1 + w, as in Gemma), or one without weights (OLMo).
+        norm_eps, norm_bias: epsilon inside the root; whether LayerNorm has a bias.
+        norm_placement: see `models/layer.py` for the wiring. `pre` (GPT-2, Llama), `post` (the original transformer,
+            BERT), `sandwich` (before and after each branch, Gemma 2), `branch` (on the branch's output only, OLMo 2),
+            `parallel` (attention and feed-forward read the same input, GPT-J).
+        parallel_norms: 1 if both parallel branches share one norm (GPT-J, Phi), 2 if each has its own (GPT-NeoX).
+        embedding_norm, final_norm: a norm after the embeddings; a norm after the last layer.
+        first_layer_norm: `False` leaves out the first layer's norm before attention (ModernBERT, whose embeddings
+            are normalised already).
+        qk_norm: normalise queries and keys (https://arxiv.org/abs/2010.04245): `head` over head_dim with one weight
+            (Qwen3, Gemma 3), `per_head` over head_dim with a weight for each head (Cohere, StableLM), `full` over
+            all heads together (OLMo 2), or `None`.
+        qk_norm_bias: whether these have a bias; follows `norm_bias` if `None`.
+
+    Positions:
+        position_embedding: `rope` (https://arxiv.org/abs/2104.09864), `learned`, `sinusoidal`
+            (https://arxiv.org/abs/1706.03762), `alibi` (https://arxiv.org/abs/2108.12409), `relative_bias` (T5,
+            https://arxiv.org/abs/1910.10683), or `none` (https://arxiv.org/abs/2305.19466).
+        rope_parameters: as in transformers: `{"rope_type": ..., "rope_theta": ..., "partial_rotary_factor": ...}`
+            with every scaling type of transformers, or one such dict (or `None`) for each layer type.
+        rope_interleaved: rotate neighbouring dimensions (GPT-J, Cohere) instead of halves (GPT-NeoX, Llama).
+        rope_layers: one bool per layer, `False` for a layer without positions (NoPE layers of SmolLM3).
+        position_offset: rows of the learned or sinusoidal table that come before position 0 (OPT, BART, RoBERTa: 2).
+        position_ids_source: where positions come from when none are passed: `arange`, `attention_mask` (counts real
+            tokens: OPT) or `input_ids` (counts tokens other than `pad_token_id`: RoBERTa).
+        relative_attention_num_buckets, relative_attention_max_distance: T5's buckets.
+        relative_attention_bias_per_layer: each layer has its own bias (UMT5) instead of all sharing one (T5).
+        alibi_scale: factor on the ALiBi bias (Falcon multiplies it by head_dim ** -0.5), 1 if `None`.
+
+    Attention:
+        attention_bias, attention_output_bias: biases of q, k, v; bias of o (follows `attention_bias` if `None`).
+        attention_scale: factor on the scores; head_dim ** -0.5 if `None` (T5, GPT-Neo: 1).
+        scale_attention_by_inverse_layer_idx: also divide by layer index + 1 (GPT-2's option of that name).
+        attn_logit_softcapping: cap * tanh(scores / cap) (Gemma 2).
+        attention_sinks: a learned logit per head in the softmax that takes no value (gpt-oss).
+        clip_qkv: clamp q, k, v to [-clip, clip], after their norms (OLMo, MPT).
+        sliding_window: in causal stacks a token sees itself and the `sliding_window - 1` before it; in bidirectional
+            ones everything at most `sliding_window` away (transformers' own convention).
+        layer_types: one of `full_attention`, `sliding_attention` per layer, or a pattern that is tiled, such as
+            `"SSSL"` (S sliding, L long).
+
+    Feed-forward:
+        feed_forward: `gated` (https://arxiv.org/abs/2002.05202) or `plain`; hidden_act: any activation of
+            transformers; mlp_bias: biases.
+        num_experts: number of experts of the sparse layers; `None` for no mixture of experts.
+        mlp_layer_types: `dense` or `sparse` per layer, or a tiled pattern such as `"DE"` (D dense, E experts);
+            all sparse if `None` and there are experts.
+        num_experts_per_tok, norm_topk_prob, moe_intermediate_size: top-k, whether the chosen probabilities are scaled
+            to sum to one, width of an expert (`intermediate_size` if `None`).
+        shared_expert_intermediate_size, shared_expert_gate: an expert that sees every token (`None` for none), and
+            whether a sigmoid gate weighs it (Qwen2-MoE).
+        router_bias, expert_bias: biases in router and experts (gpt-oss).
+        swiglu_limit, swiglu_alpha: clamp and slope of gpt-oss' gate, (up + 1) * gate * sigmoid(alpha * gate).
+        router_aux_loss_coef, router_z_loss_coef: weights of the load-balancing loss
+            (https://arxiv.org/abs/2101.03961) and the router z-loss (https://arxiv.org/abs/2202.08906), added to the
+            training loss.
+        router_jitter_noise: multiplicative uniform noise on the router's input in training (Mixtral).
+
+    Embeddings and head:
+        tie_word_embeddings; embedding_multiplier: factor on the token embeddings (Gemma: sqrt(hidden_size)).
+        embedding_size: width of the token embeddings, `hidden_size` if `None`.
+        embedding_projection: where factorised embeddings are widened: `tokens` (the token vectors, before positions
+            are added; the last hidden state is projected back before the head: OPT) or `embeddings` (after positions,
+            token types and the embedding norm, which are all `embedding_size` wide: ALBERT, ELECTRA);
+            embedding_projection_bias: whether that projection has a bias.
+        type_vocab_size: number of token types, 0 for none.
+        lm_head_bias, logit_scale, final_logit_softcapping: bias of the head, factor and tanh cap on the logits.
+
+    Residual stream:
+        residual_multiplier: factor on every branch (Granite, MiniCPM, depth-scaled muP).
+        residual_from_norm: the residual continues from the normalised input (Bloom's
+            `apply_residual_connection_post_layernorm`).
+        residual_dropout, embedding_dropout, attention_dropout, activation_dropout: probabilities.
+        layer_sharing: for each layer, which of the distinct layers it is, such as `[0, 0, 0, 1, 1, 1]` (ALBERT);
+            `None` for no sharing.
+
+    Initialisation (see `LLMPreTrainedModel._init_weights`):
+        initializer_range: standard deviation of matrices; embedding_initializer_range: of embeddings (same if `None`).
+        residual_init: of the projections that write into the residual stream: `depth_scaled` (divided by
+            sqrt(2 * num_hidden_layers), GPT-2), `normal`, or `zero`.
+
+    Task heads:
+        classifier_dropout, classifier_bias: before the last linear layer of a task head; whether that has a bias.
+    """
+
+    keys_to_ignore_at_inference: ClassVar = ["past_key_values"]
+
+    # Size
+    vocab_size: int = 32000
+    hidden_size: int = 512
+    intermediate_size: int | None = None
+    num_hidden_layers: int = 8
+    num_attention_heads: int = 8
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    max_position_embeddings: int = 2048
+
+    # Norms
+    norm_type: str = "rmsnorm"
+    norm_eps: float | int = 1e-6
+    norm_bias: bool = False
+    norm_placement: str = "pre"
+    parallel_norms: int = 1
+    embedding_norm: bool = False
+    final_norm: bool = True
+    first_layer_norm: bool = True
+    qk_norm: str | None = "head"
+    qk_norm_bias: bool | None = None
+
+    # Positions
+    position_embedding: str = "rope"
+    rope_parameters: dict | None = None
+    rope_interleaved: bool = False
+    rope_layers: list[bool] | None = None
+    position_offset: int = 0
+    position_ids_source: str = "arange"
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    relative_attention_bias_per_layer: bool = False
+    alibi_scale: float | int | None = None
+
+    # Attention
+    attention_bias: bool = False
+    attention_output_bias: bool | None = None
+    attention_scale: float | int | None = None
+    scale_attention_by_inverse_layer_idx: bool = False
+    attn_logit_softcapping: float | int | None = None
+    attention_sinks: bool = False
+    clip_qkv: float | int | None = None
+    sliding_window: int | None = None
+    layer_types: list[str] | str | None = None
+
+    # Feed-forward
+    feed_forward: str = "gated"
+    hidden_act: str = "silu"
+    mlp_bias: bool = False
+    num_experts: int | None = None
+    mlp_layer_types: list[str] | str | None = None
+    num_experts_per_tok: int = 2
+    norm_topk_prob: bool = True
+    moe_intermediate_size: int | None = None
+    shared_expert_intermediate_size: int | None = None
+    shared_expert_gate: bool = False
+    router_bias: bool = False
+    expert_bias: bool = False
+    swiglu_limit: float | int | None = None
+    swiglu_alpha: float | int | None = None
+    router_aux_loss_coef: float | int = 0.01
+    router_z_loss_coef: float | int = 0.0
+    router_jitter_noise: float | int = 0.0
+    output_router_logits: bool = False
+
+    # Embeddings and head
+    tie_word_embeddings: bool = True
+    embedding_multiplier: float | int | None = None
+    embedding_size: int | None = None
+    embedding_projection: str | None = None
+    embedding_projection_bias: bool = False
+    type_vocab_size: int = 0
+    lm_head_bias: bool = False
+    logit_scale: float | int | None = None
+    final_logit_softcapping: float | int | None = None
+
+    # Residual stream
+    residual_multiplier: float | int | None = None
+    residual_from_norm: bool = False
+    residual_dropout: float | int = 0.0
+    embedding_dropout: float | int = 0.0
+    attention_dropout: float | int = 0.0
+    activation_dropout: float | int = 0.0
+    layer_sharing: list[int] | None = None
+
+    # Initialisation
+    initializer_range: float | int = 0.02
+    embedding_initializer_range: float | int | None = None
+    residual_init: str = "depth_scaled"
+
+    # Task heads
+    classifier_dropout: float | int = 0.0
+    classifier_bias: bool = True
+
+    # Tokens
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+
+    hf_llm_version: str | None = None
+
+    def __post_init__(self, **kwargs):
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
+        if self.head_dim is None and self.num_attention_heads > 0:
+            self.head_dim = self.hidden_size // self.num_attention_heads
+        if self.intermediate_size is None:
+            gated = -(-8 * self.hidden_size // (3 * 64)) * 64
+            self.intermediate_size = gated if self.feed_forward == "gated" else 4 * self.hidden_size
+        if self.attention_output_bias is None:
+            self.attention_output_bias = self.attention_bias
+        if self.layer_types is None:
+            self.layer_types = ["full_attention"] * self.num_hidden_layers
+        elif isinstance(self.layer_types, str):
+            self.layer_types = _tile("layer_types", self.layer_types, LAYER_TYPE_LETTERS, self.num_hidden_layers)
+        if isinstance(self.mlp_layer_types, str):
+            self.mlp_layer_types = _tile(
+                "mlp_layer_types", self.mlp_layer_types, MLP_TYPE_LETTERS, self.num_hidden_layers
+            )
+        elif self.mlp_layer_types is None and self.num_experts:
+            self.mlp_layer_types = ["sparse"] * self.num_hidden_layers
+        if self.num_experts and self.moe_intermediate_size is None:
+            self.moe_intermediate_size = self.intermediate_size
+        super().__post_init__(**kwargs)
+        _stamp(self)
+
+    def convert_rope_params_to_dict(self, **kwargs):
+        """RoPE parameters exist only where positions are rotary, and may be nested by layer type."""
+        if self.position_embedding != "rope":
+            if self.rope_parameters:
+                raise ValueError(
+                    f"`rope_parameters={self.rope_parameters}` needs `position_embedding='rope'`, "
+                    f"not {self.position_embedding!r}."
+                )
+            return kwargs
+        return super().convert_rope_params_to_dict(**kwargs)
+
+    def nested_rope_parameter_keys(self, rope_parameters) -> list[str]:
+        return [key for key in rope_parameters if key in LAYER_TYPE_LETTERS.values()]
+
+    @property
+    def is_moe(self) -> bool:
+        return bool(self.num_experts) and "sparse" in (self.mlp_layer_types or ())
+
+    @property
+    def rotary_dim(self) -> dict[str, int]:
+        """Rotated dimensions of a head for each layer type that rotates."""
+        if self.position_embedding != "rope":
+            return {}
+        nested = self.nested_rope_parameter_keys(self.rope_parameters)
+        per_type = {
+            layer_type: self.rope_parameters[layer_type] if nested else self.rope_parameters
+            for layer_type in dict.fromkeys(self.layer_types)
+            if not nested or self.rope_parameters.get(layer_type) is not None
+        }
+        return {t: int(self.head_dim * p.get("partial_rotary_factor", 1.0)) for t, p in per_type.items()}
+
+    # -- parallelism ---------------------------------------------------------------------------------------------
+    @property
+    def base_model_tp_plan(self) -> dict[str, str]:
+        """Tensor-parallel plan. Attention stays whole where a per-head parameter lives outside the projections."""
+        plan = {
+            "layers.*.mlp.gate_proj": "colwise",
+            "layers.*.mlp.up_proj": "colwise",
+            "layers.*.mlp.down_proj": "rowwise",
+            "layers.*.mlp.experts.gate_up_proj": "packed_colwise",
+            "layers.*.mlp.experts.down_proj": "rowwise",
+            "layers.*.mlp.experts": "moe_tp_experts",
+            "layers.*.mlp.shared_expert.gate_proj": "colwise",
+            "layers.*.mlp.shared_expert.up_proj": "colwise",
+            "layers.*.mlp.shared_expert.down_proj": "rowwise",
+        }
+        whole = (
+            self.position_embedding in POSITION_BIASES or self.attention_sinks or self.qk_norm in ("full", "per_head")
+        )
+        if not whole:
+            for attention in ("self_attn", "cross_attn"):
+                for name in ("q_proj", "k_proj", "v_proj"):
+                    plan[f"layers.*.{attention}.{name}"] = "colwise"
+                plan[f"layers.*.{attention}.o_proj"] = "rowwise"
+                if self.qk_norm == "head":
+                    plan[f"layers.*.{attention}.q_norm"] = "replicated_with_grad_allreduce"
+                    plan[f"layers.*.{attention}.k_norm"] = "replicated_with_grad_allreduce"
+        return plan
+
+    @property
+    def base_model_pp_plan(self) -> dict[str, tuple] | None:
+        """Pipeline plan, or `None` where transformers' schedule (embed_tokens, layers, norm) would be wrong."""
+        extras = (
+            self.position_embedding in ("learned", "sinusoidal", *POSITION_BIASES),
+            self.embedding_norm,
+            self.embedding_projection is not None,
+            self.type_vocab_size > 0,
+            self.layer_sharing is not None,
+            not self.final_norm,
+            self.is_moe,
+        )
+        if any(extras):
+            return None
+        return {
+            "embed_tokens": (["input_ids"], ["inputs_embeds"]),
+            "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
+            "norm": (["hidden_states"], ["hidden_states"]),
+        }
+
+    # -- checks --------------------------------------------------------------------------------------------------
+    def validate_choices(self):
+        """Every field that names a variant names one that exists."""
+        _choice("norm_type", self.norm_type, NORM_TYPES)
+        _choice("norm_placement", self.norm_placement, NORM_PLACEMENTS)
+        _choice("parallel_norms", self.parallel_norms, (1, 2))
+        _choice("qk_norm", self.qk_norm, (None, "head", "per_head", "full"))
+        _choice("position_embedding", self.position_embedding, POSITION_EMBEDDINGS)
+        _choice("position_ids_source", self.position_ids_source, ("arange", "attention_mask", "input_ids"))
+        _choice("embedding_projection", self.embedding_projection, (None, "tokens", "embeddings"))
+        _choice("feed_forward", self.feed_forward, ("gated", "plain"))
+        _choice("residual_init", self.residual_init, ("depth_scaled", "normal", "zero"))
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"`hidden_act={self.hidden_act!r}` is not known. Legal values: {', '.join(ACT2FN)}.")
+
+    def validate_sizes(self):
+        """Sizes are positive and divide where they must."""
+        for field in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+                      "head_dim", "intermediate_size", "max_position_embeddings"):  # fmt: skip
+            if getattr(self, field) < 1:
+                raise ValueError(f"`{field}={getattr(self, field)}` must be at least 1.")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"`num_key_value_heads={self.num_key_value_heads}` must divide "
+                f"`num_attention_heads={self.num_attention_heads}`."
+            )
+        if (
+            self.head_dim * self.num_attention_heads != self.hidden_size
+            and self.hidden_size % self.num_attention_heads
+        ):
+            if self.head_dim == self.hidden_size // self.num_attention_heads:
+                raise ValueError(
+                    f"`hidden_size={self.hidden_size}` is not a multiple of "
+                    f"`num_attention_heads={self.num_attention_heads}`: change one of them or set `head_dim`."
+                )
+        if (self.embedding_size is None) != (self.embedding_projection is None):
+            raise ValueError(
+                f"`embedding_size={self.embedding_size}` and `embedding_projection={self.embedding_projection!r}` "
+                "go together: set both ('tokens' or 'embeddings'), or neither."
+            )
+        for field in ("residual_dropout", "embedding_dropout", "attention_dropout", "activation_dropout"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ValueError(f"`{field}={getattr(self, field)}` must be a probability in [0, 1).")
+
+    def validate_layer_pattern(self):
+        """Windows and patterns belong together; lists have one entry per layer."""
+        if self.sliding_window is not None and self.sliding_window < 1:
+            raise ValueError(f"`sliding_window={self.sliding_window}` must be at least 1, or None.")
+        slides = "sliding_attention" in self.layer_types
+        if slides and self.sliding_window is None:
+            raise ValueError("`layer_types` has sliding layers but `sliding_window=None`: set the window's size.")
+        if self.sliding_window is not None and not slides:
+            raise ValueError(
+                f"`sliding_window={self.sliding_window}` has no layer to slide in: set `layer_types`, for instance "
+                "'S' (all layers) or 'SSSL' (every fourth layer sees everything)."
+            )
+        for field in ("layer_types", "mlp_layer_types", "rope_layers", "layer_sharing"):
+            value = getattr(self, field)
+            if value is not None and len(value) != self.num_hidden_layers:
+                raise ValueError(
+                    f"`{field}` has {len(value)} entries, but `num_hidden_layers={self.num_hidden_layers}`."
+                )
+        for layer_type in self.layer_types:
+            _choice("layer_types", layer_type, tuple(LAYER_TYPE_LETTERS.values()))
+        if self.layer_sharing is not None:
+            distinct = sorted(set(self.layer_sharing))
+            if distinct != list(range(len(distinct))):
+                raise ValueError(f"`layer_sharing={self.layer_sharing}` must use every number from 0 to its largest.")
+            if len(set(self.mlp_layer_types or ["dense"])) > 1:
+                raise ValueError("`layer_sharing` needs the same kind of feed-forward in every layer.")
+
+    def validate_positions(self):
+        """Rotary widths are even; lists and offsets are used only where they mean something."""
+        if self.rope_layers is not None and self.position_embedding != "rope":
+            raise ValueError(f"`rope_layers` needs `position_embedding='rope'`, not {self.position_embedding!r}.")
+        for layer_type, width in self.rotary_dim.items():
+            if width < 2 or width % 2 or width > self.head_dim:
+                raise ValueError(
+                    f"RoPE of `{layer_type}` rotates {width} of `head_dim={self.head_dim}` dimensions: the number must "
+                    "be even, at least 2 and at most head_dim (see `partial_rotary_factor`)."
+                )
+        if self.relative_attention_bias_per_layer and self.position_embedding != "relative_bias":
+            raise ValueError(
+                "`relative_attention_bias_per_layer=True` needs `position_embedding='relative_bias'`, "
+                f"not {self.position_embedding!r}."
+            )
+        if self.position_offset < 0:
+            raise ValueError(f"`position_offset={self.position_offset}` must not be negative.")
+        if self.position_ids_source == "input_ids" and self.pad_token_id is None:
+            raise ValueError("`position_ids_source='input_ids'` counts tokens that are not `pad_token_id`: set it.")
+
+    def validate_experts(self):
+        """Experts: the fields that need each other."""
+        if self.mlp_layer_types is not None and "sparse" in self.mlp_layer_types and not self.num_experts:
+            raise ValueError("`mlp_layer_types` has sparse layers but `num_experts` is not set.")
+        if self.num_experts is not None and not 1 <= self.num_experts_per_tok <= self.num_experts:
+            raise ValueError(
+                f"`num_experts_per_tok={self.num_experts_per_tok}` must be between 1 and "
+                f"`num_experts={self.num_experts}`."
+            )
+        if (self.swiglu_limit is not None or self.swiglu_alpha is not None) and self.feed_forward != "gated":
+            raise ValueError("`swiglu_limit` and `swiglu_alpha` need `feed_forward='gated'`.")
+
+    def validate_token_ids(self):
+        """Special tokens are in the vocabulary."""
+        for field in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            ids = getattr(self, field)
+            for token in ids if isinstance(ids, list) else [ids]:
+                if token is not None and not 0 <= token < self.vocab_size:
+                    raise ValueError(f"`{field}={token}` is outside the vocabulary: `vocab_size={self.vocab_size}`.")
+
+
+def _stamp(config: PreTrainedConfig) -> None:
+    """Make the configuration say which code opens it: the full `auto_map`, and the version that wrote it."""
+    if config.model_type:
+        config.auto_map = auto_map(config.model_type.removeprefix("hf_llm_"))
+    if config.hf_llm_version is None:
+        config.hf_llm_version = VERSION
+
+
+@strict
+class LLMDecoderConfig(LLMStackConfig):
+    r"""
+    A causal decoder (GPT- and Llama-like). The default is RMSNorm, RoPE, SwiGLU, grouped-query attention, QK norm and
+    tied embeddings. See [`LLMStackConfig`] for the fields; and, only here:
+
+        add_cross_attention: each layer also attends to an encoder's output.
+        cross_attention_hidden_size: width of that output, `hidden_size` if `None`.
+
+    Example:
+
+        >>> from hf_llm import LLMDecoderConfig, LLMDecoderForCausalLM
+        >>> config = LLMDecoderConfig(hidden_size=256, num_hidden_layers=4, norm_placement="sandwich")
+        >>> model = LLMDecoderForCausalLM(config)
+    """
+
+    model_type: ClassVar[str] = "hf_llm_decoder"
+
+    num_key_value_heads: int | None = 2
+    classifier_bias: bool = False
+    use_cache: bool = True
+    add_cross_attention: bool = False
+    cross_attention_hidden_size: int | None = None
+
+
+@strict
+class LLMEncoderConfig(LLMStackConfig):
+    r"""
+    A bidirectional encoder (BERT-like). The default is the bidirectional version of the default decoder. See
+    [`LLMStackConfig`] for the fields; and, only here:
+
+        head_transform: a dense layer, activation and norm before the language-modeling head (BERT).
+        head_transform_bias: whether that dense layer has a bias.
+        head_transform_act: its activation, `hidden_act` if `None`.
+        classifier_pooling: `cls` (first token) or `mean` (over real tokens).
+        classifier_transform: a dense layer and `classifier_activation` between pooling and classifier (BERT's pooler,
+            RoBERTa's head); classifier_transform_bias: whether it has a bias; classifier_norm: a norm after it
+            (ModernBERT).
+        token_classifier_transform: the same transform also stands before the token-level heads (ModernBERT).
+    """
+
+    model_type: ClassVar[str] = "hf_llm_encoder"
+
+    head_transform: bool = False
+    head_transform_bias: bool = True
+    head_transform_act: str | None = None
+    classifier_pooling: str = "mean"
+    classifier_transform: bool = False
+    classifier_transform_bias: bool = True
+    classifier_activation: str = "tanh"
+    classifier_norm: bool = False
+    token_classifier_transform: bool = False
+
+    def validate_heads(self):
+        _choice("classifier_pooling", self.classifier_pooling, ("cls", "mean"))
+        for field in ("head_transform_act", "classifier_activation"):
+            value = getattr(self, field)
+            if value is not None and value not in ACT2FN:
+                raise ValueError(f"`{field}={value!r}` is not known. Legal values: {', '.join(ACT2FN)}.")
+
+
+_MIRRORED = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+)
+
+
+def _mirror(field: str) -> property:
+    def get(self):
+        return getattr(self.decoder, field)
+
+    def set_(self, value):
+        for stack in (self.decoder, self.encoder) if field == "vocab_size" else (self.decoder,):
+            setattr(stack, field, value)
+
+    return property(get, set_, doc=f"The decoder's `{field}`.")
+
+
+@strict
+class LLMEncoderDecoderConfig(PreTrainedConfig):
+    r"""
+    An encoder and a decoder with cross-attention (T5- and BART-like).
+
+        encoder, decoder: an [`LLMEncoderConfig`] and an [`LLMDecoderConfig`], or dicts of their fields.
+        share_embeddings: encoder and decoder (and, if tied, the head) use one token embedding.
+        tie_word_embeddings: the head's weight is the decoder's token embedding.
+
+    The decoder's sizes can be read here as well (`hidden_size`, `num_hidden_layers`, ...), where PEFT and DeepSpeed
+    look for them.
+
+    Example:
+
+        >>> from hf_llm import LLMEncoderDecoderConfig
+        >>> config = LLMEncoderDecoderConfig(encoder={"hidden_size": 256}, decoder={"hidden_size": 256})
+    """
+
+    model_type: ClassVar[str] = "hf_llm_encoder_decoder"
+    keys_to_ignore_at_inference: ClassVar = ["past_key_values"]
+    sub_configs_defaults: ClassVar = {"encoder": LLMEncoderConfig, "decoder": LLMDecoderConfig}
+
+    encoder: LLMEncoderConfig | dict | None = None
+    decoder: LLMDecoderConfig | dict | None = None
+    share_embeddings: bool = True
+    tie_word_embeddings: bool = True
+    is_encoder_decoder: bool = True
+    use_cache: bool = True
+    classifier_dropout: float | int = 0.0
+    classifier_bias: bool = True
+    initializer_range: float | int = 0.02
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    decoder_start_token_id: int | None = None
+    hf_llm_version: str | None = None
+
+    def __post_init__(self, **kwargs):
+        mirrored = {field: kwargs.pop(field) for field in _MIRRORED if field in kwargs}
+        encoder, decoder = self.encoder or {}, self.decoder or {}
+        if isinstance(decoder, dict):
+            decoder = {**decoder, "add_cross_attention": True}
+            decoder.setdefault("tie_word_embeddings", self.tie_word_embeddings)
+            width = encoder.get("hidden_size") if isinstance(encoder, dict) else encoder.hidden_size
+            if width is not None and decoder.get("hidden_size", LLMDecoderConfig.hidden_size) != width:
+                decoder.setdefault("cross_attention_hidden_size", width)
+            self.decoder = decoder
+        if isinstance(encoder, dict):
+            self.encoder = {"tie_word_embeddings": self.tie_word_embeddings, **encoder}
+        super().__post_init__(**kwargs)
+        for field in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            for stack in (self.encoder, self.decoder):
+                if getattr(stack, field) is None:
+                    setattr(stack, field, getattr(self, field))
+        for field, value in mirrored.items():
+            if value != getattr(self, field):
+                raise ValueError(
+                    f"`{field}={value}` contradicts the decoder's `{field}={getattr(self, field)}`: set it in `decoder`."
+                )
+        _stamp(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        output = super().to_dict()
+        output.update({field: getattr(self, field) for field in _MIRRORED})
+        for half in ("encoder", "decoder"):
+            for field in ("auto_map", "hf_llm_version"):
+                output[half].pop(field, None)
+        return output
+
+    def validate_halves(self):
+        """The two halves fit each other."""
+        if not self.decoder.add_cross_attention:
+            raise ValueError("`decoder.add_cross_attention=False`: the decoder of an encoder-decoder needs it.")
+        if self.share_embeddings:
+            for field in ("vocab_size", "embedding_size", "hidden_size"):
+                encoder, decoder = getattr(self.encoder, field), getattr(self.decoder, field)
+                if encoder != decoder and not (field == "hidden_size" and self.encoder.embedding_size is not None):
+                    raise ValueError(
+                        f"`share_embeddings=True` needs equal `{field}`: encoder {encoder}, decoder {decoder}."
+                    )
+        width = self.decoder.cross_attention_hidden_size or self.decoder.hidden_size
+        if width != self.encoder.hidden_size:
+            raise ValueError(
+                f"`decoder.cross_attention_hidden_size={self.decoder.cross_attention_hidden_size}` does not fit "
+                f"`encoder.hidden_size={self.encoder.hidden_size}`."
+            )
+
+
+for _field in _MIRRORED:
+    setattr(LLMEncoderDecoderConfig, _field, _mirror(_field))
+
+VERSION = "0.1.0"

@@ -1,0 +1,41 @@
+"""Make transformers know the models: Auto classes, name tables, and the names that `transformers serve` looks up."""
+
+import transformers
+from transformers.models.auto import modeling_auto
+
+from .models import configuration, decoder, encoder, encoder_decoder
+
+
+STACKS = {
+    "encoder": (configuration.LLMEncoderConfig, encoder),
+    "decoder": (configuration.LLMDecoderConfig, decoder),
+    "encoder_decoder": (configuration.LLMEncoderDecoderConfig, encoder_decoder),
+}
+
+# Auto class -> the table of class names that Trainer, pipelines, serve and PEFT search
+NAME_TABLES = {
+    "AutoModel": "MODEL_MAPPING_NAMES",
+    "AutoModelForPreTraining": "MODEL_FOR_PRETRAINING_MAPPING_NAMES",
+    "AutoModelForCausalLM": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    "AutoModelForMaskedLM": "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
+    "AutoModelForSeq2SeqLM": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
+    "AutoModelForSequenceClassification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+    "AutoModelForTokenClassification": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
+    "AutoModelForQuestionAnswering": "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
+    "AutoModelForMultipleChoice": "MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES",
+}
+
+
+def register() -> None:
+    """Register every configuration and model. Calling it again changes nothing."""
+    for stack, (config_class, module) in STACKS.items():
+        transformers.AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+        config_class.register_for_auto_class()
+        for auto_name, target in configuration.auto_map(stack).items():
+            if auto_name == "AutoConfig":
+                continue
+            model_class = getattr(module, target.split(".")[1])
+            getattr(transformers, auto_name).register(config_class, model_class, exist_ok=True)
+            getattr(modeling_auto, NAME_TABLES[auto_name])[config_class.model_type] = model_class.__name__
+            setattr(transformers, model_class.__name__, model_class)
+            model_class.register_for_auto_class(auto_name)  # so that saving writes the code files
