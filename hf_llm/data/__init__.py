@@ -1,0 +1,34 @@
+"""Corpora, tokenizers, objectives, packing and samples: from a string in a config to batches."""
+
+from .checks import check_corpus_size, check_token_ids, check_vocabulary
+from .corpora import CORPORA, CorpusSpec, load_corpus
+from .denoising import compute_input_and_target_lengths
+from .objectives import OBJECTIVES, Objective, make_objective
+from .packing import PackedRows, pack_corpus
+from .samples import EvaluationSamples, TrainingSamples, collate
+from .streaming import StreamingSamples
+from .tokenization import ALGORITHMS, STACK_TOKENS, tokenizer_report, train_tokenizer
+
+
+__all__ = [
+    "ALGORITHMS",
+    "CORPORA",
+    "OBJECTIVES",
+    "STACK_TOKENS",
+    "CorpusSpec",
+    "EvaluationSamples",
+    "Objective",
+    "PackedRows",
+    "StreamingSamples",
+    "TrainingSamples",
+    "check_corpus_size",
+    "check_token_ids",
+    "check_vocabulary",
+    "collate",
+    "compute_input_and_target_lengths",
+    "load_corpus",
+    "make_objective",
+    "pack_corpus",
+    "tokenizer_report",
+    "train_tokenizer",
+]

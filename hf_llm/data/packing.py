@@ -1,0 +1,313 @@
+"""Packing documents into fixed rows.
+
+A document is tokenized, cut into chunks no longer than a row, and the chunks of all documents are laid into rows by
+best-fit decreasing (https://arxiv.org/abs/2404.10830): every token is in exactly one row, and next to no padding is
+left. What is stored are the chunks' raw tokens; the objective corrupts and frames them when a sample is drawn. Their
+lengths after that are known beforehand (`Objective.lengths`), so both halves of an encoder-decoder's row always fit.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from .encoding import encode_batch
+from .objectives import Objective
+
+
+FORMAT = 1  # raise it whenever stored rows would come out differently
+ENCODED = datasets.Features(
+    {
+        "ids": datasets.List(datasets.Value("int32")),
+        "token_bytes": datasets.List(datasets.Value("int32")),
+        "length": datasets.Value("int64"),
+        "mode": datasets.Value("int64"),
+    }
+)
+ARRAYS = ("tokens", "token_bytes", "chunk_start", "chunk_length", "chunk_mode", "row_start")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of a document: token ids, the UTF-8 bytes each covers, and its mode (see `Kind.has_mode`)."""
+
+    ids: np.ndarray
+    token_bytes: np.ndarray
+    mode: int
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """Rows of chunks, as flat arrays (memory-mapped when loaded from disk).
+
+    Attributes:
+        tokens: ids of all documents, one after the other.
+        token_bytes: UTF-8 bytes of the text that each token covers, white space before it included; 0 for specials.
+        chunk_start, chunk_length, chunk_mode: each chunk's place in `tokens` and its mode, in the order of rows.
+        row_start: (rows + 1,) first chunk of each row.
+        capacity: sizes of a row: (row_length,) or (row_length, target_row_length).
+        report: figures: `objective`, `stack`, `rows`, `documents`, `chunks`, `tokens`, `bytes`, `bytes_per_token`,
+            `row_length`, `fill` (share of real tokens), `target_row_length` and `target_fill` (of an encoder-decoder),
+            `dropped_documents`, `tokens_per_second`, `fingerprint`.
+    """
+
+    tokens: np.ndarray
+    token_bytes: np.ndarray
+    chunk_start: np.ndarray
+    chunk_length: np.ndarray
+    chunk_mode: np.ndarray
+    row_start: np.ndarray
+    capacity: tuple[int, ...]
+    report: dict
+
+    def __len__(self) -> int:
+        return len(self.row_start) - 1
+
+    def __getitem__(self, row: int) -> list[Chunk]:
+        chunks = []
+        for i in range(self.row_start[row], self.row_start[row + 1]):
+            part = slice(self.chunk_start[i], self.chunk_start[i] + self.chunk_length[i])
+            ids = np.asarray(self.tokens[part], np.int64)
+            chunks.append(Chunk(ids, np.asarray(self.token_bytes[part], np.int64), int(self.chunk_mode[i])))
+        return chunks
+
+    def save_index(self, folder: Path) -> None:
+        """Writes all but the tokens and their bytes, which were written as they came; the report last."""
+        for name in ARRAYS[2:]:
+            np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
+        (folder / "report.json").write_text(json.dumps({"capacity": self.capacity, **self.report}, indent=1))
+
+    @classmethod
+    def load(cls, folder: Path) -> "PackedRows":
+        """Opens saved rows; the arrays are memory-mapped."""
+        report = json.loads((folder / "report.json").read_text())
+        capacity = tuple(report.pop("capacity"))
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
+        return cls(**arrays, capacity=capacity, report=report)
+
+
+def best_fit(lengths: np.ndarray, capacity: tuple[int, ...]) -> list[list[int]]:
+    """Best-fit decreasing: the longest item first, each into the fullest row that still takes it.
+
+    Args:
+        lengths: (items, dimensions) ints, each within `capacity`.
+        capacity: (dimensions,) size of a row.
+
+    Returns:
+        Item indices per row. The same input gives the same rows.
+    """
+    tightest = int(np.argmax(lengths.sum(0) / capacity)) if len(lengths) else 0  # the half that decides
+    order = np.argsort(-lengths[:, tightest], kind="stable")
+    smallest = lengths.min(0) if len(lengths) else capacity
+    rows: list[list[int]] = []
+    room: list[list[int]] = []  # left in each row
+    by_room: dict[int, list[int]] = {}  # room in the tightest half -> open rows
+    occupied = 0  # bit r is set where by_room[r] is not empty
+
+    def find(need: list[int]) -> int | None:
+        """Takes the fullest open row with room for `need` out of `by_room`."""
+        nonlocal occupied
+        candidates = occupied >> need[tightest] << need[tightest]
+        while candidates:
+            r = (candidates & -candidates).bit_length() - 1
+            candidates &= candidates - 1
+            for position, row in enumerate(by_room[r]):
+                if all(n <= left for n, left in zip(need, room[row], strict=True)):
+                    by_room[r].pop(position)
+                    if not by_room[r]:
+                        occupied &= ~(1 << r)
+                    return row
+        return None
+
+    for item in order.tolist():
+        need = lengths[item].tolist()
+        row = find(need)
+        if row is None:
+            row = len(rows)
+            rows.append([])
+            room.append(list(capacity))
+        rows[row].append(item)
+        room[row] = [left - n for n, left in zip(need, room[row], strict=True)]
+        if all(left >= least for left, least in zip(room[row], smallest, strict=True)):
+            by_room.setdefault(room[row][tightest], []).append(row)
+            occupied |= 1 << room[row][tightest]
+    return rows
+
+
+def pack_documents(
+    lengths: np.ndarray,
+    modes: np.ndarray,
+    tokens: np.ndarray,
+    token_bytes: np.ndarray,
+    objective: Objective,
+    capacity: tuple[int, ...],
+    seed: int | tuple[int, ...],
+) -> PackedRows:
+    """Packs tokenized documents that lie one after the other in `tokens`.
+
+    Args:
+        lengths: (documents,) tokens of each.
+        modes: (documents,) source tokens of each pair. Pairs are not cut, and must fit; else ignored.
+        seed: of the modes drawn for chunks.
+    """
+    longest_chunk = functools.cache(functools.partial(objective.longest_chunk, capacity))
+    room_needed = functools.cache(objective.lengths)
+    if objective.name != "supervised" and longest_chunk(0) < 2:
+        raise ValueError(f"row_length={capacity}: too short for {objective.name!r}: not even two tokens fit")
+    rng = np.random.default_rng(seed)
+
+    def cut(length: int, mode: int):
+        if objective.name == "supervised":
+            yield length, mode
+            return
+        while length:
+            mode = objective.draw_mode(rng)
+            size = min(length, longest_chunk(mode))
+            yield size, mode
+            length -= size
+
+    chunks = [c for document in zip(lengths.tolist(), modes.tolist(), strict=True) for c in cut(*document)]
+    length, mode = np.array(chunks, np.int64).T
+    start = np.cumsum(length) - length
+    needs = np.array([room_needed(*chunk) for chunk in chunks])
+    rows = best_fit(needs, capacity)
+    order = np.concatenate([np.sort(row) for row in rows])
+    report = {
+        "objective": objective.name,
+        "stack": objective.stack,
+        "rows": len(rows),
+        "documents": len(lengths),
+        "chunks": len(chunks),
+        "tokens": int(length.sum()),
+        "bytes": int(np.sum(token_bytes, dtype=np.int64)),
+        "row_length": capacity[0],
+        "fill": float(needs[:, 0].sum() / (len(rows) * capacity[0])),
+    }
+    if len(capacity) == 2:
+        report["target_row_length"] = capacity[1]
+        report["target_fill"] = float(needs[:, 1].sum() / (len(rows) * capacity[1]))
+    report["bytes_per_token"] = report["bytes"] / report["tokens"]
+    return PackedRows(
+        tokens=tokens,
+        token_bytes=token_bytes,
+        chunk_start=start[order],
+        chunk_length=length[order].astype(np.int32),
+        chunk_mode=mode[order].astype(np.int32),
+        row_start=np.cumsum([0, *map(len, rows)]),
+        capacity=capacity,
+        report=report,
+    )
+
+
+def pack_corpus(
+    corpus: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    objective: Objective,
+    row_length: int,
+    target_row_length: int | None = None,
+    *,
+    num_proc: int | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    seed: int = 0,
+) -> PackedRows:
+    """Tokenizes and packs a corpus, or opens the rows from the cache if the same has been asked before.
+
+    Args:
+        corpus: documents with a `text` column; for "supervised", pairs with `source` and `target` columns.
+        row_length, target_row_length: see `Objective.capacity`.
+        num_proc: processes that tokenize; None: this one (the tokenizer has threads of its own).
+        cache_dir: default: below the datasets cache. The cache's key is made of the tokenizer, the corpus' contents,
+            the objective and the lengths.
+        seed: of the modes drawn for chunks (UL2).
+
+    Raises:
+        ValueError: rows too short, an empty corpus, a missing column, pairs of which none fits a row.
+    """
+    capacity = objective.capacity(row_length, target_row_length)
+    columns = ["source", "target"] if objective.name == "supervised" else ["text"]
+    if missing := [c for c in columns if c not in corpus.column_names]:
+        raise ValueError(f"corpus: objective {objective.name!r} needs columns {missing}; it has {corpus.column_names}")
+    root = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "hf_llm" / "packed")
+    fingerprint = _fingerprint(corpus, columns, tokenizer, objective, capacity, seed)
+    folder = root / fingerprint
+    if (folder / "report.json").is_file():
+        return PackedRows.load(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    working = Path(tempfile.mkdtemp(dir=root, prefix=f".{fingerprint}-"))
+    try:
+        rows = _tokenize_and_pack(corpus, columns, tokenizer, objective, capacity, num_proc, seed, working)
+        rows.report["fingerprint"] = fingerprint
+        rows.save_index(working)
+        try:
+            os.rename(working, folder)
+        except OSError:  # another process was faster
+            if not (folder / "report.json").is_file():
+                raise
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
+    return PackedRows.load(folder)
+
+
+def _tokenize_and_pack(corpus, columns, tokenizer, objective, capacity, num_proc, seed, working) -> PackedRows:
+    """Rows whose `tokens` and `token_bytes` are already files in `working`."""
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=working) as scratch:
+        encoded = corpus.map(
+            encode_batch,
+            batched=True,
+            batch_size=64,
+            num_proc=num_proc,
+            remove_columns=corpus.column_names,
+            fn_kwargs={"tokenizer": tokenizer, "objective": objective, "columns": columns, "capacity": capacity},
+            features=ENCODED,
+            cache_file_name=os.path.join(scratch, "encoded.arrow"),
+            new_fingerprint=working.name,
+            desc="Tokenizing",
+        )
+        seconds = time.perf_counter() - start
+        if not len(encoded):
+            raise ValueError(f"corpus: none of its {len(corpus)} documents has tokens that fit rows of {capacity}")
+        index = encoded.select_columns(["length", "mode"]).with_format("numpy")[:]
+        total = int(index["length"].sum())
+        id_type = np.min_scalar_type(len(objective.tokens.is_special) - 1)
+        tokens = np.lib.format.open_memmap(working / "tokens.npy", "w+", id_type, (total,))
+        token_bytes = np.lib.format.open_memmap(working / "token_bytes.npy", "w+", np.uint32, (total,))
+        at = 0
+        for table in encoded.with_format("arrow").iter(batch_size=1000):
+            ids = table["ids"].combine_chunks().flatten().to_numpy()
+            tokens[at : at + len(ids)] = ids
+            token_bytes[at : at + len(ids)] = table["token_bytes"].combine_chunks().flatten().to_numpy()
+            at += len(ids)
+    rows = pack_documents(index["length"], index["mode"], tokens, token_bytes, objective, capacity, seed)
+    rows.report["dropped_documents"] = len(corpus) - len(encoded)
+    rows.report["tokens_per_second"] = total / seconds
+    return rows
+
+
+def _fingerprint(corpus, columns, tokenizer, objective, capacity, seed) -> str:
+    """Key of the cache: whatever changes the stored rows changes it."""
+    digest = hashlib.sha256()
+    settings = {
+        "format": FORMAT,
+        "tokenizer": tokenizer.backend_tokenizer.to_str(),
+        "special_ids": objective.tokens.ids,
+        "objective": [objective.name, objective.stack, objective.options],
+        "capacity": capacity,
+        "seed": seed,
+    }
+    digest.update(json.dumps(settings, sort_keys=True, default=repr).encode("utf-8"))
+    for table in corpus.select_columns(columns).with_format("arrow").iter(batch_size=1000):
+        for column in columns:
+            for text in table[column].to_pylist():
+                data = text.encode("utf-8")
+                digest.update(len(data).to_bytes(8, "big") + data)
+    return digest.hexdigest()[:24]

@@ -1,0 +1,311 @@
+"""Training tokenizers: six algorithms, the special tokens of three stacks, one saved format.
+
+`train_tokenizer` returns a `PreTrainedTokenizerFast`; saved with `save_pretrained`, `AutoTokenizer` opens it without
+any code of this package. A new algorithm is one entry of `ALGORITHMS`, a new stack one entry of `STACK_TOKENS`.
+"""
+
+import json
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+
+NUM_SENTINELS = 100  # as in T5
+
+# stack -> role -> token. The order is the order of ids: padding is 0 everywhere.
+STACK_TOKENS = {
+    "decoder": {"pad_token": "<|pad|>", "bos_token": "<|bos|>", "eos_token": "<|eos|>"},
+    "encoder": {
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "mask_token": "[MASK]",
+    },
+    "encoder-decoder": {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>"},
+}
+WORDS = r" ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # GPT-2's splitting without the contractions
+UNK_TOKEN = "<|unk|>"  # added to a decoder's tokens when the algorithm cannot do without
+CHAT_TOKENS = ["<|im_start|>", "<|im_end|>"]
+# What `tokenizer(text)` adds. A decoder's prompt must stay open, so eos is added by the data pipeline, not here.
+TEMPLATES = {
+    "decoder": ("{bos_token} $A", "{bos_token} $A $B"),
+    "encoder": ("{cls_token} $A {sep_token}", "{cls_token} $A {sep_token} $B:1 {sep_token}:1"),
+    "encoder-decoder": ("$A {eos_token}", "$A {eos_token} $B {eos_token}"),
+}
+# ChatML; `generation` marks what the assistant said, which TRL's assistant-only loss trains on.
+CHAT_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    "{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}"
+    "{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}"
+    "{{ '\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+NORMALIZERS = {
+    "none": None,
+    "nfc": normalizers.NFC,
+    "nfkc": normalizers.NFKC,
+    "lowercase": lambda: normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()]),
+}
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """One way of training a tokenizer.
+
+    Attributes:
+        train: (documents, vocab_size, special tokens, unk token, show_progress) -> `Tokenizer`.
+        lossless: decode(encode(text)) == text for every text.
+        needs_unk: what it has not seen becomes an unknown token.
+        loses: what a round trip may change, for the report.
+    """
+
+    train: Callable[[Iterator[str], int, list[str], str | None, bool], Tokenizer]
+    lossless: bool
+    needs_unk: bool
+    loses: str = "nothing"
+
+
+def _byte_level(model, use_regex: bool = True) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _train_bpe(documents, vocab_size, specials, unk, show_progress) -> Tokenizer:
+    """Byte-level BPE (GPT-2, Radford et al. 2019): every byte is in the alphabet, so nothing is unknown."""
+    tokenizer = _byte_level(models.BPE())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=specials,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=show_progress,
+    )
+    tokenizer.train_from_iterator(documents, trainer)
+    return tokenizer
+
+
+def _train_byte(documents, vocab_size, specials, unk, show_progress) -> Tokenizer:
+    """One token per byte: a byte-level BPE without merges (ByT5, https://arxiv.org/abs/2105.13626). Not trained."""
+    alphabet = specials + sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = _byte_level(models.BPE(vocab={token: i for i, token in enumerate(alphabet)}, merges=[]))
+    tokenizer.add_special_tokens(specials)
+    return tokenizer
+
+
+def _train_wordpiece(documents, vocab_size, specials, unk, show_progress) -> Tokenizer:
+    """WordPiece with BERT's splitting (https://arxiv.org/abs/1810.04805)."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token=unk))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=specials, show_progress=show_progress, limit_alphabet=vocab_size // 4
+    )
+    tokenizer.train_from_iterator(documents, trainer)
+    return tokenizer
+
+
+def _train_unigram(documents, vocab_size, specials, unk, show_progress) -> Tokenizer:
+    """Unigram language model (https://arxiv.org/abs/1804.10959) as in SentencePiece: spaces as U+2581, byte fallback.
+
+    Pieces stay within words, numbers, punctuation or whitespace runs, and no space is put before the text, so that
+    only a literal U+2581 changes in a round trip. The trainer knows nothing of byte fallback: it learns a vocabulary
+    that is 256 smaller, and the byte pieces are put in behind the special tokens with the score of the rarest piece.
+    """
+    words = pre_tokenizers.Split(Regex(WORDS), "isolated")
+    metaspace = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="never", split=False)
+    pre_tokenizer = pre_tokenizers.Sequence([words, metaspace])
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizer
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocab_size - 256, special_tokens=specials, unk_token=unk, show_progress=show_progress
+    )
+    tokenizer.train_from_iterator(documents, trainer)
+    vocabulary = json.loads(tokenizer.to_str())["model"]["vocab"]  # only the JSON tells the scores
+    learned = [(piece, score) for piece, score in vocabulary if piece not in specials]
+    floor = min((score for _, score in learned), default=0.0)
+    vocabulary = [(s, 0.0) for s in specials] + [(f"<0x{b:02X}>", floor) for b in range(256)] + learned
+    complete = Tokenizer(models.Unigram(vocabulary, unk_id=specials.index(unk), byte_fallback=True))
+    complete.pre_tokenizer = pre_tokenizer
+    complete.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    complete.add_special_tokens(specials)
+    return complete
+
+
+def _train_word(documents, vocab_size, specials, unk, show_progress) -> Tokenizer:
+    """The most frequent words and punctuation runs; the rest is unknown."""
+    tokenizer = Tokenizer(models.WordLevel(unk_token=unk))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.WordLevelTrainer(vocab_size=vocab_size, special_tokens=specials, show_progress=show_progress)
+    tokenizer.train_from_iterator(documents, trainer)
+    return tokenizer
+
+
+def _train_char(documents, vocab_size, specials, unk, show_progress) -> Tokenizer:
+    """The most frequent characters (ties by code point); the rest is unknown."""
+    counts = Counter()
+    for text in documents:
+        counts.update(text)
+    ranked = sorted(counts, key=lambda c: (-counts[c], c))[: vocab_size - len(specials)]
+    vocabulary = {token: i for i, token in enumerate(specials + ranked)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=unk))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"(?m)[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens(specials)
+    return tokenizer
+
+
+ALGORITHMS = {
+    "bpe": Algorithm(_train_bpe, lossless=True, needs_unk=False),
+    "byte": Algorithm(_train_byte, lossless=True, needs_unk=False),
+    "wordpiece": Algorithm(_train_wordpiece, False, True, "whitespace, control and unseen characters"),
+    "unigram": Algorithm(_train_unigram, False, True, "U+2581, which is read back as a space"),
+    "word": Algorithm(_train_word, False, True, "whitespace and words outside the vocabulary"),
+    "char": Algorithm(_train_char, False, True, "characters outside the vocabulary"),
+}
+
+
+def train_tokenizer(
+    documents: Iterable[str],
+    algorithm: str = "bpe",
+    vocab_size: int | None = 8192,
+    stack: str = "decoder",
+    *,
+    normalization: str = "none",
+    chat_template: bool = False,
+    extra_special_tokens: Iterable[str] = (),
+    model_max_length: int | None = None,
+    show_progress: bool = True,
+) -> PreTrainedTokenizerFast:
+    """Trains a tokenizer.
+
+    Args:
+        documents: the text; read once.
+        algorithm: a key of `ALGORITHMS`.
+        vocab_size: entries in all, special tokens included. Fewer come out where the text has not enough to learn
+            from. `byte` always has 256 + special tokens, whatever is asked.
+        stack: a key of `STACK_TOKENS`; decides the special tokens and what `tokenizer(text)` adds: `bos` before a
+            decoder's text, `cls` and `sep` around an encoder's, `eos` after an encoder-decoder's.
+        normalization: a key of `NORMALIZERS`; anything but "none" gives up exact round trips.
+        chat_template: add ChatML's tokens and template, with `{% generation %}` around the assistant's turns.
+        extra_special_tokens: further ones, e.g. UL2's mode tokens "[R]", "[S]", "[X]".
+        model_max_length: recorded in the tokenizer.
+
+    Raises:
+        ValueError: unknown algorithm, stack or normalization, a vocabulary too small for what it must hold, no text.
+    """
+    scheme = _choose("algorithm", algorithm, ALGORITHMS)
+    roles = dict(_choose("stack", stack, STACK_TOKENS))
+    normalizer = _choose("normalization", normalization, NORMALIZERS)
+    if scheme.needs_unk:
+        roles.setdefault("unk_token", UNK_TOKEN)
+    sentinels = [f"<extra_id_{i}>" for i in range(NUM_SENTINELS)] if stack == "encoder-decoder" else []
+    extra = sentinels + (CHAT_TOKENS if chat_template else []) + list(extra_special_tokens)
+    specials = list(dict.fromkeys([*roles.values(), *extra]))
+    vocab_size = _checked_vocab_size(algorithm, vocab_size, len(specials))
+
+    texts = _non_empty(documents)
+    if normalizer is not None:
+        texts = map(normalizer().normalize_str, texts)
+    tokenizer = scheme.train(texts, vocab_size, specials, roles.get("unk_token"), show_progress)
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer()
+    single, pair = (template.format(**roles) for template in TEMPLATES[stack])
+    ids = [(token, tokenizer.token_to_id(token)) for token in roles.values()]
+    tokenizer.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=ids)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        **roles,
+        extra_special_tokens=extra,
+        model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+        **({"model_max_length": model_max_length} if model_max_length else {}),
+    )
+    if chat_template:
+        fast.chat_template = CHAT_TEMPLATE if "bos_token" in roles else CHAT_TEMPLATE.removeprefix("{{ bos_token }}")
+    return fast
+
+
+def tokenizer_report(tokenizer: PreTrainedTokenizerFast, documents: Iterable[str], algorithm: str) -> dict:
+    """Figures of a tokenizer on held-out text.
+
+    Returns:
+        `vocab_size`, `documents`, `bytes`, `tokens`, `bytes_per_token` (without special tokens), `tokens_per_second`,
+        `unknown_fraction` of tokens, `round_trip` (fraction of documents that decode to themselves) and
+        `round_trip_loses` (what the scheme may change).
+
+    Raises:
+        ValueError: no text; or a round trip failed although the scheme promises it.
+    """
+    scheme = _choose("algorithm", algorithm, ALGORITHMS)
+    texts = list(_non_empty(documents))
+    start = time.perf_counter()
+    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    seconds = time.perf_counter() - start
+    num_tokens = sum(map(len, encoded))
+    num_bytes = sum(len(t.encode("utf-8")) for t in texts)
+    unknown = sum(ids.count(tokenizer.unk_token_id) for ids in encoded) if tokenizer.unk_token else 0
+    exact = [tokenizer.decode(ids) == text for ids, text in zip(encoded, texts, strict=True)]
+    promised = scheme.lossless and tokenizer.backend_tokenizer.normalizer is None
+    if promised and not all(exact):
+        broken = texts[exact.index(False)][:80]
+        raise ValueError(f"algorithm={algorithm!r} promises decode(encode(text)) == text, but not for {broken!r}")
+    return {
+        "algorithm": algorithm,
+        "vocab_size": len(tokenizer),
+        "documents": len(texts),
+        "bytes": num_bytes,
+        "tokens": num_tokens,
+        "bytes_per_token": num_bytes / num_tokens,
+        "tokens_per_second": num_tokens / seconds,
+        "unknown_fraction": unknown / num_tokens,
+        "round_trip": sum(exact) / len(exact),
+        "round_trip_loses": scheme.loses if promised or not scheme.lossless else "what the normalization changes",
+    }
+
+
+def _choose(field: str, value: str, table: dict):
+    if value not in table:
+        raise ValueError(f"{field}={value!r}: must be one of {', '.join(table)}")
+    return table[value]
+
+
+def _checked_vocab_size(algorithm: str, vocab_size: int | None, num_specials: int) -> int:
+    alphabet = 256 if algorithm in ("bpe", "byte", "unigram") else 0
+    smallest = num_specials + alphabet + (algorithm != "byte")
+    if algorithm == "byte":
+        if vocab_size not in (None, smallest):
+            warnings.warn(
+                f"vocab_size={vocab_size} has no effect with algorithm='byte': it is {smallest}", stacklevel=3
+            )
+        return smallest
+    if vocab_size is None or vocab_size < smallest:
+        raise ValueError(
+            f"vocab_size={vocab_size}: algorithm={algorithm!r} needs at least {smallest} "
+            f"({num_specials} special tokens, {alphabet} bytes, 1 learned)"
+        )
+    return vocab_size
+
+
+def _non_empty(documents: Iterable[str]) -> Iterator[str]:
+    """The documents, unless there are none."""
+    iterator = iter(documents)
+    first = next(iterator, None)
+    if first is None:
+        raise ValueError("documents: the corpus is empty")
+
+    def rest():
+        yield first
+        yield from iterator
+
+    return rest()
