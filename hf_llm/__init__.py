@@ -30,6 +30,27 @@ from .models.encoder_decoder import (
 )
 
 
-__all__ = [name for name in dir() if name.startswith("LLM")] + ["__version__"]
+__all__ = [
+    "LLMDecoderConfig",
+    "LLMDecoderForCausalLM",
+    "LLMDecoderForQuestionAnswering",
+    "LLMDecoderForSequenceClassification",
+    "LLMDecoderForTokenClassification",
+    "LLMDecoderModel",
+    "LLMEncoderConfig",
+    "LLMEncoderDecoderConfig",
+    "LLMEncoderDecoderForConditionalGeneration",
+    "LLMEncoderDecoderForQuestionAnswering",
+    "LLMEncoderDecoderForSequenceClassification",
+    "LLMEncoderDecoderForTokenClassification",
+    "LLMEncoderDecoderModel",
+    "LLMEncoderForMaskedLM",
+    "LLMEncoderForMultipleChoice",
+    "LLMEncoderForQuestionAnswering",
+    "LLMEncoderForSequenceClassification",
+    "LLMEncoderForTokenClassification",
+    "LLMEncoderModel",
+    "__version__",
+]
 
 registration.register()
