@@ -46,15 +46,6 @@ class StackChecks:
                 f"`num_key_value_heads={self.num_key_value_heads}` must divide "
                 f"`num_attention_heads={self.num_attention_heads}`."
             )
-        if (
-            self.head_dim * self.num_attention_heads != self.hidden_size
-            and self.hidden_size % self.num_attention_heads
-        ):
-            if self.head_dim == self.hidden_size // self.num_attention_heads:
-                raise ValueError(
-                    f"`hidden_size={self.hidden_size}` is not a multiple of "
-                    f"`num_attention_heads={self.num_attention_heads}`: change one of them or set `head_dim`."
-                )
         if (self.embedding_size is None) != (self.embedding_projection is None):
             raise ValueError(
                 f"`embedding_size={self.embedding_size}` and `embedding_projection={self.embedding_projection!r}` "
@@ -98,8 +89,8 @@ class StackChecks:
         for layer_type, width in self.rotary_dim.items():
             if width < 2 or width % 2 or width > self.head_dim:
                 raise ValueError(
-                    f"RoPE of `{layer_type}` rotates {width} of `head_dim={self.head_dim}` dimensions: the number must "
-                    "be even, at least 2 and at most head_dim (see `partial_rotary_factor`)."
+                    f"RoPE of `{layer_type}` rotates {width} of `head_dim={self.head_dim}` dimensions: the number "
+                    "must be even, at least 2 and at most head_dim (see `partial_rotary_factor`)."
                 )
         if self.relative_attention_bias_per_layer and self.position_embedding != "relative_bias":
             raise ValueError(

@@ -268,7 +268,12 @@ class LLMStackConfig(StackChecks, PreTrainedConfig):
     def __post_init__(self, **kwargs):
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
-        if self.head_dim is None and self.num_attention_heads > 0:
+        if self.head_dim is None:
+            if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
+                raise ValueError(
+                    f"`num_attention_heads={self.num_attention_heads}` must divide `hidden_size={self.hidden_size}`, "
+                    "or `head_dim` must be set."
+                )
             self.head_dim = self.hidden_size // self.num_attention_heads
         if self.intermediate_size is None:
             gated = -(-8 * self.hidden_size // (3 * 64)) * 64
@@ -517,7 +522,8 @@ class LLMEncoderDecoderConfig(PreTrainedConfig):
         for field, value in mirrored.items():
             if value != getattr(self, field):
                 raise ValueError(
-                    f"`{field}={value}` contradicts the decoder's `{field}={getattr(self, field)}`: set it in `decoder`."
+                    f"`{field}={value}` contradicts the decoder's `{field}={getattr(self, field)}`: set it in "
+                    "`decoder`."
                 )
         _stamp(self)
 

@@ -1,8 +1,8 @@
 """Documents packed into one row, and the positions of their tokens.
 
 `document_ids` (batch, seq) int64 number the documents of a row from 0 upwards, -1 is padding. They are passed to the
-model, or found from `position_ids` that start again. With a cache they are remembered on the cache, so that tokens which
-come later know the documents before them.
+model, or found from `position_ids` that start again. With a cache they are remembered on the cache, so that tokens
+which come later know the documents before them.
 """
 
 import torch

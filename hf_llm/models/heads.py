@@ -71,8 +71,8 @@ class LanguageModelHead:
         """
         Logits and loss of hidden_states (batch, seq, hidden) against labels (batch, seq), which are not shifted here.
 
-        Logits are left out where nobody reads them: in training mode with labels, or on `skip_logits=True`. The loss is
-        then taken chunk by chunk. logits_hidden: the states to give logits of, if not all (`logits_to_keep`).
+        Logits are left out where nobody reads them: in training mode with labels, or on `skip_logits=True`. The loss
+        is then taken chunk by chunk. logits_hidden: the states to give logits of, if not all (`logits_to_keep`).
         """
         options = {
             name: kwargs[name]

@@ -238,7 +238,7 @@ def classification_loss(
 def span_loss(
     start_logits: torch.Tensor, end_logits: torch.Tensor, start: torch.LongTensor, end: torch.LongTensor
 ) -> torch.Tensor:
-    """Extractive question answering: logits (batch, seq), positions (batch,); positions beyond the text are ignored."""
+    """Extractive question answering: logits (batch, seq), positions (batch,), ignored where beyond the text."""
     length = start_logits.shape[-1]
     losses = []
     for logits, position in ((start_logits, start), (end_logits, end)):

@@ -1,7 +1,7 @@
 """Which token sees which, in the form that each attention backend wants.
 
-Masks are made by transformers' own mask interface (bool for sdpa, additive for eager, BlockMask for flex, 2-D for flash)
-from index rules: causal or bidirectional, windowed, within a document, and not padding. One builder serves
+Masks are made by transformers' own mask interface (bool for sdpa, additive for eager, BlockMask for flex, 2-D for
+flash) from index rules: causal or bidirectional, windowed, within a document, and not padding. One builder serves
 self-attention and cross-attention.
 """
 
