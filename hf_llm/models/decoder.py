@@ -62,8 +62,8 @@ class LLMDecoderModel(TransformerStack):
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """
         input_ids (batch, seq) int64, or inputs_embeds (batch, seq, embedding size); attention_mask (batch, past + seq)
-        with 0 at padding; position_ids (batch, seq) int64; document_ids (batch, seq) int64: 0, 1, ... for the documents
-        packed into a row, -1 for padding (found from `position_ids` that start again, if not passed).
+        with 0 at padding; position_ids (batch, seq) int64; document_ids (batch, seq) int64: 0, 1, ... for the
+        documents packed into a row, -1 for padding (found from `position_ids` that start again, if not passed).
         encoder_hidden_states (batch, source, width), encoder_attention_mask and encoder_document_ids (batch, source):
         for decoders with cross-attention. Returns `last_hidden_state` (batch, seq, hidden) and the cache.
         """
