@@ -15,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SUITE := .cache/conformance
-STACKS := decoder encoder encoder_decoder
+STACKS := decoder decoder_experts encoder encoder_decoder
 
 # one thread per process, nothing from the network: what the tests measure does not depend on the machine
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1

@@ -51,6 +51,8 @@ class LlamaTester(DecoderTester):
 
 
 class LLMDecoderTester(DecoderTester):
+    # one sliding layer and one full: both kinds of masks and caches
+    config = DecoderTester.config | {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 4}
     config_class = LLMDecoderConfig
     base_model_class = LLMDecoderModel
     causal_lm_class = LLMDecoderForCausalLM

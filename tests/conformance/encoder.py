@@ -45,6 +45,8 @@ class BertTester(EncoderTester):
 
 
 class LLMEncoderTester(EncoderTester):
+    # one sliding layer and one full: both kinds of masks
+    config = EncoderTester.config | {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 4}
     config_class = LLMEncoderConfig
     base_model_class = LLMEncoderModel
 
