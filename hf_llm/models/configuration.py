@@ -15,6 +15,7 @@ from transformers.activations import ACT2FN
 from .checks import LAYER_TYPES, POSITION_BIASES, StackChecks, check_choice
 
 
+VERSION = "0.1.0"
 LAYER_TYPE_LETTERS = {"S": "sliding_attention", "L": "full_attention"}
 MLP_TYPE_LETTERS = {"D": "dense", "E": "sparse"}
 
@@ -62,8 +63,18 @@ def _tile(field: str, pattern: str, letters: dict[str, str], length: int) -> lis
     return [letters[pattern[i % len(pattern)]] for i in range(length)]
 
 
+class _Versioned:
+    """Configurations that say, when they are saved, which code opens them."""
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """As in transformers; writes the full `auto_map` and the version of this package as well."""
+        self.auto_map = auto_map(self.model_type.removeprefix("hf_llm_"))
+        self.hf_llm_version = VERSION
+        return super().save_pretrained(save_directory, **kwargs)
+
+
 @strict
-class LLMStackConfig(StackChecks, PreTrainedConfig):
+class LLMStackConfig(StackChecks, _Versioned, PreTrainedConfig):
     r"""
     One stack of transformer layers. Not used by itself: see [`LLMDecoderConfig`] and [`LLMEncoderConfig`].
 
@@ -293,7 +304,6 @@ class LLMStackConfig(StackChecks, PreTrainedConfig):
         if self.num_experts and self.moe_intermediate_size is None:
             self.moe_intermediate_size = self.intermediate_size
         super().__post_init__(**kwargs)
-        _stamp(self)
 
     def convert_rope_params_to_dict(self, **kwargs):
         """RoPE parameters exist only where positions are rotary, and may be nested by layer type."""
@@ -330,29 +340,48 @@ class LLMStackConfig(StackChecks, PreTrainedConfig):
     @property
     def base_model_tp_plan(self) -> dict[str, str]:
         """Tensor-parallel plan. Attention stays whole where a per-head parameter lives outside the projections."""
-        plan = {
-            "layers.*.mlp.gate_proj": "colwise",
-            "layers.*.mlp.up_proj": "colwise",
-            "layers.*.mlp.down_proj": "rowwise",
-            "layers.*.mlp.experts.gate_up_proj": "packed_colwise",
-            "layers.*.mlp.experts.down_proj": "rowwise",
-            "layers.*.mlp.experts": "moe_tp_experts",
-            "layers.*.mlp.shared_expert.gate_proj": "colwise",
-            "layers.*.mlp.shared_expert.up_proj": "colwise",
-            "layers.*.mlp.shared_expert.down_proj": "rowwise",
-        }
+        plan = {}
         whole = (
             self.position_embedding in POSITION_BIASES or self.attention_sinks or self.qk_norm in ("full", "per_head")
         )
         if not whole:
-            for attention in ("self_attn", "cross_attn"):
+            for attention in ("self_attn", "cross_attn") if self._attends_across else ("self_attn",):
                 for name in ("q_proj", "k_proj", "v_proj"):
                     plan[f"layers.*.{attention}.{name}"] = "colwise"
                 plan[f"layers.*.{attention}.o_proj"] = "rowwise"
-                if self.qk_norm == "head":
+                if self.qk_norm == "head" and self._norm_has_weight:
                     plan[f"layers.*.{attention}.q_norm"] = "replicated_with_grad_allreduce"
                     plan[f"layers.*.{attention}.k_norm"] = "replicated_with_grad_allreduce"
+        widening = ("gate_proj", "up_proj") if self.feed_forward == "gated" else ("up_proj",)
+        if self.mlp_layer_types is None or "dense" in self.mlp_layer_types:
+            plan |= {f"layers.*.mlp.{name}": "colwise" for name in widening} | {"layers.*.mlp.down_proj": "rowwise"}
+        if self.is_moe and self.feed_forward == "gated" and not self.expert_bias:
+            plan["layers.*.mlp.experts.gate_up_proj"] = "packed_colwise"
+            plan["layers.*.mlp.experts.down_proj"] = "rowwise"
+            plan["layers.*.mlp.experts"] = "moe_tp_experts"
+        if self.is_moe and self.shared_expert_intermediate_size is not None:
+            plan |= {f"layers.*.mlp.shared_expert.{name}": "colwise" for name in widening}
+            plan["layers.*.mlp.shared_expert.down_proj"] = "rowwise"
         return plan
+
+    @property
+    def base_model_ep_plan(self) -> dict[str, str] | None:
+        """Expert-parallel plan: each rank holds some experts."""
+        if not self.is_moe or self.feed_forward != "gated" or self.expert_bias:
+            return None
+        return {
+            "layers.*.mlp.experts.gate_up_proj": "grouped_gemm",
+            "layers.*.mlp.experts.down_proj": "grouped_gemm",
+            "layers.*.mlp.experts": "ep_dispatch_experts",
+        }
+
+    @property
+    def _attends_across(self) -> bool:
+        return getattr(self, "add_cross_attention", False)
+
+    @property
+    def _norm_has_weight(self) -> bool:
+        return not self.norm_type.endswith("non_affine")
 
     @property
     def base_model_pp_plan(self) -> dict[str, tuple] | None:
@@ -373,14 +402,6 @@ class LLMStackConfig(StackChecks, PreTrainedConfig):
             "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
             "norm": (["hidden_states"], ["hidden_states"]),
         }
-
-
-def _stamp(config: PreTrainedConfig) -> None:
-    """Make the configuration say which code opens it: the full `auto_map`, and the version that wrote it."""
-    if config.model_type:
-        config.auto_map = auto_map(config.model_type.removeprefix("hf_llm_"))
-    if config.hf_llm_version is None:
-        config.hf_llm_version = VERSION
 
 
 @strict
@@ -466,7 +487,7 @@ def _mirror(field: str) -> property:
 
 
 @strict
-class LLMEncoderDecoderConfig(PreTrainedConfig):
+class LLMEncoderDecoderConfig(_Versioned, PreTrainedConfig):
     r"""
     An encoder and a decoder with cross-attention (T5- and BART-like).
 
@@ -525,14 +546,10 @@ class LLMEncoderDecoderConfig(PreTrainedConfig):
                     f"`{field}={value}` contradicts the decoder's `{field}={getattr(self, field)}`: set it in "
                     "`decoder`."
                 )
-        _stamp(self)
 
     def to_dict(self) -> dict[str, Any]:
         output = super().to_dict()
         output.update({field: getattr(self, field) for field in _MIRRORED})
-        for half in ("encoder", "decoder"):
-            for field in ("auto_map", "hf_llm_version"):
-                output[half].pop(field, None)
         return output
 
     def validate_halves(self):
@@ -556,5 +573,3 @@ class LLMEncoderDecoderConfig(PreTrainedConfig):
 
 for _field in _MIRRORED:
     setattr(LLMEncoderDecoderConfig, _field, _mirror(_field))
-
-VERSION = "0.1.0"

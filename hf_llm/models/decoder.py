@@ -12,12 +12,13 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutputWithPast,
 )
 from transformers.modeling_utils import slice_logits_to_keep
-from transformers.utils import can_return_tuple
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import Attention
-from .base import LLMPreTrainedModel
+from .base import LLMPreTrainedModel  # experts: see @use_experts_implementation in feedforward.py
 from .configuration import LLMDecoderConfig
 from .documents import first_tokens, past_length, resolve_documents
 from .heads import (
@@ -58,7 +59,7 @@ class LLMDecoderModel(TransformerStack):
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         encoder_document_ids: torch.LongTensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """
         input_ids (batch, seq) int64, or inputs_embeds (batch, seq, embedding size); attention_mask (batch, past + seq)
@@ -163,8 +164,8 @@ class LLMDecoderForCausalLM(LanguageModelHead, LLMPreTrainedModel, GenerationMix
         logits_to_keep: int | torch.Tensor = 0,
         skip_logits: bool | None = None,
         output_router_logits: bool | None = None,
-        **kwargs,
-    ) -> CausalLMOutputWithPast:
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CausalLMOutputWithPast | MoeCausalLMOutputWithPast:
         """
         As [`LLMDecoderModel`], and labels (batch, seq) int64, aligned with `input_ids` and shifted here, -100 where
         there is no target; a document's first token is never one. logits_to_keep: how many last positions, or which,

@@ -3,11 +3,12 @@
 import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
-from transformers.utils import can_return_tuple
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .base import LLMPreTrainedModel
+from .base import LLMPreTrainedModel  # experts: see @use_experts_implementation in feedforward.py
 from .configuration import LLMEncoderConfig
 from .documents import resolve_documents
 from .heads import (
@@ -41,7 +42,7 @@ class LLMEncoderModel(TransformerStack):
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         document_ids: torch.LongTensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
         """
         input_ids (batch, seq) int64, or inputs_embeds (batch, seq, embedding size); attention_mask (batch, seq), 0 at
@@ -120,7 +121,7 @@ class LLMEncoderForMaskedLM(LanguageModelHead, LLMPreTrainedModel):
         labels: torch.LongTensor | None = None,
         skip_logits: bool | None = None,
         output_router_logits: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
         """
         As [`LLMEncoderModel`], and labels (batch, seq) int64: the original token at masked positions, -100 elsewhere.

@@ -13,9 +13,10 @@ from transformers.modeling_outputs import (
     Seq2SeqQuestionAnsweringModelOutput,
     Seq2SeqSequenceClassifierOutput,
 )
-from transformers.utils import can_return_tuple
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
 
-from .base import LLMPreTrainedModel
+from .base import LLMPreTrainedModel  # experts: see @use_experts_implementation in feedforward.py
 from .configuration import LLMEncoderDecoderConfig
 from .decoder import LLMDecoderModel
 from .documents import resolve_documents
@@ -46,7 +47,7 @@ class LLMEncoderDecoderModel(LLMPreTrainedModel):
 
     config: LLMEncoderDecoderConfig
     _can_record_outputs = {}
-    _tied_weights_keys = {"decoder.embed_tokens.weight": "encoder.embed_tokens.weight"}
+    _tied_weights_keys = {"encoder.embed_tokens.weight": "decoder.embed_tokens.weight"}
 
     def __init__(self, config: LLMEncoderDecoderConfig):
         super().__init__(config)
@@ -92,7 +93,7 @@ class LLMEncoderDecoderModel(LLMPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqMoEModelOutput:
         """
         input_ids, attention_mask, position_ids, document_ids (batch, source): see [`LLMEncoderModel`]; those with
@@ -148,6 +149,7 @@ class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, LLMPreTrained
 
     config: LLMEncoderDecoderConfig
     _can_record_outputs = {}
+    _tied_weights_keys = {"lm_head.weight": "model.decoder.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
     _fsdp_plan = {"lm_head": "keep_full_weight"}
 
@@ -155,8 +157,6 @@ class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, LLMPreTrained
         super().__init__(config)
         self.model = LLMEncoderDecoderModel(config)
         self.lm_head = nn.Linear(self.model.output_size, config.decoder.vocab_size, bias=config.decoder.lm_head_bias)
-        half = "encoder" if config.share_embeddings else "decoder"
-        self._tied_weights_keys = {"lm_head.weight": f"model.{half}.embed_tokens.weight"}
         self.loss_type = "ForMaskedLM"  # labels are not shifted; the class's name would say otherwise
         self.post_init()
 
@@ -211,7 +211,7 @@ class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, LLMPreTrained
         use_cache: bool | None = None,
         skip_logits: bool | None = None,
         output_router_logits: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqLMOutput:
         """
         As [`LLMEncoderDecoderModel`], and labels (batch, target) int64, aligned with `decoder_input_ids` and not

@@ -12,7 +12,8 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
-from transformers.utils import can_return_tuple
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .losses import (
     classification_loss,
@@ -66,7 +67,7 @@ class LanguageModelHead:
         labels: torch.LongTensor | None,
         skip_logits: bool | None,
         logits_hidden: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """
         Logits and loss of hidden_states (batch, seq, hidden) against labels (batch, seq), which are not shifted here.
@@ -180,7 +181,7 @@ class SequenceClassificationHead(TaskHead):
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:
         """labels: (batch,) int64 classes or floats, or (batch, labels) floats. Returns logits (batch, labels)."""
         outputs = self._backbone(
@@ -222,7 +223,7 @@ class TokenClassificationHead(TaskHead):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> TokenClassifierOutput:
         """labels (batch, seq) int64, -100 where there is none. Returns logits (batch, seq, labels)."""
         outputs = self._backbone(
@@ -261,7 +262,7 @@ class QuestionAnsweringHead(TaskHead):
         inputs_embeds: torch.Tensor | None = None,
         start_positions: torch.LongTensor | None = None,
         end_positions: torch.LongTensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> QuestionAnsweringModelOutput:
         """start_positions, end_positions (batch,) int64. Returns start and end logits (batch, seq)."""
         kwargs.pop("num_items_in_batch", None)
@@ -301,7 +302,7 @@ class MultipleChoiceHead(TaskHead):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> MultipleChoiceModelOutput:
         """input_ids (batch, choices, seq) int64, labels (batch,) int64. Returns logits (batch, choices)."""
         texts = {

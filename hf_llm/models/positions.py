@@ -91,8 +91,8 @@ class RotaryEmbedding(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, position_ids: torch.LongTensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`position_ids` (batch, seq) -> cos, sin (batch, 1, seq, rotary_dim) in the dtype of `hidden_states`."""
-        angles = position_ids[:, None, :, None].float() * self.inv_freq.to(hidden_states.device)
+        """`position_ids` (batch, seq) -> cos, sin (batch, seq, rotary_dim) in the dtype of `hidden_states`."""
+        angles = position_ids[..., None].float() * self.inv_freq.to(hidden_states.device)
         angles = torch.cat((angles, angles), dim=-1)
         cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
         return cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)
@@ -101,7 +101,8 @@ class RotaryEmbedding(nn.Module):
 def apply_rotary(
     query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rotate the first `cos.shape[-1]` dimensions of query and key (batch, heads, seq, head_dim).
+    """Rotate the first `cos.shape[-1]` dimensions of query and key (batch, heads, seq, head_dim); cos and sin
+    broadcast over the heads, (batch, 1, seq, rotary_dim).
 
     Halves (dimension i with i + d/2) or, `interleaved`, neighbours (2i with 2i + 1).
     """
