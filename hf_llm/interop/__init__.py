@@ -1,0 +1,95 @@
+"""Exchange with the native checkpoints of the architectures that the core covers."""
+
+import logging
+from pathlib import Path
+
+import transformers
+from transformers import AutoConfig, PreTrainedModel
+
+from .convert import InteropError, export_model, import_model, to_native_config
+from .families import load_families
+
+
+__all__ = ["InteropError", "from_native", "nearest_family", "to_native"]
+
+logger = logging.getLogger(__name__)
+
+
+def from_native(model: PreTrainedModel | str | Path, **kwargs) -> PreTrainedModel:
+    """
+    Our model with the weights of a native one.
+
+    Args:
+        model: a transformers model (tensors of the same layout are then shared with it), or a path or Hub id.
+        kwargs: for a path or id, as in `from_pretrained` (dtype, device_map, revision, ...).
+
+    Returns:
+        The stack and head that correspond to the native class, with its generation configuration.
+
+    Raises:
+        InteropError: unknown architecture (the nearest known ones are named), a feature that the core has no field
+            for, missing or unexpected weights, shapes that disagree.
+    """
+    families = load_families()
+    if not isinstance(model, PreTrainedModel):
+        model = _load_native(str(model), families, **kwargs)
+    family = _family(model.config.model_type, families)
+    imported, unused = import_model(family, model)
+    if unused:
+        logger.warning("Not imported, for the core has no place for them: %s", ", ".join(unused))
+    imported.config._name_or_path = imported.name_or_path = model.name_or_path
+    return imported
+
+
+def to_native(model: PreTrainedModel, family: str | None = None) -> PreTrainedModel:
+    """
+    The native model of one of ours.
+
+    Args:
+        model: one of the models of this package.
+        family: transformers' `model_type` to export to; by default the nearest that can express the model.
+
+    Raises:
+        InteropError: the family cannot express the model; the message names each field.
+    """
+    families = load_families()
+    name = nearest_family(model.config) if family is None else family
+    return export_model(_family(name, families), model)
+
+
+def nearest_family(config) -> str:
+    """The `model_type` of the first family, in the order of the tables, that can express a configuration of ours.
+
+    Raises InteropError with the reason of each family that can not.
+    """
+    stack = config.model_type.removeprefix("hf_llm_")
+    reasons = []
+    for family in load_families().values():
+        if family.stack != stack:
+            continue
+        try:
+            to_native_config(family, config)
+        except InteropError as error:
+            reasons.append(str(error))
+        else:
+            return family.name
+    raise InteropError("No native architecture can express this model.\n" + "\n".join(sorted(reasons, key=len)))
+
+
+def _family(model_type: str, families: dict):
+    if model_type not in families:
+        import difflib
+
+        near = difflib.get_close_matches(model_type, families, n=len(families), cutoff=0.0)
+        raise InteropError(f"model_type {model_type!r} is not known. Known, nearest first: {', '.join(near)}.")
+    return families[model_type]
+
+
+def _load_native(source: str, families: dict, **kwargs) -> PreTrainedModel:
+    """The native model at a path or id, in the class that its configuration names."""
+    config_kwargs = {k: v for k, v in kwargs.items() if k in ("revision", "token", "cache_dir", "subfolder")}
+    config = AutoConfig.from_pretrained(source, **config_kwargs)
+    _family(config.model_type, families)
+    architecture = (config.architectures or [None])[0]
+    native_class = getattr(transformers, architecture or "", None) or transformers.AutoModel
+    return native_class.from_pretrained(source, use_safetensors=True, **kwargs).eval()

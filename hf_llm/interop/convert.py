@@ -1,0 +1,322 @@
+"""The engine: configuration and weights of any family, both ways, by its table."""
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+from transformers.models.auto import modeling_auto
+
+from .. import registration
+from ..models.configuration import LLMDecoderConfig, LLMEncoderConfig, LLMEncoderDecoderConfig
+from .family import NEUTRAL, NOT_ARCHITECTURE, Family, Field, Group
+from .ops import Op, rename
+
+
+CONFIGS = {"encoder": LLMEncoderConfig, "decoder": LLMDecoderConfig, "encoder_decoder": LLMEncoderDecoderConfig}
+TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
+CARRIED = ("id2label", "label2id", "problem_type", "dtype")  # what a configuration says beside the architecture
+
+
+class InteropError(ValueError):
+    """A checkpoint or model that cannot be exchanged; the message says why."""
+
+
+# ---- configurations ------------------------------------------------------------------------------------------------
+
+
+def to_our_config(family: Family, native: PreTrainedConfig) -> PreTrainedConfig:
+    """Our configuration of a native one. Raises InteropError, naming the field, if the core has no place for it."""
+    reason = family.refuse(native)
+    for name, value in family.requires.items():
+        if getattr(native, name, value) != value:
+            reason = f"`{name}={getattr(native, name)!r}`: only {value!r} is supported"
+    if reason:
+        raise InteropError(f"{family.name} model cannot be imported: {reason}.")
+    values = dict(family.constants)
+    for entry in family.fields:
+        values.update(_field_to_ours(entry, native))
+    values |= {name: getattr(native, name) for name in (*TOKENS, *CARRIED) if getattr(native, name, None) is not None}
+    return CONFIGS[family.stack](**_nest(family, values))
+
+
+def _field_to_ours(entry: Field | Group, native: PreTrainedConfig) -> dict[str, Any]:
+    if isinstance(entry, Group):
+        return entry.to_ours(native)
+    value = entry.to_ours(getattr(native, entry.native))
+    return dict.fromkeys(entry.ours, value)
+
+
+def _nest(family: Family, values: dict[str, Any]) -> dict[str, Any]:
+    """`{"encoder.x": 1, "y": 2}` -> `{"encoder": {"x": 1}, "y": 2}`, neutral values filled in."""
+    neutral = {name: value for name, value in NEUTRAL.items() if name not in NOT_ARCHITECTURE}
+    if family.stack != "encoder_decoder":
+        return _known(CONFIGS[family.stack], neutral) | values
+    nested = {half: _known(CONFIGS[half], neutral) for half in ("encoder", "decoder")}
+    for name, value in values.items():
+        half, _, field = name.partition(".")
+        if field:
+            nested[half][field] = value
+        else:
+            nested[name] = value
+    nested["decoder"]["add_cross_attention"] = True
+    return nested
+
+
+def _known(config_class: type, values: dict[str, Any]) -> dict[str, Any]:
+    names = {f.name for f in dataclasses.fields(config_class)}
+    return {name: value for name, value in values.items() if name in names}
+
+
+def architecture(config: PreTrainedConfig) -> dict[str, Any]:
+    """The fields of one of our configurations that decide what a model computes, `encoder.x` for nested ones."""
+    flat = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if f.name in NOT_ARCHITECTURE or f.name in TOKENS:
+            continue
+        if isinstance(value, PreTrainedConfig):
+            flat |= {f"{f.name}.{name}": item for name, item in architecture(value).items()}
+        else:
+            flat[f.name] = value
+    return flat
+
+
+def to_native_config(family: Family, ours: PreTrainedConfig) -> PreTrainedConfig:
+    """
+    The native configuration of one of ours.
+
+    Raises InteropError, naming each field, if the family cannot express it: the native configuration is read back, and
+    every difference is a field that would be lost.
+    """
+    flat = architecture(ours) | {name: getattr(ours, name, None) for name in TOKENS}
+    values = dict(family.requires)
+    try:
+        for entry in family.fields:
+            if isinstance(entry, Group):
+                values |= entry.to_native(ours)
+            else:
+                values[entry.native] = entry.to_native(flat[entry.ours[0]])
+        values |= {n: getattr(ours, n) for n in (*TOKENS, *CARRIED) if getattr(ours, n, None) is not None}
+        native = transformers.CONFIG_MAPPING[family.name](**values)
+        read_back = architecture(to_our_config(family, native))
+    except (InteropError, TypeError, ValueError, KeyError, ZeroDivisionError) as error:
+        raise InteropError(f"{family.name} cannot express this model: {error}") from error
+    lost = {name: value for name, value in architecture(ours).items() if read_back[name] != value}
+    if lost:
+        details = "; ".join(f"`{n}={v!r}` (would become {read_back[n]!r})" for n, v in lost.items())
+        raise InteropError(f"{family.name} cannot express {details}.")
+    return native
+
+
+# ---- weights -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Weights that move together."""
+
+    ours: tuple[str, ...]
+    native: tuple[str, ...]
+    op: Op
+    half: str | None  # "encoder" or "decoder" of an encoder-decoder
+
+
+def _pattern(template: str) -> re.Pattern:
+    """`layers.{i}.x` -> a pattern with the numbers as groups; a module's name also matches what is below it."""
+    escaped = re.escape(template).replace(r"\{i\}", r"(?P<i>\d+)").replace(r"\{j\}", r"(?P<j>\d+)")
+    return re.compile(rf"^{escaped}(?P<rest>(\..+)?)$")
+
+
+def _fill(template: str, match: re.Match) -> str:
+    groups = {name: value for name, value in match.groupdict().items() if name != "rest" and value is not None}
+    for name, value in groups.items():
+        template = template.replace("{" + name + "}", value)
+    return template + match["rest"]
+
+
+def _renamed(name: str, table: dict[str, str]) -> str:
+    for ours, native in table.items():
+        if match := _pattern(ours).match(name):
+            return _fill(native, match)
+    return name
+
+
+def plan(family: Family, head: str, our_names: Iterable[str], native_prefix: str) -> list[Entry]:
+    """Which of our weights are which native ones, for a model with the given head ("Model" for none)."""
+    prefix = "" if head == "Model" else "model."
+    native_prefix = native_prefix + "." if head != "Model" and native_prefix else ""
+    entries, done = [], set()
+    for name in our_names:
+        if name in done:
+            continue
+        if not name.startswith(prefix):
+            rule = _matching_rule(family, name)
+            entry = _head_entry(family, head, name) if rule is None else _rule_entry(*rule, "", "")
+        else:
+            body = name.removeprefix(prefix)
+            rule = _matching_rule(family, body)
+            if rule is None:
+                entry = Entry((name,), (native_prefix + _renamed(body, family.weights),), rename, _half(family, body))
+            else:
+                entry = _rule_entry(*rule, prefix, native_prefix, _half(family, body))
+        entries.append(entry)
+        done.update(entry.ours)
+    return entries
+
+
+def _half(family: Family, body: str) -> str | None:
+    return body.split(".", 1)[0] if family.stack == "encoder_decoder" else None
+
+
+def _matching_rule(family: Family, name: str):
+    for rule in family.rules:
+        for ours in rule.ours:
+            if match := _pattern(ours).match(name):
+                return rule, match
+    return None
+
+
+def _rule_entry(rule, match, prefix, native_prefix, half=None) -> Entry:
+    ours = tuple(prefix + _fill(template, match) for template in rule.ours)
+    native = tuple(native_prefix + _fill(template, match) for template in rule.native)
+    return Entry(ours, native, rule.op, half)
+
+
+def _head_entry(family: Family, head: str, name: str) -> Entry:
+    table = family.heads.get(head)
+    if table is None:
+        raise InteropError(f"{family.name} has no head like {head!r}; it has {', '.join(family.heads) or 'none'}.")
+    return Entry((name,), (_renamed(name, table),), rename, None)
+
+
+def _untied(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The state of a model, each tied weight under its source's name only."""
+    tied = set(model.all_tied_weights_keys)
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+
+
+def _stack_config(config, half: str | None):
+    return config if half is None else getattr(config, half)
+
+
+def _empty(model_class: type, config: PreTrainedConfig) -> PreTrainedModel:
+    """A model whose weights are still to be assigned (its buffers are computed, its memory is not touched)."""
+    with no_init_weights():
+        return model_class(config).eval()
+
+
+def _load(model: PreTrainedModel, state: dict[str, torch.Tensor], what: str) -> None:
+    """Assign `state` strictly: names and shapes."""
+    wanted = _untied(model)
+    missing, extra = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
+    if missing or extra:
+        raise InteropError(f"{what}: missing weights {missing[:8]}, unexpected weights {extra[:8]}.")
+    wrong = [
+        f"{name} {tuple(tensor.shape)}, expected {tuple(wanted[name].shape)}"
+        for name, tensor in state.items()
+        if tensor.shape != wanted[name].shape
+    ]
+    if wrong:
+        raise InteropError(f"{what}: shapes disagree: {'; '.join(wrong[:8])}.")
+    for name, tensor in state.items():
+        owner, _, leaf = name.rpartition(".")
+        module = model.get_submodule(owner)
+        if leaf in module._parameters:
+            module._parameters[leaf] = torch.nn.Parameter(tensor.contiguous())
+        else:
+            module._buffers[leaf] = tensor.contiguous()
+    model.tie_weights()
+
+
+# ---- models --------------------------------------------------------------------------------------------------------
+
+
+def head_of(native_class_name: str, model_type: str) -> str:
+    """Our head ("ForCausalLM", ..., "Model") for a native class."""
+    for auto_name, table in registration.NAME_TABLES.items():
+        names = getattr(modeling_auto, table).get(model_type, ())
+        if native_class_name in ((names,) if isinstance(names, str) else names) and auto_name in HEAD_OF_AUTO:
+            return HEAD_OF_AUTO[auto_name]
+    raise InteropError(f"{native_class_name}: the core has no head for this class.")
+
+
+HEAD_OF_AUTO = {
+    "AutoModelForCausalLM": "ForCausalLM",
+    "AutoModelForMaskedLM": "ForMaskedLM",
+    "AutoModelForSeq2SeqLM": "ForConditionalGeneration",
+    "AutoModelForSequenceClassification": "ForSequenceClassification",
+    "AutoModelForTokenClassification": "ForTokenClassification",
+    "AutoModelForQuestionAnswering": "ForQuestionAnswering",
+    "AutoModelForMultipleChoice": "ForMultipleChoice",
+    "AutoModel": "Model",
+}
+
+
+def import_model(family: Family, native: PreTrainedModel) -> tuple[PreTrainedModel, list[str]]:
+    """Our model with a native model's weights (tensors whose layout is the same are shared, not copied), and the names
+    of the native weights that have no place in it."""
+    head = head_of(type(native).__name__, family.name)
+    config = to_our_config(family, native.config)
+    tied = _is_tied(native)
+    if tied is not None:
+        config.tie_word_embeddings = tied
+    _, module = registration.STACKS[family.stack]
+    prefix = "LLM" + "".join(part.capitalize() for part in family.stack.split("_"))
+    model = _empty(getattr(module, prefix + head), config)
+    source = _untied(native)
+    state, used = {}, set()
+    for entry in plan(family, head, _untied(model), native.base_model_prefix):
+        absent = [name for name in entry.native if name not in source]
+        if absent:
+            raise InteropError(f"{family.name} checkpoint lacks {', '.join(absent)}.")
+        tensors = entry.op.to_ours([source[name] for name in entry.native], _stack_config(config, entry.half))
+        state.update(zip(entry.ours, tensors, strict=True))
+        used.update(entry.native)
+    unused = [name for name in source if name not in used]
+    unknown = [name for name in unused if not any(re.search(pattern, name) for pattern in family.unused)]
+    if unknown:
+        raise InteropError(f"{family.name} checkpoint has weights that the core has no place for: {unknown[:8]}.")
+    _load(model, state, f"import of {type(native).__name__}")
+    model.generation_config = native.generation_config
+    return model, unused
+
+
+def _is_tied(model: PreTrainedModel) -> bool | None:
+    """Whether head and embedding are one tensor, or None without a head. Tensors decide, not the configuration."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None or embedding is None:
+        return None
+    return head.weight is embedding.weight
+
+
+def export_model(family: Family, model: PreTrainedModel) -> PreTrainedModel:
+    """The native model of one of ours."""
+    head = type(model).__name__.split(type(model.config).__name__.removesuffix("Config"))[1]
+    native_config = to_native_config(family, model.config)
+    native = _empty(_native_class(family, head, native_config), native_config)
+    source = _untied(model)
+    state = {}
+    for entry in plan(family, head, source, native.base_model_prefix):
+        config = _stack_config(model.config, entry.half)
+        tensors = entry.op.to_native([source[name] for name in entry.ours], config)
+        state.update(zip(entry.native, tensors, strict=True))
+    kept = {n: t for n, t in _untied(native).items() if n not in state and any(re.search(p, n) for p in family.unused)}
+    _load(native, state | kept, f"export to {family.name}")
+    native.generation_config = model.generation_config
+    return native
+
+
+def _native_class(family: Family, head: str, config: PreTrainedConfig) -> type:
+    for auto_name, ours in HEAD_OF_AUTO.items():
+        if ours == head:
+            mapping = getattr(transformers, auto_name)._model_mapping
+            if type(config) in mapping:
+                found = mapping[type(config)]
+                return found[0] if isinstance(found, tuple) else found
+    raise InteropError(f"{family.name} has no class for {head!r}.")

@@ -1,0 +1,135 @@
+"""Is an imported model the native one? The checks that every family must pass, in float32, on tiny random models.
+
+Every parameter and persistent buffer is redrawn at random, since zero biases and unit norms prove nothing. A case is a
+set of native configuration switches; `assert_switches_matter` shows that forgetting what they set would be noticed.
+"""
+
+import copy
+
+import torch
+import transformers
+
+from hf_llm.interop import convert
+from hf_llm.interop.families import load_families
+
+
+FAMILIES = load_families()
+TOLERANCE = 1e-5
+VOCABULARY = 61
+
+
+def native_model(family: str, head: str = "auto", seed: int = 0, attention: str = "sdpa", **overrides):
+    """A random native model. head: one of ours ("ForCausalLM", ...); "auto" is the family's first."""
+    config = transformers.CONFIG_MAPPING[family](**overrides)
+    head = next(iter(FAMILIES[family].heads)) if head == "auto" else head
+    config._attn_implementation = attention
+    model = convert._native_class(FAMILIES[family], head, config)(config).eval()
+    redraw(model, seed)
+    return model
+
+
+@torch.no_grad()
+def redraw(model, seed: int = 0) -> None:
+    """New values for every parameter and persistent floating-point buffer: norms around 1, the rest around 0."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
+        if tensor.is_floating_point():
+            around = 1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0
+            tensor.copy_(around + 0.25 * torch.randn(tensor.shape, generator=generator))
+    model.tie_weights()
+
+
+def inputs(batch: int = 2, length: int = 11, low: int = 3, seed: int = 0) -> torch.LongTensor:
+    return torch.randint(low, VOCABULARY, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def imported(native):
+    """Our model of a native one."""
+    return convert.import_model(FAMILIES[native.config.model_type], native)[0].eval()
+
+
+def assert_close(ours: torch.Tensor, native: torch.Tensor, what: str, where: torch.Tensor | None = None) -> None:
+    difference = (ours - native).abs()
+    difference = difference if where is None else difference[where.bool()]
+    scale = max(1.0, native.abs().max().item())
+    assert difference.max().item() <= TOLERANCE * scale, f"{what}: differs by {difference.max().item():.2e}"
+
+
+@torch.no_grad()
+def assert_same_logits(native, ours, **extra) -> None:
+    """Without a mask, and with padding on either side (compared at the real tokens)."""
+    ids = inputs()
+    assert_close(ours(ids, **extra).logits, native(ids, **extra).logits, "logits")
+    for side in ("right", "left"):
+        mask = torch.ones_like(ids)
+        padded = ids.clone()
+        gap = slice(-4, None) if side == "right" else slice(0, 4)
+        mask[1, gap] = 0
+        padded[1, gap] = native.config.get_text_config().pad_token_id or 0
+        where = mask if "decoder_input_ids" not in extra else None
+        got, wanted = (m(padded, attention_mask=mask, **extra).logits for m in (ours, native))
+        assert_close(got, wanted, f"logits, padded on the {side}", where)
+
+
+@torch.no_grad()
+def assert_same_loss(native, ours, **extra) -> None:
+    labels = inputs(seed=1)
+    got, wanted = (m(inputs(), labels=labels, **extra).loss for m in (ours, native))
+    assert abs(got - wanted) <= TOLERANCE * max(1.0, wanted.item()), f"loss {got} and {wanted}"
+
+
+@torch.no_grad()
+def assert_same_generation(native, ours) -> None:
+    """With a cache: greedy and beam search give the same tokens, for a batch padded on the left too."""
+    ids = inputs(length=6)
+    mask = torch.ones_like(ids)
+    mask[1, :2] = 0
+    for options in ({}, {"num_beams": 3}):
+        arguments = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False, "attention_mask": mask} | options
+        got, wanted = (m.generate(ids, pad_token_id=0, **arguments) for m in (ours, native))
+        assert torch.equal(got, wanted), f"generate({options}): {got.tolist()} and {wanted.tolist()}"
+
+
+def assert_round_trip(native, ours) -> None:
+    """Import, then export: the same class, names and bits, and a head that is tied if it was."""
+    if native.get_output_embeddings() is not None:
+        assert convert._is_tied(ours) == convert._is_tied(native)
+    back = convert.export_model(FAMILIES[native.config.model_type], ours)
+    assert type(back) is type(native)
+    before, after = native.state_dict(), back.state_dict()
+    assert sorted(before) == sorted(after)
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]), name
+
+
+def assert_saved_opens(native, ours, folder) -> None:
+    """The export, saved, is opened by the native class and gives the native logits."""
+    convert.export_model(FAMILIES[native.config.model_type], ours).save_pretrained(folder)
+    reopened = type(native).from_pretrained(folder).eval()
+    for name, tensor in native.state_dict().items():
+        assert torch.equal(tensor, reopened.state_dict()[name]), name
+
+
+@torch.no_grad()
+def assert_switches_matter(native, ours, base_config, **extra) -> None:
+    """Each of our fields that a case sets apart from the base case changes weights or logits if it is put back."""
+    fields, before = convert.architecture(ours.config), convert.architecture(base_config)
+    changed = [name for name in fields if fields[name] != before[name]]
+    assert changed, "the case sets nothing that the base case does not"
+    changed = [name for name in changed if not name.endswith("tie_word_embeddings")]  # see assert_round_trip
+    wanted = native(inputs(), **extra).logits
+    for name in changed:
+        config = copy.deepcopy(ours.config)
+        target, leaf = (getattr(config, name.split(".")[0]), name.split(".")[1]) if "." in name else (config, name)
+        try:
+            setattr(target, leaf, before[name])
+            mutant = convert._empty(type(ours), type(config).from_dict(config.to_dict()))
+        except Exception:  # the field cannot be put back alone: forgetting it would raise, which is noticed
+            continue
+        state = {n: t.shape for n, t in mutant.state_dict().items()}
+        if state != {n: t.shape for n, t in ours.state_dict().items()}:
+            continue
+        mutant.load_state_dict(ours.state_dict())
+        mutant.eval()
+        difference = (mutant(inputs(), **extra).logits - wanted).abs().max().item()
+        assert difference > 10 * TOLERANCE, f"putting back {name}={before[name]!r} changes nothing"
