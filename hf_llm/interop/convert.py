@@ -283,8 +283,13 @@ def import_model(family: Family, native: PreTrainedModel) -> tuple[PreTrainedMod
     if unknown:
         raise InteropError(f"{family.name} checkpoint has weights that the core has no place for: {unknown[:8]}.")
     _load(model, state, f"import of {type(native).__name__}")
-    model.generation_config = native.generation_config
+    _carry_generation_config(native, model)
     return model, unused
+
+
+def _carry_generation_config(source: PreTrainedModel, target: PreTrainedModel) -> None:
+    if source.can_generate() and target.can_generate():
+        target.generation_config = source.generation_config
 
 
 def _is_tied(model: PreTrainedModel) -> bool | None:
@@ -308,7 +313,7 @@ def export_model(family: Family, model: PreTrainedModel) -> PreTrainedModel:
         state.update(zip(entry.native, tensors, strict=True))
     kept = {n: t for n, t in _untied(native).items() if n not in state and any(re.search(p, n) for p in family.unused)}
     _load(native, state | kept, f"export to {family.name}")
-    native.generation_config = model.generation_config
+    _carry_generation_config(model, native)
     return native
 
 
