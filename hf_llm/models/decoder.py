@@ -19,7 +19,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import Attention
 from .base import LLMPreTrainedModel  # experts: see @use_experts_implementation in feedforward.py
-from .configuration import LLMDecoderConfig
+from .configuration import POSITION_BIASES, LLMDecoderConfig
 from .documents import first_tokens, past_length, resolve_documents
 from .heads import (
     LanguageModelHead,
@@ -70,6 +70,12 @@ class LLMDecoderModel(TransformerStack):
         """
         if use_cache and past_key_values is None:
             past_key_values = self._new_cache()
+        cross_cache = getattr(past_key_values, "cross_attention_cache", None)
+        if cross_cache is not None and any(cross_cache.is_sliding):
+            raise ValueError(
+                "The cross-attention cache must hold the whole source, but it slides: make it without a configuration, "
+                "`EncoderDecoderCache(DynamicCache(config=...), DynamicCache())`."
+            )
         given_positions = position_ids
         position_ids = self.resolve_positions(
             input_ids, inputs_embeds, attention_mask, position_ids, document_ids, past_key_values
@@ -149,6 +155,16 @@ class LLMDecoderForCausalLM(LanguageModelHead, LLMPreTrainedModel, GenerationMix
         self.model = LLMDecoderModel(config)
         self.lm_head = nn.Linear(self.model.output_size, config.vocab_size, bias=config.lm_head_bias)
         self.post_init()
+
+    def init_continuous_batching(self, *args, **kwargs):
+        """As in transformers; refused where positions bias the scores: a paged cache does not say how far apart two
+        tokens are."""
+        if self.config.position_embedding in POSITION_BIASES:
+            raise ValueError(
+                f"Continuous batching cannot honour `position_embedding={self.config.position_embedding!r}`: use "
+                "`generate`."
+            )
+        return super().init_continuous_batching(*args, **kwargs)
 
     @can_return_tuple
     def forward(
