@@ -1,0 +1,3 @@
+"""Cases of the families that are variations of GPT."""
+
+GPT_LIKE = {}
