@@ -73,7 +73,7 @@ class LLMDecoderModel(TransformerStack):
         cross_cache = getattr(past_key_values, "cross_attention_cache", None)
         if cross_cache is not None and any(cross_cache.is_sliding):
             raise ValueError(
-                "The cross-attention cache must hold the whole source, but it slides: make it without a configuration, "
+                "The cross-attention cache slides, but must hold the whole source: make it without a config, as in "
                 "`EncoderDecoderCache(DynamicCache(config=...), DynamicCache())`."
             )
         given_positions = position_ids
