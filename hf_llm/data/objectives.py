@@ -39,7 +39,7 @@ JOINED_PAIR = Frame(source_start=("bos",), source_end=("eos",), target_end=("eos
 PROMPT = Frame(source_start=("bos",), target_end=("eos",))
 
 
-def _same_length(length, config, mode):
+def _in_place_length(length, config, mode):
     return length, 0
 
 
@@ -52,7 +52,7 @@ def _span_lengths(length, config, mode):
     return denoising.span_lengths(length, config.noise_density, config.mean_span_length)
 
 
-def _bart_lengths(length, config, mode):
+def _same_lengths(length, config, mode):
     return length, length
 
 
@@ -79,6 +79,7 @@ class Kind:
         frames: stack -> special tokens; its keys are the stacks that the objective can train.
         lengths: (chunk length, config, mode) -> largest source and target length, special tokens of the frame apart.
         sentinels: (chunk length, config, mode) -> sentinels used.
+        exact: whether these lengths are exact, not only upper bounds of what the draws can give.
         has_mode: whether the function wants the chunk's mode, an int fixed when the chunk is packed.
         draw_mode: (rng, config) -> mode; None where the mode is a property of the data, or 0.
         derived: option -> (config field, function of the tokenizer) that is filled in when the option is true.
@@ -89,18 +90,19 @@ class Kind:
     frames: Mapping[str, Frame]
     lengths: Callable[..., tuple[int, int]]
     sentinels: Callable[..., int] = lambda length, config, mode: 0
+    exact: bool = True
     has_mode: bool = False
     draw_mode: Callable[..., int] | None = None
     derived: Mapping[str, tuple[str, Callable]] = field(default_factory=dict)
 
 
 OBJECTIVES = {
-    "causal": Kind(language_modeling.causal, language_modeling.CausalConfig, {"decoder": DOCUMENT}, _same_length),
+    "causal": Kind(language_modeling.causal, language_modeling.CausalConfig, {"decoder": DOCUMENT}, _in_place_length),
     "masked_lm": Kind(
         language_modeling.masked_lm,
         language_modeling.MaskedConfig,
         {"encoder": CHUNK},
-        _same_length,
+        _in_place_length,
         derived={"whole_word": ("word_starts", word_starts)},
     ),
     "prefix_lm": Kind(
@@ -108,6 +110,7 @@ OBJECTIVES = {
         language_modeling.PrefixConfig,
         {"decoder": DOCUMENT, "encoder-decoder": PAIR},
         _prefix_lengths,
+        exact=False,
     ),
     "span_corruption": Kind(
         denoising.span_corruption,
@@ -120,7 +123,8 @@ OBJECTIVES = {
         denoising.bart,
         denoising.BartConfig,
         {"encoder-decoder": PAIR},
-        _bart_lengths,
+        _same_lengths,
+        exact=False,
         derived={"permute_sentences": ("sentence_ends", sentence_ends)},
     ),
     "ul2": Kind(
@@ -170,6 +174,11 @@ class Objective:
         return self.config.tokens
 
     @property
+    def exact_lengths(self) -> bool:
+        """Whether `lengths` is exact; on a decoder it is, for the two halves are joined."""
+        return self.kind.exact or self.stack == "decoder"
+
+    @property
     def pad_token_id(self) -> int:
         return self.tokens.ids["pad"]
 
@@ -198,7 +207,7 @@ class Objective:
     def lengths(self, chunk_length: int, mode: int = 0) -> tuple[int, ...]:
         """Room that a chunk takes in a row: (length,), or of an encoder-decoder (source length, target length).
 
-        Exact for all but BART's source and prefix-LM's halves, whose draws can only be shorter.
+        Exact, or where `exact_lengths` is false the most that it can take.
         """
         around = len(self.frame_ids["source_start"]) + len(self.frame_ids["source_end"])
         if self.stack == "decoder" and self.name == "prefix_lm":

@@ -57,7 +57,8 @@ class PackedRows:
         capacity: sizes of a row: (row_length,) or (row_length, target_row_length).
         report: figures: `objective`, `stack`, `rows`, `documents`, `chunks`, `tokens`, `bytes`, `bytes_per_token`,
             `row_length`, `fill` (share of real tokens), `target_row_length` and `target_fill` (of an encoder-decoder),
-            `dropped_documents`, `tokens_per_second`, `fingerprint`.
+            `dropped_documents`, `tokens_per_second`, `fingerprint`. Where lengths depend on draws (BART's source,
+            prefix-LM's halves), the fills are measured on up to 256 rows.
     """
 
     tokens: np.ndarray
@@ -189,14 +190,16 @@ def pack_documents(
         "chunks": len(chunks),
         "tokens": int(length.sum()),
         "bytes": int(np.sum(token_bytes, dtype=np.int64)),
+        "bytes_per_token": float(np.sum(token_bytes, dtype=np.int64) / length.sum()),
         "row_length": capacity[0],
         "fill": float(needs[:, 0].sum() / (len(rows) * capacity[0])),
     }
     if len(capacity) == 2:
-        report["target_row_length"] = capacity[1]
-        report["target_fill"] = float(needs[:, 1].sum() / (len(rows) * capacity[1]))
-    report["bytes_per_token"] = report["bytes"] / report["tokens"]
-    return PackedRows(
+        report |= {
+            "target_row_length": capacity[1],
+            "target_fill": float(needs[:, 1].sum() / (len(rows) * capacity[1])),
+        }
+    packed = PackedRows(
         tokens=tokens,
         token_bytes=token_bytes,
         chunk_start=start[order],
@@ -206,6 +209,20 @@ def pack_documents(
         capacity=capacity,
         report=report,
     )
+    if not objective.exact_lengths:
+        report |= _measured_fill(packed, objective, rng)
+    return packed
+
+
+def _measured_fill(rows: PackedRows, objective: Objective, rng: np.random.Generator) -> dict[str, float]:
+    """Share of real tokens in both halves of evenly spaced rows, with the objective's draws."""
+    shown = np.unique(np.linspace(0, len(rows) - 1, 256).astype(int)).tolist()
+    examples = [objective(chunk.ids, rng, chunk.mode) for row in shown for chunk in rows[row]]
+    source, target = sum(len(e.source) for e in examples), sum(len(e.target) for e in examples)
+    return {
+        "fill": source / (len(shown) * rows.capacity[0]),
+        "target_fill": target / (len(shown) * rows.capacity[1]),
+    }
 
 
 def pack_corpus(

@@ -1,7 +1,5 @@
 """Training and evaluation samples: map-style datasets whose samples are pure functions of their global index."""
 
-import functools
-
 import numpy as np
 import torch
 
@@ -79,7 +77,7 @@ class TrainingSamples(torch.utils.data.Dataset):
         _check_match(rows, objective)
         self.rows, self.objective, self.seed = rows, objective, seed
         self.length = len(rows) if length is None else length
-        self._permutation = functools.lru_cache(maxsize=2)(self._draw_permutation)
+        self._permutation = (-1, np.zeros(0, np.int64))  # of the epoch that was asked for last
 
     def __len__(self) -> int:
         return self.length
@@ -89,13 +87,16 @@ class TrainingSamples(torch.utils.data.Dataset):
         if not 0 <= n < self.length:
             raise IndexError(f"sample {n} of {self.length}")
         epoch, position = divmod(n, len(self.rows))
-        chunks = self.rows[self._permutation(epoch)[position]]
+        chunks = self.rows[self._row_order(epoch)[position]]
         row = assemble_row(chunks, self.objective, self.rows.capacity, generator(self.seed, DRAWS, n))
         del row["num_bytes"]
         return row
 
-    def _draw_permutation(self, epoch: int) -> np.ndarray:
-        return generator(self.seed, PERMUTATION, epoch).permutation(len(self.rows))
+    def _row_order(self, epoch: int) -> np.ndarray:
+        if self._permutation[0] != epoch:
+            order = generator(self.seed, PERMUTATION, epoch).permutation(len(self.rows))
+            self._permutation = (epoch, order)
+        return self._permutation[1]
 
 
 class EvaluationSamples(torch.utils.data.Dataset):

@@ -132,7 +132,8 @@ def _train_unigram(documents, vocab_size, specials, unk, show_progress) -> Token
     )
     tokenizer.train_from_iterator(documents, trainer)
     vocabulary = json.loads(tokenizer.to_str())["model"]["vocab"]  # only the JSON tells the scores
-    learned = [(piece, score) for piece, score in vocabulary if piece not in specials]
+    learned = [(piece, round(score, 6)) for piece, score in vocabulary if piece not in specials]
+    learned.sort(key=lambda entry: (-entry[1], entry[0]))  # the trainer leaves ties in random order
     floor = min((score for _, score in learned), default=0.0)
     vocabulary = [(s, 0.0) for s in specials] + [(f"<0x{b:02X}>", floor) for b in range(256)] + learned
     complete = Tokenizer(models.Unigram(vocabulary, unk_id=specials.index(unk), byte_fallback=True))

