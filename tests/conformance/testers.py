@@ -16,7 +16,6 @@ class ModelTester:
     base_model_class: type
     causal_lm_class: type | None = None
     has_experts = False
-    sequence_classification_class: type | None = None
 
     batch_size = 13
     seq_length = 7

@@ -25,9 +25,14 @@ def _set_rank_device(rank: int) -> None:
     """Nothing to choose on a CPU."""
 
 
+# processes are forked from a server that has done the imports already, which take longer than the tests
+PRELOADED = ["hf_llm", "transformers_tests.test_fsdp_mixin", "transformers_tests.test_tensor_parallel_mixin"]
+
+
 def _start_rank_processes(function, args: tuple, nprocs: int) -> None:
-    """Run `function(rank, *args)` in `nprocs` fresh processes; raises if one of them does."""
-    mp.start_processes(function, args=args, nprocs=nprocs, start_method="spawn")
+    """Run `function(rank, *args)` in `nprocs` processes; raises if one of them does."""
+    mp.get_context("forkserver").set_forkserver_preload(PRELOADED)
+    mp.start_processes(function, args=args, nprocs=nprocs, start_method="forkserver")
 
 
 def _in_process_group(rank: int, function, world_size: int, port: int, args: tuple) -> None:
