@@ -3,6 +3,9 @@
 Shapes: B batch, H query heads, K key-value heads, Q query length, S key length, D head_dim.
 """
 
+import copy
+import re
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -23,8 +26,10 @@ BACKEND_FEATURES: dict[str, frozenset[str]] = {
     "flash_attention_2": frozenset({"softcap", "dropout"}),
     "flash_attention_3": frozenset({"softcap", "sinks"}),
     "flash_attention_4": frozenset({"softcap", "sinks"}),
-    "paged|eager": frozenset({"sinks"}),
+    "paged|eager": frozenset({"sinks", "dropout"}),  # it only generates, where there is no dropout
 }
+# Kernels of the Hub have a repository's name ("kernels-community/flash-attn2"); their version is its last digit.
+HUB_KERNEL = re.compile(r"^[^/]+/.*flash\D*(?P<version>[234])?")
 FEATURE_FIELDS = {
     "softcap": "attn_logit_softcapping",
     "sinks": "attention_sinks",
@@ -44,9 +49,16 @@ def required_features(config: LLMStackConfig) -> set[str]:
     return {feature for feature, asked in wanted.items() if asked}
 
 
+def backend_features(backend: str) -> frozenset[str]:
+    """The features of a backend; those that are not in the table are trusted to have all."""
+    if kernel := HUB_KERNEL.match(backend):
+        backend = f"flash_attention_{kernel['version'] or 2}"
+    return BACKEND_FEATURES.get(backend, frozenset(FEATURE_FIELDS))
+
+
 def check_backend(config: LLMStackConfig, backend: str) -> None:
-    """Raise ValueError, naming the fields, if `backend` cannot honour `config`. Unknown backends are trusted."""
-    missing = required_features(config) - BACKEND_FEATURES.get(backend, frozenset(FEATURE_FIELDS))
+    """Raise ValueError, naming the fields, if `backend` cannot honour `config`."""
+    missing = required_features(config) - backend_features(backend)
     if missing:
         fields = ", ".join(f"`{FEATURE_FIELDS[f]}={getattr(config, FEATURE_FIELDS[f])!r}`" for f in sorted(missing))
         able = [name for name, features in BACKEND_FEATURES.items() if required_features(config) <= features]
@@ -115,7 +127,8 @@ class Attention(nn.Module):
         self.o_proj.writes_residual = True
         self.q_norm = get_qk_norm(config, config.num_attention_heads)
         self.k_norm = get_qk_norm(config, config.num_key_value_heads)
-        self.sinks = nn.Parameter(torch.empty(config.num_attention_heads)) if config.attention_sinks else None
+        if config.attention_sinks:  # otherwise absent: paged attention looks whether the attribute exists
+            self.sinks = nn.Parameter(torch.empty(config.num_attention_heads))
         self.position_bias = None
         if config.relative_attention_bias_per_layer and not is_cross_attention:
             self.position_bias = RelativeBias(config, bidirectional=not is_causal)
@@ -168,14 +181,21 @@ class Attention(nn.Module):
             is_causal = self.is_causal if is_causal is None else is_causal
 
         if self.position_bias is not None:
-            position_bias = self.position_bias(distance).to(query.dtype)
+            position_bias = self.position_bias(distance).to(query.dtype).expand(len(query), -1, -1, -1)
         scaling = self.scaling
         if self.config.scale_attention_by_inverse_layer_idx:
             scaling = scaling / (layer_idx + 1)
 
+        if sliding_window is not None and not is_causal:
+            sliding_window += 1  # only flash attention reads it, and sees `sliding_window - 1` to either side
+
+        module = self
+        if "cache" in kwargs and layer_idx != self.layer_idx:  # a paged cache is looked up by the module's own index
+            module = copy.copy(self)
+            module.layer_idx = layer_idx
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         output, weights = attend(
-            self,
+            module,
             query,
             key,
             value,
@@ -185,7 +205,7 @@ class Attention(nn.Module):
             sliding_window=sliding_window,
             softcap=self.config.attn_logit_softcapping,
             position_bias=position_bias,
-            s_aux=self.sinks,
+            s_aux=getattr(self, "sinks", None),
             is_causal=is_causal,
             **kwargs,
         )

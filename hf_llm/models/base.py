@@ -53,6 +53,24 @@ class LLMPreTrainedModel(PreTrainedModel):
             check_backend(self.config, chosen)
         return chosen
 
+    def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args, **kwargs) -> str:
+        """Kernels of the Hub do not pass through `get_correct_attn_implementation`: they are checked here."""
+        chosen = super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
+        if isinstance(self.config, LLMStackConfig):
+            check_backend(self.config, chosen)
+        return chosen
+
+    def set_attn_implementation(self, attn_implementation: str | dict, **kwargs) -> None:
+        """As in transformers; where a stack refuses, every stack keeps the backend it has."""
+        configs = [module.config for module in self.modules() if isinstance(module, PreTrainedModel)]
+        before = [config._attn_implementation for config in configs]
+        try:
+            super().set_attn_implementation(attn_implementation, **kwargs)
+        except (ValueError, ImportError):
+            for config, backend in zip(configs, before):
+                config._attn_implementation_internal = backend
+            raise
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """
@@ -98,7 +116,7 @@ class LLMPreTrainedModel(PreTrainedModel):
         elif isinstance(module, RelativeBias):
             init.normal_(module.relative_attention_bias.weight, std=std)
         elif isinstance(module, Attention):
-            if module.sinks is not None:
+            if config.attention_sinks:
                 init.zeros_(module.sinks)
         else:
             super()._init_weights(module)  # rotary embeddings

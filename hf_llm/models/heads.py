@@ -105,6 +105,8 @@ class LanguageModelHead:
         """Add the router losses of a stack to `loss`; returns it and the load-balancing loss, or (`loss`, None)."""
         if not router_logits:
             return loss, None
+        if is_real is not None and is_real.numel() != len(router_logits[0]):
+            is_real = None  # flash attention runs on the real tokens alone
         balance, z = router_losses(router_logits, config.num_experts_per_tok, is_real)
         if loss is not None:
             loss = loss + config.router_aux_loss_coef * balance + config.router_z_loss_coef * z

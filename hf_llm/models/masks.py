@@ -111,7 +111,6 @@ def self_attention_inputs(
     documents: (batch, past + seq) from `resolve_documents`. position_bias: ALiBi or the shared relative bias; it is
     folded into the mask once for all layers where the backend adds masks (eager, sdpa), and passed on otherwise.
     """
-    causal = causal and getattr(config, "is_causal", True)
     batch, q_length = inputs_embeds.shape[:2]
     per_layer_bias = config.relative_attention_bias_per_layer
     inputs = {}

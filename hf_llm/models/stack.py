@@ -34,6 +34,7 @@ class TransformerStack(LLMPreTrainedModel):
 
     def __init__(self, config: LLMStackConfig):
         super().__init__(config)
+        self.is_causal = self.is_causal and getattr(config, "is_causal", True)  # transformers' own switch
         token_size = config.embedding_size or config.hidden_size
         # the width of positions, token types and the embedding norm
         sum_size = token_size if config.embedding_projection == "embeddings" else config.hidden_size
@@ -155,7 +156,7 @@ class TransformerStack(LLMPreTrainedModel):
                 distance=inputs.distance,
                 cross_attention_kwargs=cross_attention.keywords,
                 position_ids=position_ids,
-                **{**kwargs, **inputs.keywords},
+                **{**inputs.keywords, **kwargs},  # lengths that the caller gives come first
             )
         hidden_states = self.norm(hidden_states)
         return hidden_states if self.output_projection is None else self.output_projection(hidden_states)

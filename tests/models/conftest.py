@@ -1,0 +1,19 @@
+"""Fixtures of the model tests."""
+
+import pytest
+import torch
+
+from . import flash
+
+
+@pytest.fixture
+def flash_kernels(monkeypatch) -> flash.FlashStandIn:
+    """flash_attention_2 and flash_attention_3 on CPU, recording what reaches them."""
+    return flash.install(monkeypatch)
+
+
+@pytest.fixture
+def uncompiled():
+    """Flex attention without compiling it: the same masks and scores, a thousand times sooner on a CPU."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
