@@ -1,0 +1,210 @@
+"""Whole runs, in this process: what they leave behind, resumption to the bit, bad input."""
+
+import json
+import math
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+from hf_llm.training import checkpoints
+from hf_llm.training.callbacks import StopOnSignal
+from hf_llm.training.checkpoints import CheckpointError
+from hf_llm.training.config import run_config
+from hf_llm.training.pretraining import pretrain
+from hf_llm.training.trainer import PretrainTrainer, TrainingDiverged
+
+
+AUTO = {"decoder": AutoModelForCausalLM, "encoder": AutoModelForMaskedLM, "encoder-decoder": AutoModelForSeq2SeqLM}
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def same_weights(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def stop_at(monkeypatch, step):
+    """SIGTERM arrives during the given step."""
+    original = StopOnSignal.on_step_end
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == step:
+            self._note(signal.SIGTERM, None)
+        original(self, args, state, control, **kwargs)
+
+    monkeypatch.setattr(StopOnSignal, "on_step_end", on_step_end)
+
+
+@pytest.mark.parametrize("stack", AUTO)
+def test_a_run_leaves_an_open_model_and_a_report(stack, settings, tmp_path, card_template):
+    assert pretrain(run_config(settings(stack)), card_template) is None
+    run = tmp_path / "run"
+
+    model, tokenizer = AUTO[stack].from_pretrained(run), AutoTokenizer.from_pretrained(run)
+    assert model.config.vocab_size >= len(tokenizer)
+    assert stack == "encoder" or model.config.use_cache
+    assert same_weights(weights(run), weights(run / "checkpoint-6"))
+    assert (run / "loss_curve.png").read_bytes().startswith(b"\x89PNG")
+
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["step"] == 6 and metrics["tokens"] > 6 * 4 * 40
+    assert metrics["eval_perplexity"] == pytest.approx(2.718281828 ** metrics["eval_loss"], rel=1e-3)
+    assert 0 < metrics["eval_bits_per_byte"] < 16
+
+    card = (run / "README.md").read_text(encoding="utf-8")
+    assert f"{metrics['eval_loss']:.4f}" in card and AUTO[stack].__name__ in card and "model-index" in card
+    assert "Prompt" in (run / "samples.md").read_text(encoding="utf-8")
+    assert not list(run.glob(".saving-*")) and not list(run.rglob("training_args.bin"))
+    assert [c.name for c in checkpoints.list_checkpoints(run)] == ["checkpoint-4", "checkpoint-6"]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_stopped_run_goes_on_to_the_same_weights(optimizer, streaming, settings, tmp_path, monkeypatch):
+    plan = settings(optimizer=optimizer, schedule="wsd")
+    plan["data"]["streaming"] = streaming
+    assert pretrain(run_config({**plan, "output_dir": str(tmp_path / "whole")})) is None
+
+    with monkeypatch.context() as context:
+        stop_at(context, 3)  # between two regular saves
+        assert pretrain(run_config(plan)) == signal.SIGTERM
+    assert checkpoints.last_good_checkpoint(tmp_path / "run").name == "checkpoint-3"
+    assert pretrain(run_config(plan)) is None
+    assert same_weights(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+
+
+def test_how_often_a_run_evaluates_and_saves_does_not_change_it(settings, tmp_path):
+    pretrain(run_config({**settings(), "output_dir": str(tmp_path / "often")}))
+    rarely = settings(save_steps=100, eval_steps=100)
+    pretrain(run_config({**rarely, "output_dir": str(tmp_path / "rarely")}))
+    assert same_weights(weights(tmp_path / "often"), weights(tmp_path / "rarely"))
+
+
+def test_accumulation_gives_the_gradients_of_one_large_batch(settings, tmp_path):
+    """Rows hold different numbers of targets, so this fails when micro-batches are simply averaged."""
+    for name, size in (("large", 4), ("small", 1)):
+        plan = settings("encoder", per_device_train_batch_size=size, gradient_accumulation_steps=4 // size)
+        plan["training"] |= {"max_steps": 2, "optimizer": "sgd", "learning_rate": 0.1, "max_grad_norm": 0.0}
+        plan["model"]["residual_dropout"] = 0.0
+        pretrain(run_config({**plan, "output_dir": str(tmp_path / name)}))
+    large, small = weights(tmp_path / "large"), weights(tmp_path / "small")
+    for name in large:
+        torch.testing.assert_close(large[name], small[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_torn_checkpoint_is_named_and_the_one_before_is_used(settings, tmp_path, caplog):
+    plan = settings()
+    pretrain(run_config(plan))
+    whole = weights(tmp_path / "run")
+    torn = tmp_path / "run" / "checkpoint-6" / "optimizer.pt"
+    torn.write_bytes(torn.read_bytes()[:-10])
+    pretrain(run_config(plan))
+    assert "torn checkpoint" in caplog.text and "checkpoint-6" in caplog.text and "optimizer.pt" in caplog.text
+    assert "resuming from" in caplog.text and "checkpoint-4" in caplog.text
+    assert same_weights(whole, weights(tmp_path / "run"))
+    assert checkpoints.defect(tmp_path / "run" / "checkpoint-6") is None
+
+
+def test_a_full_disk_is_reported_and_the_earlier_checkpoint_survives(settings, tmp_path, monkeypatch):
+    original = PretrainTrainer._save_optimizer_and_scheduler
+
+    def save(self, output_dir):
+        if self.state.global_step == 4:
+            raise OSError(28, "No space left on device")
+        original(self, output_dir)
+
+    monkeypatch.setattr(PretrainTrainer, "_save_optimizer_and_scheduler", save)
+    with pytest.raises(CheckpointError, match=r"checkpoint-4.*No space left.*last good checkpoint is .*checkpoint-2"):
+        pretrain(run_config(settings()))
+    assert [c.name for c in checkpoints.list_checkpoints(tmp_path / "run")] == ["checkpoint-2"]
+    assert checkpoints.defect(tmp_path / "run" / "checkpoint-2") is None
+    assert not list((tmp_path / "run").glob(".saving-*"))
+
+
+def test_a_diverging_run_stops_and_names_the_last_good_checkpoint(settings, tmp_path, monkeypatch):
+    original = PretrainTrainer.compute_loss
+
+    def compute_loss(self, model, inputs, **kwargs):
+        loss = original(self, model, inputs, **kwargs)
+        return loss * float("nan") if self.state.global_step == 3 else loss
+
+    monkeypatch.setattr(PretrainTrainer, "compute_loss", compute_loss)
+    with pytest.raises(TrainingDiverged, match=r"not finite at step 4 .*last good checkpoint is .*checkpoint-2"):
+        pretrain(run_config(settings(logging_steps=100)))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.vocab_size", 300, r"vocab_size=300: the tokenizer has ids up to"),
+        ("model.num_attention_heads", 3, r"model: .*num_attention_heads"),
+        ("training.per_device_train_batch_size", 4000, r"batch_size=8000: the corpus fills only"),
+        ("training.global_batch_size", 3, r"training.global_batch_size = 3 is not a multiple of 2"),
+        ("training.optimizer", "adam", r"training.optimizer = 'adam' is unknown; legal: adamw, muon, sgd"),
+        ("training.warmup_steps", 7, r"training.warmup_steps = 7 is more than training.max_steps = 6"),
+        ("data.corpus", "/nowhere/*.txt", r"/nowhere"),
+        ("objective.name", "masked_lm", r"cannot train stack='decoder'"),
+        ("objective.name", "cuasal", r"objective='cuasal': must be one of"),
+        ("resume", "/nowhere", r"resume = '/nowhere' is neither"),
+    ],
+)
+def test_bad_input_is_refused_before_training(key, value, message, settings):
+    plan = settings()
+    section, _, name = key.rpartition(".")
+    (plan[section] if section else plan)[name] = value
+    with pytest.raises(ValueError, match=message):
+        pretrain(run_config(plan))
+
+
+def test_rows_longer_than_learned_positions_are_refused(settings):
+    plan = settings()
+    plan["model"] |= {"position_embedding": "learned", "max_position_embeddings": 32}
+    with pytest.raises(ValueError, match="data.row_length = 48 is longer than model.max_position_embeddings = 32"):
+        pretrain(run_config(plan))
+
+
+def test_an_empty_corpus_is_refused(settings, tmp_path):
+    (tmp_path / "empty.txt").write_text("", encoding="utf-8")
+    plan = settings()
+    plan["data"]["corpus"] = str(tmp_path / "empty.txt")
+    with pytest.raises(ValueError, match="empty"):
+        pretrain(run_config(plan))
+
+
+def test_a_checkpoint_of_another_architecture_or_run_is_refused(settings, tmp_path):
+    pretrain(run_config(settings(max_steps=2)))
+    other = settings(max_steps=4)
+    other["model"]["intermediate_size"] = 96
+    with pytest.raises(ValueError, match="another architecture: intermediate_size is 64 there and 96 here"):
+        pretrain(run_config(other))
+    other["output_dir"] = str(tmp_path / "fresh")
+    other["init_from"] = str(tmp_path / "run")
+    with pytest.raises(ValueError, match="another architecture: intermediate_size"):
+        pretrain(run_config(other))
+    with pytest.raises(ValueError, match="another run: seed is 0 there and 1 here"):
+        pretrain(run_config({**settings(), "seed": 1}))
+    with pytest.raises(ValueError, match="resume = 'never', but output_dir = .* has checkpoint-2"):
+        pretrain(run_config({**settings(), "resume": "never"}))
+
+
+def test_init_from_starts_with_the_weights_of_a_model(settings, tmp_path):
+    pretrain(run_config(settings(max_steps=2)))
+    plan = settings(max_steps=1, learning_rate=1e-30, weight_decay=0.0)
+    plan |= {"output_dir": str(tmp_path / "second"), "init_from": str(tmp_path / "run")}
+    pretrain(run_config(plan))
+    assert same_weights(weights(tmp_path / "run"), weights(tmp_path / "second"))
+
+
+def test_epochs_become_steps(settings, tmp_path, card_template):
+    plan = settings(num_train_epochs=0.1)
+    del plan["training"]["max_steps"]
+    pretrain(run_config(plan), card_template)
+    steps = json.loads((tmp_path / "run" / "metrics.json").read_text())["step"]
+    card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    rows = int(next(line for line in card.splitlines() if line.startswith("| rows |")).split("|")[2].replace(",", ""))
+    assert steps == math.ceil(0.1 * rows / 4)
