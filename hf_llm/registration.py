@@ -1,5 +1,7 @@
 """Make transformers know the models: Auto classes, name tables, and the names that `transformers serve` looks up."""
 
+import sys
+
 import transformers
 from transformers.models.auto import modeling_auto
 
@@ -28,6 +30,8 @@ NAME_TABLES = {
 
 def register() -> None:
     """Register every configuration and model. Calling it again changes nothing."""
+    # importing `transformers.processing_utils` puts a second module object in the place of the first: both are in use
+    namespaces = (transformers, sys.modules["transformers"])
     for stack, (config_class, module) in STACKS.items():
         transformers.AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
         config_class.register_for_auto_class()
@@ -37,5 +41,6 @@ def register() -> None:
             model_class = getattr(module, target.split(".")[1])
             getattr(transformers, auto_name).register(config_class, model_class, exist_ok=True)
             getattr(modeling_auto, NAME_TABLES[auto_name])[config_class.model_type] = model_class.__name__
-            setattr(transformers, model_class.__name__, model_class)
+            for namespace in namespaces:
+                setattr(namespace, model_class.__name__, model_class)
             model_class.register_for_auto_class(auto_name)  # so that saving writes the code files
