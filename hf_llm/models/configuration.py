@@ -459,10 +459,8 @@ class LLMEncoderConfig(LLMStackConfig):
 
     def validate_heads(self):
         check_choice("classifier_pooling", self.classifier_pooling, ("cls", "mean"))
-        for field in ("head_transform_act", "classifier_activation"):
-            value = getattr(self, field)
-            if value is not None and value not in ACT2FN:
-                raise ValueError(f"`{field}={value!r}` is not known. Legal values: {', '.join(ACT2FN)}.")
+        check_choice("head_transform_act", self.head_transform_act, (None, *ACT2FN))
+        check_choice("classifier_activation", self.classifier_activation, ACT2FN)
 
 
 _MIRRORED = (
@@ -494,6 +492,13 @@ class LLMEncoderDecoderConfig(_Versioned, PreTrainedConfig):
         encoder, decoder: an [`LLMEncoderConfig`] and an [`LLMDecoderConfig`], or dicts of their fields.
         share_embeddings: encoder and decoder (and, if tied, the head) use one token embedding.
         tie_word_embeddings: the head's weight is the decoder's token embedding.
+        decoder_start: what the decoder's inputs begin with where they are made from labels or, for task heads, from
+            the source: `start_token` (`decoder_start_token_id`) or `last_token` (the last real token, which is a
+            language code in mBART, moves to the front).
+        classifier_pooling: which of the decoder's states the sequence head reads, the decoder being given the source
+            shifted right: `last` (where the last real token of the source stands), `eos` (where the last
+            `eos_token_id` stands: BART, T5), or `next` (one further, which has seen the whole source: T5Gemma).
+        classifier_transform: a dense layer and `classifier_activation` before that head (BART, T5).
 
     The decoder's sizes can be read here as well (`hidden_size`, `num_hidden_layers`, ...), where PEFT and DeepSpeed
     look for them.
@@ -514,6 +519,10 @@ class LLMEncoderDecoderConfig(_Versioned, PreTrainedConfig):
     tie_word_embeddings: bool = True
     is_encoder_decoder: bool = True
     use_cache: bool = True
+    decoder_start: str = "start_token"
+    classifier_pooling: str = "last"
+    classifier_transform: bool = False
+    classifier_activation: str = "tanh"
     classifier_dropout: float | int = 0.0
     classifier_bias: bool = True
     initializer_range: float | int = 0.02
@@ -551,6 +560,11 @@ class LLMEncoderDecoderConfig(_Versioned, PreTrainedConfig):
         output = super().to_dict()
         output.update({field: getattr(self, field) for field in _MIRRORED})
         return output
+
+    def validate_heads(self):
+        check_choice("decoder_start", self.decoder_start, ("start_token", "last_token"))
+        check_choice("classifier_pooling", self.classifier_pooling, ("last", "eos", "next"))
+        check_choice("classifier_activation", self.classifier_activation, ACT2FN)
 
     def validate_halves(self):
         """The two halves fit each other."""

@@ -26,6 +26,7 @@ from .heads import (
     QuestionAnsweringHead,
     SequenceClassificationHead,
     TokenClassificationHead,
+    last_chosen,
     last_token,
     real_tokens,
 )
@@ -36,10 +37,14 @@ class Seq2SeqTokenClassifierOutput(Seq2SeqSequenceClassifierOutput):
     """Labels of target tokens: logits (batch, target, labels)."""
 
 
-def shift_right(labels: torch.LongTensor, start_token_id: int, pad_token_id: int) -> torch.LongTensor:
-    """Decoder inputs (batch, seq) of labels: one to the right, the start token first, -100 replaced by padding."""
-    shifted = torch.nn.functional.pad(labels[:, :-1], (1, 0), value=start_token_id)
-    return shifted.masked_fill(shifted == -100, pad_token_id)
+def shift_right(labels: torch.LongTensor, start_token_id: int | None, pad_token_id: int) -> torch.LongTensor:
+    """Decoder inputs (batch, seq) of labels: one to the right, -100 replaced by padding, first the start token or, if
+    that is `None`, the last real token of the row."""
+    labels = labels.masked_fill(labels == -100, pad_token_id)
+    if start_token_id is None:
+        ends = (labels != pad_token_id).sum(-1, keepdim=True) - 1
+        return torch.cat((labels.gather(-1, ends.clamp(min=0)), labels[:, :-1]), dim=-1)
+    return torch.nn.functional.pad(labels[:, :-1], (1, 0), value=start_token_id)
 
 
 class LLMEncoderDecoderModel(LLMPreTrainedModel):
@@ -179,7 +184,8 @@ class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, LLMPreTrained
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.LongTensor) -> torch.LongTensor:
         """Decoder inputs of labels (batch, target), for collators."""
-        return shift_right(labels, self._start_token_id(), self._pad_token_id())
+        start = self._start_token_id() if self.config.decoder_start == "start_token" else None
+        return shift_right(labels, start, self._pad_token_id())
 
     def _start_token_id(self) -> int:
         for source in (self.config, self.generation_config, self.config.decoder):
@@ -298,15 +304,30 @@ class _EncoderDecoderHead(LLMPreTrainedModel):
         return self.model.encoder
 
     def pool(self, hidden_states, input_ids, attention_mask, **kwargs):
-        return last_token(hidden_states, input_ids, attention_mask, self.config.pad_token_id)
+        if self.config.classifier_pooling == "eos":
+            return last_chosen(hidden_states, self._ends(input_ids))
+        offset = 1 if self.config.classifier_pooling == "next" else 0
+        return last_token(hidden_states, input_ids, attention_mask, self.config.pad_token_id, offset)
+
+    def _ends(self, input_ids: torch.LongTensor | None) -> torch.Tensor:
+        """Where the source has an end token, (batch, source) bool."""
+        ends = self.config.eos_token_id
+        if input_ids is None or ends is None:
+            raise ValueError("`classifier_pooling='eos'` needs `input_ids`, and `eos_token_id` in the configuration.")
+        found = torch.isin(input_ids, torch.as_tensor(ends, device=input_ids.device))
+        if not torch.compiler.is_compiling() and not bool(found.any(-1).all()):
+            raise ValueError(f"`classifier_pooling='eos'`: a text of the batch has no `eos_token_id={ends}`.")
+        return found
 
     def _backbone(self, input_ids=None, decoder_input_ids=None, decoder_inputs_embeds=None, **inputs):
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             if input_ids is None:
                 raise ValueError("Pass `input_ids`, or `decoder_input_ids` beside `inputs_embeds`.")
             pad = self.config.pad_token_id or 0
-            start = self.config.decoder_start_token_id
-            decoder_input_ids = shift_right(input_ids, pad if start is None else start, pad)
+            start = None
+            if self.config.decoder_start == "start_token":
+                start = pad if self.config.decoder_start_token_id is None else self.config.decoder_start_token_id
+            decoder_input_ids = shift_right(input_ids, start, pad)
         inputs.setdefault("use_cache", False)
         return super()._backbone(
             input_ids=input_ids,

@@ -141,15 +141,17 @@ class TaskHead:
         return kind(**fields, **{name: value for name, value in outputs.items() if name in known})
 
     def _make_transform(self, config, everywhere: bool) -> nn.Module | None:
-        wanted = getattr(config, "classifier_transform", False)
-        if not wanted or not (everywhere or config.token_classifier_transform):
+        # decoders have none of these fields, encoder-decoders the first and the activation
+        if not getattr(config, "classifier_transform", False):
+            return None
+        if not (everywhere or getattr(config, "token_classifier_transform", False)):
             return None
         return PredictionTransform(
             config,
             config.hidden_size,
             config.classifier_activation,
-            bias=config.classifier_transform_bias,
-            norm=config.classifier_norm,
+            bias=getattr(config, "classifier_transform_bias", True),
+            norm=getattr(config, "classifier_norm", False),
         )
 
     def _classify(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -325,23 +327,35 @@ class MultipleChoiceHead(TaskHead):
         return self._output("choice", outputs, loss=loss, logits=logits)
 
 
+def last_chosen(hidden_states: torch.Tensor, chosen: torch.Tensor, offset: int = 0) -> torch.Tensor:
+    """The state `offset` places behind each row's last chosen token; chosen: (batch, seq), nonzero at those."""
+    batch, length = hidden_states.shape[:2]
+    index = torch.arange(length, device=hidden_states.device)
+    last = (index * chosen.to(hidden_states.device).int()).argmax(-1)
+    return hidden_states[torch.arange(batch, device=hidden_states.device), (last + offset).clamp(max=length - 1)]
+
+
 def last_token(
-    hidden_states: torch.Tensor, input_ids: torch.LongTensor | None, attention_mask: torch.Tensor | None, pad_token_id
+    hidden_states: torch.Tensor,
+    input_ids: torch.LongTensor | None,
+    attention_mask: torch.Tensor | None,
+    pad_token_id,
+    offset: int = 0,
 ) -> torch.Tensor:
-    """The state of each row's last real token: by the mask, else by `pad_token_id`, else the last of the row."""
+    """The state of each row's last real token (or `offset` places behind it): by the mask, else by `pad_token_id`,
+    else the last of the row."""
     batch, length = hidden_states.shape[:2]
     if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
-        real = attention_mask[:, -length:].to(hidden_states.device)
+        real = attention_mask[:, -length:]
     elif input_ids is not None and pad_token_id is not None:
-        real = (input_ids != pad_token_id).to(hidden_states.device)
+        real = input_ids != pad_token_id
     elif batch > 1 and input_ids is not None and pad_token_id is None:
         raise ValueError(
             "Cannot tell where texts of a batch end: pass an `attention_mask` or set `pad_token_id` in the config."
         )
     else:
         return hidden_states[:, -1]
-    index = torch.arange(length, device=hidden_states.device)
-    return hidden_states[torch.arange(batch, device=hidden_states.device), (index * real.int()).argmax(-1)]
+    return last_chosen(hidden_states, real, offset)
 
 
 def mean_token(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
