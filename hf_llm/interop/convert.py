@@ -1,9 +1,11 @@
 """The engine: configuration and weights of any family, both ways, by its table."""
 
+import copy
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -14,12 +16,12 @@ from transformers.models.auto import modeling_auto
 
 from .. import registration
 from ..models.configuration import LLMDecoderConfig, LLMEncoderConfig, LLMEncoderDecoderConfig
-from .family import NEUTRAL, NOT_ARCHITECTURE, Family, Field, Group
+from .family import NEUTRAL, NOT_ARCHITECTURE, TOKENS, Family, Field, Group
+from .meaning import architecture, flatten
 from .ops import Op, rename
 
 
 CONFIGS = {"encoder": LLMEncoderConfig, "decoder": LLMDecoderConfig, "encoder_decoder": LLMEncoderDecoderConfig}
-TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 CARRIED = ("id2label", "label2id", "problem_type", "dtype")  # what a configuration says beside the architecture
 
 
@@ -39,16 +41,20 @@ def to_our_config(family: Family, native: PreTrainedConfig) -> PreTrainedConfig:
     if reason:
         raise InteropError(f"{family.name} model cannot be imported: {reason}.")
     values = dict(family.constants)
-    for entry in family.fields:
-        values.update(_field_to_ours(entry, native))
-    values |= {name: getattr(native, name) for name in (*TOKENS, *CARRIED) if getattr(native, name, None) is not None}
-    return CONFIGS[family.stack](**_nest(family, values))
+    carried = {name: getattr(native, name) for name in (*TOKENS, *CARRIED) if getattr(native, name, None) is not None}
+    try:
+        for entry in family.fields:
+            values.update(_field_to_ours(entry, native))
+        values |= carried
+        return CONFIGS[family.stack](**_nest(family, values))
+    except (TypeError, ValueError) as error:
+        raise InteropError(f"{family.name} model cannot be imported: {error}") from error
 
 
 def _field_to_ours(entry: Field | Group, native: PreTrainedConfig) -> dict[str, Any]:
     if isinstance(entry, Group):
         return entry.to_ours(native)
-    value = entry.to_ours(getattr(native, entry.native))
+    value = entry.to_ours(getattr(native, entry.native, None))
     return dict.fromkeys(entry.ours, value)
 
 
@@ -73,20 +79,6 @@ def _known(config_class: type, values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in names}
 
 
-def architecture(config: PreTrainedConfig) -> dict[str, Any]:
-    """The fields of one of our configurations that decide what a model computes, `encoder.x` for nested ones."""
-    flat = {}
-    for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
-        if f.name in NOT_ARCHITECTURE or f.name in TOKENS:
-            continue
-        if isinstance(value, PreTrainedConfig):
-            flat |= {f"{f.name}.{name}": item for name, item in architecture(value).items()}
-        else:
-            flat[f.name] = value
-    return flat
-
-
 def to_native_config(family: Family, ours: PreTrainedConfig) -> PreTrainedConfig:
     """
     The native configuration of one of ours.
@@ -94,22 +86,23 @@ def to_native_config(family: Family, ours: PreTrainedConfig) -> PreTrainedConfig
     Raises InteropError, naming each field, if the family cannot express it: the native configuration is read back, and
     every difference is a field that would be lost.
     """
-    flat = architecture(ours) | {name: getattr(ours, name, None) for name in TOKENS}
-    values = dict(family.requires)
+    flat, values = flatten(ours), dict(family.requires)
     try:
         for entry in family.fields:
             if isinstance(entry, Group):
                 values |= entry.to_native(ours)
             else:
-                values[entry.native] = entry.to_native(flat[entry.ours[0]])
-        values |= {n: getattr(ours, n) for n in (*TOKENS, *CARRIED) if getattr(ours, n, None) is not None}
+                values[entry.native] = entry.to_native(copy.deepcopy(attrgetter(entry.ours[0])(ours)))
+        values |= {name: getattr(ours, name) for name in TOKENS if hasattr(ours, name)}
+        values |= {name: getattr(ours, name) for name in CARRIED if getattr(ours, name, None) is not None}
         native = transformers.CONFIG_MAPPING[family.name](**values)
         read_back = architecture(to_our_config(family, native))
     except (InteropError, TypeError, ValueError, KeyError, ZeroDivisionError) as error:
         raise InteropError(f"{family.name} cannot express this model: {error}") from error
-    lost = {name: value for name, value in architecture(ours).items() if read_back[name] != value}
+    meant = architecture(ours)
+    lost = [name for name in flat if meant.get(name) != read_back.get(name)]
     if lost:
-        details = "; ".join(f"`{n}={v!r}` (would become {read_back[n]!r})" for n, v in lost.items())
+        details = "; ".join(f"`{n}={meant.get(n)!r}` (would become {read_back.get(n)!r})" for n in lost)
         raise InteropError(f"{family.name} cannot express {details}.")
     return native
 
@@ -147,8 +140,10 @@ def _renamed(name: str, table: dict[str, str]) -> str:
     return name
 
 
-def plan(family: Family, head: str, our_names: Iterable[str], native_prefix: str) -> list[Entry]:
-    """Which of our weights are which native ones, for a model with the given head ("Model" for none)."""
+def plan(family: Family, head: str, our_names: Iterable[str], native_prefix: str, config) -> list[Entry]:
+    """Which of our weights are which native ones, for a model with the given head ("Model" for none) and configuration
+    (ours)."""
+    weights = family.weights if isinstance(family.weights, Mapping) else family.weights(config)
     prefix = "" if head == "Model" else "model."
     native_prefix = native_prefix + "." if head != "Model" and native_prefix else ""
     entries, done = [], set()
@@ -157,14 +152,14 @@ def plan(family: Family, head: str, our_names: Iterable[str], native_prefix: str
             continue
         if not name.startswith(prefix):
             rule = _matching_rule(family, name)
-            entry = _head_entry(family, head, name) if rule is None else _rule_entry(*rule, "", "")
+            entry = _head_entry(family, head, name) if rule is None else _rule_entry(*rule, config)
         else:
             body = name.removeprefix(prefix)
             rule = _matching_rule(family, body)
             if rule is None:
-                entry = Entry((name,), (native_prefix + _renamed(body, family.weights),), rename, _half(family, body))
+                entry = Entry((name,), (native_prefix + _renamed(body, weights),), rename, _half(family, body))
             else:
-                entry = _rule_entry(*rule, prefix, native_prefix, _half(family, body))
+                entry = _rule_entry(*rule, config, prefix, native_prefix, _half(family, body))
         entries.append(entry)
         done.update(entry.ours)
     return entries
@@ -182,9 +177,10 @@ def _matching_rule(family: Family, name: str):
     return None
 
 
-def _rule_entry(rule, match, prefix, native_prefix, half=None) -> Entry:
+def _rule_entry(rule, match, config, prefix="", native_prefix="", half=None) -> Entry:
     ours = tuple(prefix + _fill(template, match) for template in rule.ours)
-    native = tuple(native_prefix + _fill(template, match) for template in rule.native)
+    templates = rule.op.native_names(rule.native, _stack_config(config, half))
+    native = tuple(native_prefix + _fill(template, match) for template in templates)
     return Entry(ours, native, rule.op, half)
 
 
@@ -271,7 +267,7 @@ def import_model(family: Family, native: PreTrainedModel) -> tuple[PreTrainedMod
     model = _empty(getattr(module, prefix + head), config)
     source = _untied(native)
     state, used = {}, set()
-    for entry in plan(family, head, _untied(model), native.base_model_prefix):
+    for entry in plan(family, head, _untied(model), native.base_model_prefix, config):
         absent = [name for name in entry.native if name not in source]
         if absent:
             raise InteropError(f"{family.name} checkpoint lacks {', '.join(absent)}.")
@@ -307,7 +303,7 @@ def export_model(family: Family, model: PreTrainedModel) -> PreTrainedModel:
     native = _empty(_native_class(family, head, native_config), native_config)
     source = _untied(model)
     state = {}
-    for entry in plan(family, head, source, native.base_model_prefix):
+    for entry in plan(family, head, source, native.base_model_prefix, model.config):
         config = _stack_config(model.config, entry.half)
         tensors = entry.op.to_native([source[name] for name in entry.ours], config)
         state.update(zip(entry.native, tensors, strict=True))

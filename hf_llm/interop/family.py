@@ -32,6 +32,7 @@ NOT_ARCHITECTURE = frozenset(
     problem_type
     """.split()
 )
+TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 
 
 def _same(value):
@@ -42,7 +43,8 @@ def _same(value):
 class Field:
     """One native field and the fields of ours that it sets.
 
-    native: its name. ours: names (of an encoder-decoder: `encoder.x`, `decoder.x`, `x`) that all take its value.
+    native: its name (a field that a native configuration does not have counts as `None`).
+    ours: names (of an encoder-decoder: `encoder.x`, `decoder.x`, `x`) that all take its value.
     to_ours, to_native: conversions of the value.
     """
 
@@ -97,7 +99,8 @@ class Family:
         requires: native fields that must have this value: what the family's code supports and the core does not.
         ignores: native fields that do not change what a model computes.
         weights: our module or parameter -> its native name, below the base model on both sides, `{i}` for a number.
-            A name that no row matches is the same on both sides.
+            A name that no row matches is the same on both sides. Where names depend on the model, a function of our
+            configuration that gives such a table.
         rules: weights with an operation.
         heads: for each of our heads ("ForCausalLM", ...), our module -> its native name, both from the top.
         unused: patterns of native weights that we have no place for (listed to the user on import).
@@ -110,7 +113,7 @@ class Family:
     constants: Mapping[str, Any] = field(default_factory=dict)
     requires: Mapping[str, Any] = field(default_factory=dict)
     ignores: tuple[str, ...] = ()
-    weights: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, str] | Callable[[Any], Mapping[str, str]] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
     heads: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     unused: tuple[str, ...] = ()

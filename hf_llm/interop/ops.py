@@ -12,6 +12,10 @@ import torch
 class Op:
     """Same layout, other name."""
 
+    def native_names(self, names: tuple[str, ...], config) -> tuple[str, ...]:
+        """The native names of a rule, where how many there are depends on the configuration."""
+        return names
+
     def to_ours(self, tensors: list[torch.Tensor], config) -> list[torch.Tensor]:
         return tensors
 
@@ -99,6 +103,25 @@ class InterleavedHalves(Op):
         gate, up = tensors[0].chunk(2, dim=1)
         rows = torch.stack((gate, up), dim=2).flatten(1, 2)
         return [rows.transpose(-1, -2) if rows.ndim == 3 else rows]
+
+
+@dataclass(frozen=True)
+class PerHead(Op):
+    """One native vector for each head (StableLM's norms, `{h}` in the name); ours is (heads, head_dim).
+
+    heads: the field that counts them.
+    """
+
+    heads: str
+
+    def native_names(self, names, config):
+        return tuple(name.replace("{h}", str(h)) for name in names for h in range(getattr(config, self.heads)))
+
+    def to_ours(self, tensors, config):
+        return [torch.stack(tensors)]
+
+    def to_native(self, tensors, config):
+        return list(tensors[0])
 
 
 rename = Op()

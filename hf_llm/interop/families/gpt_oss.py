@@ -1,0 +1,33 @@
+"""gpt-oss: attention sinks, alternating windows, YaRN, and biased experts behind a clamped gate."""
+
+from ..family import Family, Rule, renamed, same
+from ..ops import interleaved_halves, transpose
+from ..parts import EXPERTS_EVERYWHERE, HEADS, PRE_NORMS, RMS_EPS, SIZES, TRAINING, WINDOW_BY_LAYER, rope
+
+
+EXPERTS = "layers.{i}.mlp.experts."
+
+GPT_OSS = Family(
+    name="gpt_oss",
+    stack="decoder",
+    fields=(
+        *(entry for entry in SIZES if entry.native != "hidden_act"),
+        *RMS_EPS,
+        *TRAINING,
+        *EXPERTS_EVERYWHERE,
+        *same("head_dim", "attention_bias", "swiglu_limit", "swiglu_alpha"),
+        *renamed(num_experts="num_local_experts"),
+        WINDOW_BY_LAYER,
+        rope(),
+    ),
+    constants={"attention_sinks": True, "router_bias": True, "expert_bias": True},
+    ignores=("hidden_act",),  # the gate is fixed
+    weights=PRE_NORMS | {"layers.{i}.mlp.gate": "layers.{i}.mlp.router"},
+    rules=(
+        Rule((EXPERTS + "gate_up_proj",), (EXPERTS + "gate_up_proj",), interleaved_halves),
+        Rule((EXPERTS + "gate_up_proj_bias",), (EXPERTS + "gate_up_proj_bias",), interleaved_halves),
+        Rule((EXPERTS + "down_proj",), (EXPERTS + "down_proj",), transpose),
+    ),
+    heads=HEADS,
+)
+FAMILIES = (GPT_OSS,)
