@@ -99,6 +99,8 @@ def eager_attention_forward(
     weights = F.softmax(scores, dim=-1, dtype=torch.float32)
     if s_aux is not None:
         weights = weights[..., :-1]
+    if attention_mask is not None:  # a query that sees no key gets zeros, as in sdpa and flash attention
+        weights = weights.masked_fill(attention_mask <= torch.finfo(attention_mask.dtype).min / 2, 0.0)
     weights = F.dropout(weights.to(query.dtype), p=dropout, training=module.training)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 

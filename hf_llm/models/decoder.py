@@ -13,7 +13,7 @@ from transformers.modeling_outputs import (
 )
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple, is_torchdynamo_compiling
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
@@ -76,17 +76,13 @@ class LLMDecoderModel(TransformerStack):
                 "The cross-attention cache slides, but must hold the whole source: make it without a config, as in "
                 "`EncoderDecoderCache(DynamicCache(config=...), DynamicCache())`."
             )
-        given_positions = position_ids
-        position_ids = self.resolve_positions(
-            input_ids, inputs_embeds, attention_mask, position_ids, document_ids, past_key_values
+        self_cache = getattr(past_key_values, "self_attention_cache", past_key_values)
+        position_ids, documents = self.locate(
+            input_ids, inputs_embeds, attention_mask, position_ids, document_ids, self_cache
         )
         hidden_states = self.embed(input_ids, inputs_embeds, position_ids)
-        self_cache = getattr(past_key_values, "self_attention_cache", past_key_values)
-        documents = resolve_documents(
-            document_ids, given_positions, attention_mask, self_cache, hidden_states.shape[:2]
-        )
-        if documents is not None and encoder_hidden_states is not None and encoder_document_ids is None:
-            raise ValueError("Documents are packed in the decoder: pass `encoder_document_ids` as well.")
+        if encoder_hidden_states is not None:
+            _check_packing(documents, encoder_document_ids)
 
         packed = None
         if (
@@ -103,7 +99,7 @@ class LLMDecoderModel(TransformerStack):
                 hidden_states,
                 encoder_hidden_states,
                 encoder_attention_mask,
-                documents if encoder_document_ids is not None else None,
+                documents,
                 encoder_document_ids,
                 0 if self_cache is None else past_length(self_cache),
             )
@@ -139,6 +135,15 @@ class LLMDecoderModel(TransformerStack):
         cache = DynamicCache(config=self.config)
         # the cross-attention cache has no configuration: it never slides
         return EncoderDecoderCache(cache, DynamicCache()) if self.config.add_cross_attention else cache
+
+
+def _check_packing(documents: torch.LongTensor | None, encoder_documents: torch.LongTensor | None) -> None:
+    """Raise ValueError if only one of the two sides of cross-attention is packed."""
+    if documents is not None and encoder_documents is None:
+        raise ValueError("Documents are packed in the decoder: pass `encoder_document_ids` as well.")
+    if documents is None and encoder_documents is not None and not is_torchdynamo_compiling():
+        if bool(encoder_documents.max() > 0):
+            raise ValueError("Documents are packed in the encoder: pass the decoder's `document_ids` as well.")
 
 
 class LLMDecoderForCausalLM(LanguageModelHead, LLMPreTrainedModel, GenerationMixin):
@@ -207,6 +212,8 @@ class LLMDecoderForCausalLM(LanguageModelHead, LLMPreTrainedModel, GenerationMix
             kept = slice_logits_to_keep(hidden_states, logits_to_keep)
         targets = kwargs.pop("shift_labels", None)
         if targets is None and labels is not None:
+            if document_ids is not None:
+                document_ids = document_ids[:, -labels.shape[1] :]  # those of a cache may come before
             documents = resolve_documents(document_ids, position_ids, attention_mask, None, labels.shape)
             targets = next_tokens(labels, documents, kwargs.get("ignore_index", -100))
         logits, loss = self.logits_and_loss(hidden_states, targets, skip_logits, kept, **kwargs)

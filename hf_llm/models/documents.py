@@ -6,6 +6,7 @@ which come later know the documents before them.
 """
 
 import torch
+from torch.nn import functional as F
 from transformers.cache_utils import Cache
 from transformers.utils import is_torchdynamo_compiling
 
@@ -15,23 +16,26 @@ def past_length(past_key_values: Cache | None) -> int | torch.Tensor:
     return 0 if past_key_values is None else past_key_values.get_seq_length()
 
 
-def find_documents(
-    position_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None
-) -> torch.LongTensor | None:
-    """Document ids (batch, seq) of rows whose positions do not always grow, or `None` if all of them do.
+def starts_again(
+    position_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None, past: int = 0
+) -> torch.BoolTensor:
+    """(batch, seq), True where positions start again: where a document begins that is not the row's first.
 
-    A token begins a document if its position is not greater than the one before it. A step of more than one does not
-    (positions may be skipped inside a document, https://arxiv.org/abs/2309.10400), and padding does not.
-    While compiling, where values cannot be looked at, ids are always returned.
+    A token begins a document if its position is not greater than that of the real token before it. A step of more than
+    one does not (positions may be skipped inside a document, https://arxiv.org/abs/2309.10400), and padding does not.
+    Behind `past` tokens of a cache, whose positions are not known, the first token begins one if its position is 0.
     """
     begins = torch.zeros_like(position_ids, dtype=torch.bool)
-    begins[:, 1:] = position_ids[:, 1:] <= position_ids[:, :-1]
-    if attention_mask is not None:
+    if attention_mask is None:
+        begins[:, 1:] = position_ids[:, 1:] <= position_ids[:, :-1]
+    else:
         real = attention_mask.bool()
-        begins[:, 1:] &= real[:, 1:] & real[:, :-1]
-    if not is_torchdynamo_compiling() and not begins.any():
-        return None
-    return begins.long().cumsum(-1)
+        index = torch.arange(real.shape[-1], device=real.device).where(real, -1)
+        before = F.pad(index.cummax(-1).values[:, :-1], (1, 0), value=-1)  # the last real token, -1 for none
+        begins = real & (before >= 0) & (position_ids <= position_ids.gather(-1, before.clamp(min=0)))
+    if past:
+        begins[:, 0] = position_ids[:, 0] == 0
+    return begins
 
 
 def resolve_documents(
@@ -43,48 +47,49 @@ def resolve_documents(
 ) -> torch.LongTensor | None:
     """The document of every token so far (batch, past + seq), or `None` where nothing is packed.
 
+    While compiling, where values cannot be looked at, positions always give documents, and those of a cache none.
     Raises ValueError if `document_ids` has another shape than (batch, seq) or (batch, past + seq).
     """
     batch, length = shape
     known = getattr(past_key_values, "document_ids", None)
-    if document_ids is None and known is None:
-        if position_ids is None or position_ids.ndim != 2:
-            return None
-        if past_key_values is not None and (is_torchdynamo_compiling() or int(past_length(past_key_values)) > 0):
-            return None
-        if attention_mask is not None and (
-            not isinstance(attention_mask, torch.Tensor) or attention_mask.shape[-2:] != (batch, length)
-        ):
-            return None
-        documents = find_documents(position_ids, attention_mask)
-        documents = None if documents is None else documents.expand(batch, -1)
-    else:
-        past = int(past_length(past_key_values))
+    if document_ids is None and known is None and past_key_values is not None and is_torchdynamo_compiling():
+        return None
+    past = int(past_length(past_key_values))
+    known = None if known is None else known[:, :past]
+    if document_ids is None:
+        document_ids = _find_documents(position_ids, attention_mask, known, past, shape)
         if document_ids is None:
-            document_ids = _continue(known[:, :past], position_ids, shape)
-        if document_ids.shape == (batch, past + length):
-            documents = document_ids
-        elif known is not None and document_ids.shape == (batch, length):
-            documents = torch.cat((known[:, :past].to(document_ids), document_ids), dim=-1)
-        else:
-            raise ValueError(
-                f"`document_ids` has shape {tuple(document_ids.shape)}, but must have one id for each token: "
-                f"{(batch, past + length)}."
-            )
-    if documents is not None and past_key_values is not None:
+            return None
+        known = document_ids.new_zeros(batch, past) if known is None else known
+    if document_ids.shape == (batch, past + length):
+        documents = document_ids
+    elif known is not None and document_ids.shape == (batch, length):
+        documents = torch.cat((known.to(document_ids), document_ids), dim=-1)
+    else:
+        raise ValueError(
+            f"`document_ids` has shape {tuple(document_ids.shape)}, but must have one id for each token: "
+            f"{(batch, past + length)}."
+        )
+    if past_key_values is not None:
         past_key_values.document_ids = documents
     return documents
 
 
-def _continue(known: torch.LongTensor, position_ids: torch.LongTensor | None, shape: tuple[int, int]):
-    """Ids of new tokens behind the documents of a cache: the last document goes on until positions start again."""
-    last = known[:, -1:].expand(shape[0], -1)
-    if position_ids is None:
-        return last.expand(shape).clone()
-    begins = torch.zeros(shape, dtype=torch.long, device=known.device)
-    begins[:, 1:] = (position_ids[:, 1:] <= position_ids[:, :-1]).long()
-    begins[:, :1] = (position_ids[:, :1] == 0).long()
-    return last + begins.cumsum(-1)
+def _find_documents(position_ids, attention_mask, known, past: int, shape) -> torch.LongTensor | None:
+    """Ids (batch, seq) of new tokens, by their positions, behind the documents of a cache; `None` if there is but one
+    document."""
+    last = 0 if known is None or past == 0 else known.amax(-1, keepdim=True)
+    total = (shape[0], past + shape[1])
+    can_tell = position_ids is not None and position_ids.ndim == 2
+    if attention_mask is not None:  # a mask that is made already says all there is to say
+        can_tell &= isinstance(attention_mask, torch.Tensor) and attention_mask.shape == total
+    if not can_tell:
+        return None if known is None else last + known.new_zeros(shape)
+    mask = None if attention_mask is None else attention_mask[:, past:]
+    begins = starts_again(position_ids.expand(shape), mask, past)
+    if known is None and not is_torchdynamo_compiling() and not begins.any():
+        return None
+    return last + begins.long().cumsum(-1)
 
 
 def positions_in_documents(document_ids: torch.LongTensor) -> torch.LongTensor:

@@ -10,7 +10,6 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .base import LLMPreTrainedModel  # experts: see @use_experts_implementation in feedforward.py
 from .configuration import LLMEncoderConfig
-from .documents import resolve_documents
 from .heads import (
     LanguageModelHead,
     MultipleChoiceHead,
@@ -50,12 +49,8 @@ class LLMEncoderModel(TransformerStack):
         documents packed into a row, -1 for padding (found from `position_ids` that start again, if not passed).
         Returns `last_hidden_state` (batch, seq, hidden).
         """
-        given_positions = position_ids
-        position_ids = self.resolve_positions(
-            input_ids, inputs_embeds, attention_mask, position_ids, document_ids, None
-        )
+        position_ids, documents = self.locate(input_ids, inputs_embeds, attention_mask, position_ids, document_ids)
         hidden_states = self.embed(input_ids, inputs_embeds, position_ids, token_type_ids)
-        documents = resolve_documents(document_ids, given_positions, attention_mask, None, hidden_states.shape[:2])
         hidden_states = self.contextualise(hidden_states, attention_mask, position_ids, documents, **kwargs)
         return BaseModelOutput(last_hidden_state=hidden_states)
 

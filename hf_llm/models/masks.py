@@ -8,6 +8,7 @@ self-attention and cross-attention.
 from dataclasses import dataclass, field
 
 import torch
+from torch.nn import functional as F
 from transformers.cache_utils import Cache
 from transformers.masking_utils import (
     ALL_MASK_ATTENTION_FUNCTIONS,
@@ -77,7 +78,7 @@ def make_mask(
     if query_documents is not None:
         missing = kv_length + kv_offset - key_documents.shape[-1]
         if missing > 0:  # a static cache is longer than what has been seen
-            key_documents = torch.nn.functional.pad(key_documents, (0, missing), value=-2)
+            key_documents = F.pad(key_documents, (0, missing), value=-2)
         rule = and_masks(_same_document(query_documents, key_documents), rule)
         may_skip = False
     return ALL_MASK_ATTENTION_FUNCTIONS[config._attn_implementation](
@@ -151,8 +152,10 @@ def self_attention_inputs(
             _add_bias(entry, position_bias(entry.distance).to(inputs_embeds.dtype), batch)
         if documents is not None and is_flash(config):
             real = real_documents(documents, mask)
+            missing = kv_offset + kv_length - real.shape[-1]
+            keys = F.pad(real, (0, missing), value=-1) if missing > 0 else real  # a static cache is longer than that
             entry.mask = None
-            entry.keywords = flash_arguments(real[:, -q_length:], real)
+            entry.keywords = flash_arguments(real[:, -q_length:], keys[:, kv_offset : kv_offset + kv_length])
         inputs[layer_type] = entry
     return inputs
 
@@ -168,6 +171,9 @@ def cross_attention_inputs(
 ) -> AttentionInputs:
     """What a decoder's layers attend to the encoder's output with."""
     kv_length = encoder_hidden_states.shape[1]
+    if documents is None and encoder_documents is not None:  # one document, and padding in the source
+        documents = torch.zeros(inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device)
+        q_offset = 0
     if is_flash(config):
         # it would unpad queries by the keys' mask, which is wrong between two sequences: give it both lengths instead
         encoder_documents = real_documents(encoder_documents, encoder_attention_mask)

@@ -7,7 +7,7 @@ from transformers.cache_utils import Cache
 
 from .base import LLMPreTrainedModel
 from .configuration import LLMStackConfig
-from .documents import default_positions, past_length, positions_in_documents
+from .documents import default_positions, past_length, positions_in_documents, resolve_documents
 from .layer import TransformerLayer
 from .masks import AttentionInputs
 from .norms import get_norm
@@ -66,27 +66,35 @@ class TransformerStack(LLMPreTrainedModel):
         """Width of `last_hidden_state`."""
         return self.config.hidden_size if self.output_projection is None else self.output_projection.out_features
 
-    def resolve_positions(
+    def locate(
         self,
         input_ids: torch.LongTensor | None,
         inputs_embeds: torch.Tensor | None,
         attention_mask,
         position_ids: torch.LongTensor | None,
         document_ids: torch.LongTensor | None,
-        past_key_values: Cache | None,
-    ) -> torch.LongTensor:
-        """Positions (batch or 1, seq): those passed, else counted in each document, else by `position_ids_source`."""
+        past_key_values: Cache | None = None,
+    ) -> tuple[torch.LongTensor, torch.LongTensor | None]:
+        """Where each token stands: its position (batch or 1, seq), and the documents of all tokens so far
+        (batch, past + seq), or `None` where nothing is packed.
+
+        Positions that are not passed are counted in each document, or by `position_ids_source`.
+        """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass exactly one of `input_ids` and `inputs_embeds`.")
         tokens = input_ids if inputs_embeds is None else inputs_embeds
         length = tokens.shape[1]
-        if position_ids is None:
-            if self.config.position_embedding == "learned":
-                self._check_length(length, past_key_values)
-            if document_ids is not None:
-                return positions_in_documents(document_ids)[:, -length:]
-            return default_positions(self.config, input_ids, attention_mask, past_key_values, length, tokens.device)
-        return position_ids
+        documents = resolve_documents(document_ids, position_ids, attention_mask, past_key_values, tokens.shape[:2])
+        if position_ids is not None:
+            return position_ids, documents
+        if documents is not None:
+            return positions_in_documents(documents)[:, -length:], documents
+        if self.config.position_embedding == "learned":
+            self._check_length(length, past_key_values)
+        return (
+            default_positions(self.config, input_ids, attention_mask, past_key_values, length, tokens.device),
+            None,
+        )
 
     def _check_length(self, length: int, past_key_values: Cache | None) -> None:
         past = past_length(past_key_values)
