@@ -6,7 +6,7 @@ from pathlib import Path
 import transformers
 from transformers import AutoConfig, PreTrainedModel
 
-from .convert import InteropError, export_model, import_model, to_native_config
+from .convert import InteropError, export_model, head_name, import_model, to_native_config
 from .families import load_families
 
 
@@ -53,12 +53,14 @@ def to_native(model: PreTrainedModel, family: str | None = None) -> PreTrainedMo
         InteropError: the family cannot express the model; the message names each field.
     """
     families = load_families()
-    name = nearest_family(model.config) if family is None else family
+    name = nearest_family(model.config, head_name(model)) if family is None else family
     return export_model(_family(name, families), model)
 
 
-def nearest_family(config) -> str:
+def nearest_family(config, head: str | None = None) -> str:
     """The `model_type` of the first family, in the order of the tables, that can express a configuration of ours.
+
+    head: the head that the model has ("ForCausalLM", ...), if only what this one reads is to count.
 
     Raises InteropError with the reason of each family that can not.
     """
@@ -68,7 +70,7 @@ def nearest_family(config) -> str:
         if family.stack != stack:
             continue
         try:
-            to_native_config(family, config)
+            to_native_config(family, config, head)
         except InteropError as error:
             reasons.append(str(error))
         else:

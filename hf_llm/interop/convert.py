@@ -16,7 +16,17 @@ from transformers.models.auto import modeling_auto
 
 from .. import registration
 from ..models.configuration import LLMDecoderConfig, LLMEncoderConfig, LLMEncoderDecoderConfig
-from .family import NEUTRAL, NOT_ARCHITECTURE, TOKENS, Family, Field, Group
+from .family import (
+    LANGUAGE_HEAD_FIELDS,
+    LANGUAGE_HEADS,
+    NEUTRAL,
+    NOT_ARCHITECTURE,
+    TASK_HEAD_FIELDS,
+    TOKENS,
+    Family,
+    Field,
+    Group,
+)
 from .meaning import architecture, flatten
 from .ops import Op, rename
 
@@ -32,8 +42,9 @@ class InteropError(ValueError):
 # ---- configurations ------------------------------------------------------------------------------------------------
 
 
-def to_our_config(family: Family, native: PreTrainedConfig) -> PreTrainedConfig:
-    """Our configuration of a native one. Raises InteropError, naming the field, if the core has no place for it."""
+def to_our_config(family: Family, native: PreTrainedConfig, **known) -> PreTrainedConfig:
+    """Our configuration of a native one; `known` fields of ours are not read from it. Raises InteropError, naming the
+    field, if the core has no place for it."""
     reason = family.refuse(native)
     for name, value in family.requires.items():
         if getattr(native, name, value) != value:
@@ -45,7 +56,7 @@ def to_our_config(family: Family, native: PreTrainedConfig) -> PreTrainedConfig:
     try:
         for entry in family.fields:
             values.update(_field_to_ours(entry, native))
-        values |= carried
+        values |= carried | known
         return CONFIGS[family.stack](**_nest(family, values))
     except (TypeError, ValueError) as error:
         raise InteropError(f"{family.name} model cannot be imported: {error}") from error
@@ -63,6 +74,7 @@ def _nest(family: Family, values: dict[str, Any]) -> dict[str, Any]:
     neutral = {name: value for name, value in NEUTRAL.items() if name not in NOT_ARCHITECTURE}
     if family.stack != "encoder_decoder":
         return _known(CONFIGS[family.stack], neutral) | values
+    del neutral["tie_word_embeddings"]  # the halves follow the whole
     nested = {half: _known(CONFIGS[half], neutral) for half in ("encoder", "decoder")}
     for name, value in values.items():
         half, _, field = name.partition(".")
@@ -79,9 +91,21 @@ def _known(config_class: type, values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in names}
 
 
-def to_native_config(family: Family, ours: PreTrainedConfig) -> PreTrainedConfig:
+def _matters(family: Family, head: str | None, name: str) -> bool:
+    """Whether a difference in one of our fields would be lost in an export with this head (`None`: with any)."""
+    half, _, leaf = name.rpartition(".")
+    if name in family.undecided:
+        return False
+    if leaf in LANGUAGE_HEAD_FIELDS:
+        return half != "encoder" and head in (None, *LANGUAGE_HEADS)
+    if leaf in TASK_HEAD_FIELDS:
+        return not half and head not in ("Model", *LANGUAGE_HEADS)
+    return not (half and leaf == "tie_word_embeddings")
+
+
+def to_native_config(family: Family, ours: PreTrainedConfig, head: str | None = None) -> PreTrainedConfig:
     """
-    The native configuration of one of ours.
+    The native configuration of one of ours, for a model with the given head (`None`: one that serves all heads).
 
     Raises InteropError, naming each field, if the family cannot express it: the native configuration is read back, and
     every difference is a field that would be lost.
@@ -100,7 +124,7 @@ def to_native_config(family: Family, ours: PreTrainedConfig) -> PreTrainedConfig
     except (InteropError, TypeError, ValueError, KeyError, ZeroDivisionError) as error:
         raise InteropError(f"{family.name} cannot express this model: {error}") from error
     meant = architecture(ours)
-    lost = [name for name in flat if meant.get(name) != read_back.get(name)]
+    lost = [name for name in flat if meant.get(name) != read_back.get(name) and _matters(family, head, name)]
     if lost:
         details = "; ".join(f"`{n}={meant.get(n)!r}` (would become {read_back.get(n)!r})" for n in lost)
         raise InteropError(f"{family.name} cannot express {details}.")
@@ -191,20 +215,48 @@ def _head_entry(family: Family, head: str, name: str) -> Entry:
     return Entry((name,), (_renamed(name, table),), rename, None)
 
 
+def _aliases(model: PreTrainedModel) -> dict[str, str]:
+    """Name of a tied weight -> the name that it is tied to, where they really are one tensor."""
+    state = model.state_dict(keep_vars=True)
+    tied = model.all_tied_weights_keys.items()
+    return {name: source for name, source in tied if name in state and state[name] is state.get(source)}
+
+
 def _untied(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """The state of a model, each tied weight under its source's name only."""
-    tied = set(model.all_tied_weights_keys)
-    return {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+    aliases = _aliases(model)
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in aliases}
+
+
+def tying(family: Family, model: PreTrainedModel) -> dict[str, bool]:
+    """Which of embeddings and head are one tensor, as fields of ours. The tensors decide, not the configuration."""
+    found, head, embedding = {}, model.get_output_embeddings(), model.get_input_embeddings()
+    if family.stack == "encoder_decoder":
+        halves = model.base_model
+        embedding = halves.decoder.embed_tokens
+        found["share_embeddings"] = halves.encoder.embed_tokens.weight is embedding.weight
+    if head is not None:
+        found["tie_word_embeddings"] = head.weight is embedding.weight
+    return found
+
+
+def _untie_head(model: PreTrainedModel) -> None:
+    """Give the head a weight of its own, whatever the configuration says."""
+    head, aliases = model.get_output_embeddings(), _aliases(model)
+    head.weight = torch.nn.Parameter(torch.empty_like(head.weight))
+    model.all_tied_weights_keys = {name: aliases[name] for name in _aliases(model)}
 
 
 def _stack_config(config, half: str | None):
     return config if half is None else getattr(config, half)
 
 
-def _empty(model_class: type, config: PreTrainedConfig) -> PreTrainedModel:
+def _empty(model_class: type, config: PreTrainedConfig, **kwargs) -> PreTrainedModel:
     """A model whose weights are still to be assigned (its buffers are computed, its memory is not touched)."""
     with no_init_weights():
-        return model_class(config).eval()
+        model = model_class(config, **kwargs).eval()
+    model.tie_weights()  # which is otherwise done with the initialisation
+    return model
 
 
 def _load(model: PreTrainedModel, state: dict[str, torch.Tensor], what: str) -> None:
@@ -227,7 +279,7 @@ def _load(model: PreTrainedModel, state: dict[str, torch.Tensor], what: str) -> 
             module._parameters[leaf] = torch.nn.Parameter(tensor.contiguous())
         else:
             module._buffers[leaf] = tensor.contiguous()
-    model.tie_weights()
+    model.tie_weights(recompute_mapping=False)
 
 
 # ---- models --------------------------------------------------------------------------------------------------------
@@ -239,6 +291,8 @@ def head_of(native_class_name: str, model_type: str) -> str:
         names = getattr(modeling_auto, table).get(model_type, ())
         if native_class_name in ((names,) if isinstance(names, str) else names) and auto_name in HEAD_OF_AUTO:
             return HEAD_OF_AUTO[auto_name]
+    if native_class_name == modeling_auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES.get(model_type):
+        return "ForMaskedLM"  # BERT and ALBERT, whose second objective (next sentence, sentence order) is left out
     raise InteropError(f"{native_class_name}: the core has no head for this class.")
 
 
@@ -258,23 +312,24 @@ def import_model(family: Family, native: PreTrainedModel) -> tuple[PreTrainedMod
     """Our model with a native model's weights (tensors whose layout is the same are shared, not copied), and the names
     of the native weights that have no place in it."""
     head = head_of(type(native).__name__, family.name)
-    config = to_our_config(family, native.config)
-    tied = _is_tied(native)
-    if tied is not None:
-        config.tie_word_embeddings = tied
+    config = to_our_config(family, native.config, **tying(family, native))
     _, module = registration.STACKS[family.stack]
     prefix = "LLM" + "".join(part.capitalize() for part in family.stack.split("_"))
     model = _empty(getattr(module, prefix + head), config)
-    source = _untied(native)
+    source, aliases = native.state_dict(), _aliases(native)
     state, used = {}, set()
-    for entry in plan(family, head, _untied(model), native.base_model_prefix, config):
+    for entry in plan(family, head, _untied(model), _base_prefix(native), config):
         absent = [name for name in entry.native if name not in source]
         if absent:
             raise InteropError(f"{family.name} checkpoint lacks {', '.join(absent)}.")
         tensors = entry.op.to_ours([source[name] for name in entry.native], _stack_config(config, entry.half))
         state.update(zip(entry.ours, tensors, strict=True))
-        used.update(entry.native)
-    unused = [name for name in source if name not in used]
+        used.update(aliases.get(name, name) for name in entry.native)
+    unused = [name for name in source if name not in used and name not in aliases]
+    for name in list(unused):
+        if (compute := _match(family.derived, name)) is not None:
+            _check_derived(family, name, source[name], compute)
+            unused.remove(name)
     unknown = [name for name in unused if not any(re.search(pattern, name) for pattern in family.unused)]
     if unknown:
         raise InteropError(f"{family.name} checkpoint has weights that the core has no place for: {unknown[:8]}.")
@@ -288,27 +343,48 @@ def _carry_generation_config(source: PreTrainedModel, target: PreTrainedModel) -
         target.generation_config = source.generation_config
 
 
-def _is_tied(model: PreTrainedModel) -> bool | None:
-    """Whether head and embedding are one tensor, or None without a head. Tensors decide, not the configuration."""
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    if head is None or embedding is None:
-        return None
-    return head.weight is embedding.weight
+def _base_prefix(native: PreTrainedModel) -> str:
+    """Where the base model is in a native model (T5's language models are their own base)."""
+    return "" if native.base_model is native else native.base_model_prefix
+
+
+def _match(table: Mapping[str, Any], name: str):
+    return next((value for pattern, value in table.items() if re.search(pattern, name)), None)
+
+
+def _check_derived(family: Family, name: str, tensor: torch.Tensor, compute) -> None:
+    expected = compute(tensor.shape).to(tensor)
+    if not torch.allclose(tensor, expected, rtol=0, atol=1e-3 if tensor.dtype.itemsize < 4 else 1e-6):
+        raise InteropError(f"{family.name} checkpoint: {name} is not the table that the architecture computes.")
+
+
+def head_name(model: PreTrainedModel) -> str:
+    """The head of one of our models ("ForCausalLM", ..., "Model")."""
+    return type(model).__name__.split(type(model.config).__name__.removesuffix("Config"))[1]
 
 
 def export_model(family: Family, model: PreTrainedModel) -> PreTrainedModel:
     """The native model of one of ours."""
-    head = type(model).__name__.split(type(model.config).__name__.removesuffix("Config"))[1]
-    native_config = to_native_config(family, model.config)
-    native = _empty(_native_class(family, head, native_config), native_config)
-    source = _untied(model)
+    head = head_name(model)
+    native_config = to_native_config(family, model.config, head)
+    arguments = family.base_arguments if head == "Model" else {}
+    native = _empty(_native_class(family, head, native_config), native_config, **arguments)
+    if not tying(family, model).get("tie_word_embeddings", True) and tying(family, native)["tie_word_embeddings"]:
+        _untie_head(native)
+    source, aliases = _untied(model), _aliases(native)
     state = {}
-    for entry in plan(family, head, source, native.base_model_prefix, model.config):
+    for entry in plan(family, head, source, _base_prefix(native), model.config):
         config = _stack_config(model.config, entry.half)
         tensors = entry.op.to_native([source[name] for name in entry.ours], config)
-        state.update(zip(entry.native, tensors, strict=True))
-    kept = {n: t for n, t in _untied(native).items() if n not in state and any(re.search(p, n) for p in family.unused)}
-    _load(native, state | kept, f"export to {family.name}")
+        state.update(zip((aliases.get(name, name) for name in entry.native), tensors, strict=True))
+    for name, tensor in _untied(native).items():
+        if name in state:
+            continue
+        if (compute := _match(family.derived, name)) is not None:
+            state[name] = compute(tensor.shape).to(source[next(iter(source))])
+        elif any(re.search(pattern, name) for pattern in family.unused):
+            state[name] = torch.zeros_like(tensor)  # never read
+    _load(native, state, f"export to {family.name}")
     _carry_generation_config(model, native)
     return native
 

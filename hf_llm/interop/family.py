@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from ..models.configuration import LLMDecoderConfig, LLMEncoderConfig, LLMStackConfig
 from .ops import Op, rename
 
@@ -33,6 +35,17 @@ NOT_ARCHITECTURE = frozenset(
     """.split()
 )
 TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
+# Fields that only one kind of head reads.
+LANGUAGE_HEADS = ("ForCausalLM", "ForMaskedLM", "ForConditionalGeneration")
+LANGUAGE_HEAD_FIELDS = frozenset(
+    "lm_head_bias logit_scale final_logit_softcapping head_transform head_transform_bias head_transform_act".split()
+)
+TASK_HEAD_FIELDS = frozenset(
+    """
+    classifier_pooling classifier_transform classifier_transform_bias classifier_activation classifier_norm
+    classifier_bias token_classifier_transform
+    """.split()
+)
 
 
 def _same(value):
@@ -104,6 +117,10 @@ class Family:
         rules: weights with an operation.
         heads: for each of our heads ("ForCausalLM", ...), our module -> its native name, both from the top.
         unused: patterns of native weights that we have no place for (listed to the user on import).
+        derived: patterns of native weights that are computed, not learned: compared on import, filled in on export.
+        undecided: our fields that no native configuration holds, so that any value passes: what the weights decide
+            (T5's tied head), what changes nothing (the length of relative positions).
+        base_arguments: arguments of the native class without a head (BERT's has a pooler that no head but one reads).
         refuse: looks at a native configuration and returns why it cannot be imported, or None.
     """
 
@@ -117,4 +134,7 @@ class Family:
     rules: tuple[Rule, ...] = ()
     heads: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
+    derived: Mapping[str, Callable[[torch.Size], torch.Tensor]] = field(default_factory=dict)
+    undecided: tuple[str, ...] = ()
+    base_arguments: Mapping[str, Any] = field(default_factory=dict)
     refuse: Callable[[Any], str | None] = lambda config: None
