@@ -1,0 +1,120 @@
+"""Falcon: two generations of one architecture, told apart by flags.
+
+branches          norms                       key-value heads     models
+pre               one before each branch      all, or one         falcon-rw
+parallel, 1 norm  shared                      all, or one         falcon-7b
+new, 1 norm       shared                      any                 falcon-11b
+new, 2 norms      one for each branch         any                 falcon-40b, falcon-180b
+"""
+
+from ..family import Family, Field, Group, Rule, renamed, same
+from ..ops import fused_by_group
+from ..parts import rope
+from .alibi import QKV
+from .eleuther import MEGATRON_FEED_FORWARD
+from .gpt import HEADS
+
+
+ROPE = rope()
+
+
+def _num_norms(native) -> int:
+    """Norms before the two parallel branches."""
+    return native.num_ln_in_parallel_attn or (2 if native.new_decoder_architecture else 1)
+
+
+def _layers(native) -> dict:
+    key_value_heads = native.num_attention_heads
+    if native.new_decoder_architecture:
+        key_value_heads = native.num_kv_heads
+    elif native.multi_query:
+        key_value_heads = 1
+    if not native.parallel_attn:
+        return {"num_key_value_heads": key_value_heads, "norm_placement": "pre"}
+    return {
+        "num_key_value_heads": key_value_heads,
+        "norm_placement": "parallel",
+        "parallel_norms": _num_norms(native),
+    }
+
+
+def _native_layers(ours) -> dict:
+    parallel = ours.norm_placement == "parallel"
+    new = parallel and (ours.parallel_norms == 2 or ours.num_key_value_heads not in (1, ours.num_attention_heads))
+    return {
+        "new_decoder_architecture": new,
+        "num_ln_in_parallel_attn": ours.parallel_norms if new else None,
+        "num_kv_heads": ours.num_key_value_heads,
+        "multi_query": ours.num_key_value_heads == 1,
+        "parallel_attn": parallel,
+    }
+
+
+def _positions(native) -> dict:
+    if native.alibi:
+        return {"position_embedding": "alibi", "alibi_scale": native.head_dim**-0.5}
+    return ROPE.to_ours(native)
+
+
+def _native_positions(ours) -> dict:
+    alibi = ours.position_embedding == "alibi"
+    return {"alibi": alibi} | ({} if alibi else ROPE.to_native(ours))
+
+
+def _unsupported(native) -> str | None:
+    new, parallel, norms = native.new_decoder_architecture, native.parallel_attn, _num_norms(native)
+    if (new and not parallel) or (not new and parallel and norms == 2):
+        return (
+            f"`new_decoder_architecture={new}` with `parallel_attn={parallel}` and "
+            f"`num_ln_in_parallel_attn={norms}` is a combination that the native class cannot run either"
+        )
+    return None
+
+
+def _weights(config) -> dict[str, str]:
+    first, second = "input_layernorm", "post_attention_layernorm"
+    if config.norm_placement == "parallel" and config.parallel_norms == 2:
+        first, second = "ln_attn", "ln_mlp"
+    return {
+        "embed_tokens": "word_embeddings",
+        "norm": "ln_f",
+        "layers.{i}.self_attn_norm": f"h.{{i}}.{first}",
+        "layers.{i}.mlp_norm": f"h.{{i}}.{second}",
+        "layers.{i}.self_attn.o_proj": "h.{i}.self_attention.dense",
+        **{f"layers.{{i}}.mlp.{ours}": f"h.{{i}}.mlp.{name}" for ours, name in MEGATRON_FEED_FORWARD.items()},
+    }
+
+
+FALCON = Family(
+    name="falcon",
+    stack="decoder",
+    fields=(
+        *same("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"),
+        *same("tie_word_embeddings", "attention_dropout", "initializer_range", "use_cache"),
+        *renamed(
+            intermediate_size="ffn_hidden_size",
+            norm_eps="layer_norm_epsilon",
+            hidden_act="activation",
+            residual_dropout="hidden_dropout",
+        ),
+        Field("bias", ("attention_bias", "attention_output_bias", "mlp_bias")),
+        Group(
+            ("new_decoder_architecture", "num_ln_in_parallel_attn", "num_kv_heads", "multi_query", "parallel_attn"),
+            ("num_key_value_heads", "norm_placement", "parallel_norms"),
+            _layers,
+            _native_layers,
+        ),
+        Group(
+            ("alibi", "rope_parameters"),
+            ("position_embedding", "rope_parameters", "alibi_scale"),
+            _positions,
+            _native_positions,
+        ),
+    ),
+    constants={"norm_type": "layernorm", "norm_bias": True, "feed_forward": "plain"},
+    refuse=_unsupported,
+    weights=_weights,
+    rules=(Rule(QKV, ("h.{i}.self_attention.query_key_value",), fused_by_group),),
+    heads=HEADS,
+)
+FAMILIES = (FALCON,)
