@@ -6,7 +6,7 @@ from ..family import Family, Group, renamed, same
 from ..parts import HEAD_DIM, HEADS_WITH_QA, PRE_NORMS, RMS_EPS, SIZES, TRAINING, WINDOW_EVERYWHERE, rope
 
 
-COMMON = (*SIZES, *RMS_EPS, *TRAINING, *same("intermediate_size"), HEAD_DIM, rope())
+COMMON = (*SIZES, *RMS_EPS, *TRAINING, *same("intermediate_size"), rope())
 
 
 def _windows_to_ours(native) -> dict[str, Any]:
@@ -54,7 +54,7 @@ EXPERTS = (
 QWEN2 = Family(
     name="qwen2",
     stack="decoder",
-    fields=(*COMMON, WINDOWS),
+    fields=(*COMMON, HEAD_DIM, WINDOWS),
     constants={"attention_bias": True, "attention_output_bias": False},
     weights=PRE_NORMS,
     heads=HEADS_WITH_QA,
@@ -64,6 +64,7 @@ QWEN2_MOE = Family(
     stack="decoder",
     fields=(
         *COMMON,
+        HEAD_DIM,
         WINDOWS,
         *EXPERTS,
         *renamed(attention_bias="qkv_bias"),
@@ -76,7 +77,7 @@ QWEN2_MOE = Family(
 QWEN3 = Family(
     name="qwen3",
     stack="decoder",
-    fields=(*COMMON, WINDOWS, *same("attention_bias")),
+    fields=(*COMMON, WINDOWS, *same("head_dim", "attention_bias")),
     constants={"qk_norm": "head"},
     weights=PRE_NORMS,
     heads=HEADS_WITH_QA,
@@ -92,6 +93,7 @@ QWEN3_MOE = Family(
     stack="decoder",
     fields=(
         *COMMON,
+        HEAD_DIM,
         *EXPERTS,
         *same("attention_bias"),
         Group(
