@@ -241,7 +241,7 @@ def next_tokens(
     return F.pad(labels[:, 1:], (0, 1), value=ignore_index)
 
 
-class _DecoderHead(LLMPreTrainedModel):
+class _DecoderHead(TaskHead, LLMPreTrainedModel):
     config: LLMDecoderConfig
     backbone_class = LLMDecoderModel
     output_classes = {**TaskHead.output_classes, "sequence": SequenceClassifierOutputWithPast}

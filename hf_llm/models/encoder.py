@@ -16,6 +16,7 @@ from .heads import (
     PredictionTransform,
     QuestionAnsweringHead,
     SequenceClassificationHead,
+    TaskHead,
     TokenClassificationHead,
     mean_token,
     real_tokens,
@@ -69,7 +70,7 @@ class LLMEncoderModel(TransformerStack):
         return hidden_states if packed is None else repad(packed, hidden_states)
 
 
-class _EncoderHead(LLMPreTrainedModel):
+class _EncoderHead(TaskHead, LLMPreTrainedModel):
     config: LLMEncoderConfig
     backbone_class = LLMEncoderModel
 

@@ -25,6 +25,7 @@ from .heads import (
     LanguageModelHead,
     QuestionAnsweringHead,
     SequenceClassificationHead,
+    TaskHead,
     TokenClassificationHead,
     last_chosen,
     last_token,
@@ -282,7 +283,7 @@ class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, LLMPreTrained
         )
 
 
-class _EncoderDecoderHead(LLMPreTrainedModel):
+class _EncoderDecoderHead(TaskHead, LLMPreTrainedModel):
     """Task heads read the decoder, which is given the source once more, shifted right (BART's and T5's way)."""
 
     config: LLMEncoderDecoderConfig
