@@ -324,6 +324,11 @@ class LLMStackConfig(StackChecks, _Versioned, PreTrainedConfig):
         return bool(self.num_experts) and "sparse" in (self.mlp_layer_types or ())
 
     @property
+    def output_size(self) -> int:
+        """Width of the last hidden state."""
+        return self.embedding_size if self.embedding_projection == "tokens" else self.hidden_size
+
+    @property
     def rotary_dim(self) -> dict[str, int]:
         """Rotated dimensions of a head for each layer type that rotates."""
         if self.position_embedding != "rope":
@@ -538,13 +543,13 @@ class LLMEncoderDecoderConfig(_Versioned, PreTrainedConfig):
         if isinstance(decoder, dict):
             decoder = {**decoder, "add_cross_attention": True}
             decoder.setdefault("tie_word_embeddings", self.tie_word_embeddings)
-            width = encoder.get("hidden_size") if isinstance(encoder, dict) else encoder.hidden_size
-            if width is not None and decoder.get("hidden_size", LLMDecoderConfig.hidden_size) != width:
-                decoder.setdefault("cross_attention_hidden_size", width)
             self.decoder = decoder
         if isinstance(encoder, dict):
             self.encoder = {"tie_word_embeddings": self.tie_word_embeddings, **encoder}
         super().__post_init__(**kwargs)
+        if isinstance(decoder, dict) and self.encoder.output_size != self.decoder.hidden_size:
+            if self.decoder.cross_attention_hidden_size is None:
+                self.decoder.cross_attention_hidden_size = self.encoder.output_size
         for field in ("pad_token_id", "bos_token_id", "eos_token_id"):
             for stack in (self.encoder, self.decoder):
                 if getattr(stack, field) is None:
@@ -578,10 +583,10 @@ class LLMEncoderDecoderConfig(_Versioned, PreTrainedConfig):
                         f"`share_embeddings=True` needs equal `{field}`: encoder {encoder}, decoder {decoder}."
                     )
         width = self.decoder.cross_attention_hidden_size or self.decoder.hidden_size
-        if width != self.encoder.hidden_size:
+        if width != self.encoder.output_size:
             raise ValueError(
-                f"`decoder.cross_attention_hidden_size={self.decoder.cross_attention_hidden_size}` does not fit "
-                f"`encoder.hidden_size={self.encoder.hidden_size}`."
+                f"`decoder.cross_attention_hidden_size={self.decoder.cross_attention_hidden_size}` must be the width "
+                f"of the encoder's output, {self.encoder.output_size}."
             )
 
 

@@ -1,7 +1,6 @@
 """The causal decoder (GPT- and Llama-like) and its heads."""
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.generation import GenerationMixin
@@ -158,7 +157,7 @@ class LLMDecoderForCausalLM(LanguageModelHead, LLMPreTrainedModel, GenerationMix
     def __init__(self, config: LLMDecoderConfig):
         super().__init__(config)
         self.model = LLMDecoderModel(config)
-        self.lm_head = nn.Linear(self.model.output_size, config.vocab_size, bias=config.lm_head_bias)
+        self.lm_head = self.make_head(self.model.output_size)
         self.post_init()
 
     def init_continuous_batching(self, *args, **kwargs):

@@ -1,7 +1,6 @@
 """The bidirectional encoder (BERT-like) and its heads."""
 
 import torch
-from torch import nn
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
@@ -92,14 +91,14 @@ class LLMEncoderForMaskedLM(LanguageModelHead, LLMPreTrainedModel):
     def __init__(self, config: LLMEncoderConfig):
         super().__init__(config)
         self.model = LLMEncoderModel(config)
+        width = self.model.output_size
         self.head_transform = None
         if config.head_transform:
+            size = config.embedding_size or config.hidden_size
             activation = config.head_transform_act or config.hidden_act
-            self.head_transform = PredictionTransform(
-                config, config.embedding_size or config.hidden_size, activation, bias=config.head_transform_bias
-            )
-        width = config.hidden_size if not config.head_transform else (config.embedding_size or config.hidden_size)
-        self.lm_head = nn.Linear(width, config.vocab_size, bias=config.lm_head_bias)
+            self.head_transform = PredictionTransform(config, width, size, activation, config.head_transform_bias)
+            width = size
+        self.lm_head = self.make_head(width)
         self.post_init()
 
     def transform_hidden(self, hidden_states: torch.Tensor) -> torch.Tensor:

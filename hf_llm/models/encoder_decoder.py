@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache, StaticLayer
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import (
@@ -16,7 +15,7 @@ from transformers.modeling_outputs import (
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
-from .base import LLMPreTrainedModel  # experts: see @use_experts_implementation in feedforward.py
+from .base import LLMPreTrainedModel
 from .configuration import LLMEncoderDecoderConfig
 from .decoder import LLMDecoderModel
 from .documents import resolve_documents
@@ -162,7 +161,7 @@ class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, LLMPreTrained
     def __init__(self, config: LLMEncoderDecoderConfig):
         super().__init__(config)
         self.model = LLMEncoderDecoderModel(config)
-        self.lm_head = nn.Linear(self.model.output_size, config.decoder.vocab_size, bias=config.decoder.lm_head_bias)
+        self.lm_head = self.make_head(self.model.output_size)
         self.loss_type = "ForMaskedLM"  # labels are not shifted; the class's name would say otherwise
         self.post_init()
 

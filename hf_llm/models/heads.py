@@ -27,11 +27,11 @@ from .norms import get_norm
 
 
 class PredictionTransform(nn.Module):
-    """Dense layer, activation and (optionally) norm before a head: (..., hidden) -> (..., size)."""
+    """Dense layer, activation and (optionally) norm before a head: (..., in_size) -> (..., size)."""
 
-    def __init__(self, config, size: int, activation: str, bias: bool = True, norm: bool = True):
+    def __init__(self, config, in_size: int, size: int, activation: str, bias: bool = True, norm: bool = True):
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, size, bias=bias)
+        self.dense = nn.Linear(in_size, size, bias=bias)
         self.act_fn = ACT2FN[activation]
         self.norm = get_norm(config, size) if norm else None
 
@@ -51,6 +51,18 @@ class LanguageModelHead:
     def stack_configs(self) -> list:
         """Configurations of all stacks of the model."""
         return [self.config]
+
+    def make_head(self, width: int) -> nn.Linear:
+        """The head on states (..., width). Raises ValueError if it is tied to embeddings of another width."""
+        config = self.head_config
+        embedding_width = config.embedding_size or config.hidden_size
+        if self.config.tie_word_embeddings and width != embedding_width:
+            raise ValueError(
+                f"`tie_word_embeddings=True` ties a head on {width} dimensions to embeddings of "
+                f"`embedding_size={embedding_width}`: set it to False, or narrow the head's input with "
+                "`embedding_projection='tokens'` or, in an encoder, `head_transform=True`."
+            )
+        return nn.Linear(width, config.vocab_size, bias=config.lm_head_bias)
 
     def transform_hidden(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """What stands between the last hidden state and the head."""
@@ -148,7 +160,8 @@ class TaskHead:
             return None
         return PredictionTransform(
             config,
-            config.hidden_size,
+            self.model.output_size,
+            self.model.output_size,
             config.classifier_activation,
             bias=getattr(config, "classifier_transform_bias", True),
             norm=getattr(config, "classifier_norm", False),

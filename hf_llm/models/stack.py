@@ -64,7 +64,7 @@ class TransformerStack(LLMPreTrainedModel):
     @property
     def output_size(self) -> int:
         """Width of `last_hidden_state`."""
-        return self.config.hidden_size if self.output_projection is None else self.output_projection.out_features
+        return self.config.output_size
 
     def locate(
         self,
