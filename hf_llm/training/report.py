@@ -89,8 +89,8 @@ def plot_loss_curve(path: Path, history: list[dict], title: str) -> None:
 
     train = [(e["step"], e["loss"], e["tokens"]) for e in history if "loss" in e]
     evaluated = [(e["step"], e["eval_loss"]) for e in history if "eval_loss" in e]
-    figure = Figure(figsize=(8, 4.8), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
+    figure = Figure(figsize=(8, 4.8), dpi=150)
+    axes = figure.add_axes((0.09, 0.12, 0.87, 0.7))
     if train:
         steps, losses, tokens = zip(*train, strict=True)
         axes.plot(steps, losses, color="#9ecae1", linewidth=1, label="training, as logged")

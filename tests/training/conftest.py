@@ -73,6 +73,12 @@ def settings(corpus_dir, tmp_path):
 
 
 @pytest.fixture
+def no_plots(monkeypatch):
+    """Drawing takes longer than training these models."""
+    monkeypatch.setattr("hf_llm.training.report.plot_loss_curve", lambda *args, **kwargs: None)
+
+
+@pytest.fixture
 def card_template():
     return Path(__file__).parents[2] / "model_cards" / "template.md"
 

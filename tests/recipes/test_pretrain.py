@@ -1,0 +1,82 @@
+"""recipes/pretrain.py: every configuration file, and how a user's error is reported."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.commands.config.config_args import load_config_from_file
+
+from hf_llm.data import make_objective, train_tokenizer
+from hf_llm.training.config import load_run_config
+from hf_llm.training.pretraining import build_model_config, pretrain
+from hf_llm.training.stacks import STACKS
+
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+CONFIGS = sorted((RECIPES / "configs").glob("*.yaml"))
+TINY = ["demo", "decoder-tiny", "encoder-tiny", "encoder-decoder-tiny"]
+
+
+def test_an_error_of_the_user_is_one_line_and_exit_code_1(monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location("pretrain_recipe", RECIPES / "pretrain.py")
+    recipe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    arguments = ["--config", str(RECIPES / "configs" / "demo.yaml"), "--model.hiden_size", "8"]
+    monkeypatch.setattr(sys, "argv", ["pretrain.py", *arguments])
+    assert recipe.main() == 1
+    error = capsys.readouterr().err
+    assert error == "pretrain.py: error: unknown key 'model.hiden_size'; did you mean 'hidden_size'?\n"
+
+
+@pytest.fixture(scope="module")
+def tokenizers():
+    return {
+        stack.name: train_tokenizer(["a b c d e f g"] * 9, "byte", None, stack=stack.name, show_progress=False)
+        for stack in STACKS.values()
+    }
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_configuration_is_legal_and_builds_its_model(path, tokenizers):
+    config = load_run_config(path)
+    for part in [config.model[name] for name in ("encoder", "decoder") if name in config.model] or [config.model]:
+        part["vocab_size"] = config.tokenizer.vocab_size  # the tokenizer itself is a smaller one here
+    stack = STACKS[config.model["model_type"]]
+    tokenizer = tokenizers[stack.name]
+    options = {k: v for k, v in config.objective.items() if k != "name"}
+    assert make_objective(config.objective["name"], tokenizer, stack=stack.name, **options).stack == stack.name
+    model_config = build_model_config(config, tokenizer)
+    assert model_config.model_type == config.model["model_type"]
+    with torch.device("meta"):
+        model = stack.auto_class.from_config(model_config)
+    count = sum(p.numel() for p in model.parameters())
+    millions = path.stem.rpartition("-")[2]
+    if millions.endswith("m"):
+        assert count / 1e6 == pytest.approx(int(millions[:-1]), rel=0.1)
+    else:
+        assert count < 20e6
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tiny_configurations_run_two_steps(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_llm.training.report.plot_loss_curve", lambda *args, **kwargs: None)
+    for i in range(60):
+        text = "\n".join(f"def function_{i}_{j}(x):\n    return x * {i * j % 17} + {j}\n" for j in range(20))
+        (tmp_path / f"{i}.txt").write_text(text, encoding="utf-8")
+    config = load_run_config(RECIPES / "configs" / f"{name}.yaml")
+    config.output_dir, config.cpu_threads = str(tmp_path / "run"), 1
+    config.data.corpus, config.data.cache_dir = str(tmp_path / "*.txt"), str(tmp_path / "rows")
+    config.data.validation_rows, config.data.held_out_fraction = 2, 0.2
+    config.samples.max_new_tokens = 2
+    config.training |= {"max_steps": 2, "save_steps": 2, "warmup_steps": 1, "per_device_train_batch_size": 1}
+    config.training |= {"use_cpu": True, "report_to": "none", "disable_tqdm": True}
+    pretrain(config)
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("path", sorted((RECIPES / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_opens_its_configurations(path):
+    config = load_config_from_file(str(path))
+    assert config.use_cpu == (path.stem == "cpu") and config.num_machines == 1
