@@ -3,7 +3,7 @@
 Importing this package registers its models with transformers' Auto classes.
 """
 
-from . import registration
+from . import presets, registration
 from .models.configuration import VERSION as __version__
 from .models.configuration import LLMDecoderConfig, LLMEncoderConfig, LLMEncoderDecoderConfig
 from .models.decoder import (
@@ -54,3 +54,4 @@ __all__ = [
 ]
 
 registration.register()
+presets.attach()
