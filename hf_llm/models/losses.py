@@ -152,7 +152,7 @@ def _called_cross_entropy(hidden, head, labels, logit_scale, softcap, label_smoo
     vocabulary = getattr(head, "out_features", None) or 1
     rows = max(1, CHUNK_ELEMENTS // vocabulary)
     total = hidden.new_zeros((), dtype=torch.float32)
-    for start in range(0, hidden.shape[0], rows):
+    for start in range(0, max(1, hidden.shape[0]), rows):  # without targets, one empty chunk: gradients of zero
         chunk, target = hidden[start : start + rows], labels[start : start + rows]
         total = total + checkpoint(chunk_loss, chunk, target, use_reentrant=False)
     return total

@@ -1,7 +1,6 @@
 """Models and batches small enough that hundreds of them fit into a minute."""
 
 import torch
-from transformers import initialization
 
 from hf_llm import (
     LLMDecoderConfig,
@@ -63,9 +62,7 @@ def redraw(model: torch.nn.Module, seed: int = 0, std: float = 0.15) -> torch.nn
 
 def tiny_model(stack: str, attn_implementation: str | None = None, seed: int = 0, **fields) -> torch.nn.Module:
     """A language model in eval mode, with the same random parameters for the same `seed`, whatever the backend."""
-    with initialization.no_init_weights():
-        model = MODELS[stack](tiny_config(stack, attn_implementation, **fields))
-    return redraw(model, seed).eval()
+    return redraw(MODELS[stack](tiny_config(stack, attn_implementation, **fields)), seed).eval()
 
 
 def tokens(*shape: int, seed: int = 0) -> torch.LongTensor:
