@@ -18,6 +18,7 @@ from hf_llm.interop.families import load_families
 FAMILIES = load_families()
 TOLERANCE = 1e-5
 VOCABULARY = 61
+BOOKKEEPING = ("architectures", "transformers_version", "_name_or_path", "dtype")
 
 
 def native_model(family: str, head: str = "auto", seed: int = 0, attention: str = "sdpa", **overrides):
@@ -31,14 +32,15 @@ def native_model(family: str, head: str = "auto", seed: int = 0, attention: str 
 
 
 @torch.no_grad()
-def redraw(model, seed: int = 0) -> None:
+def redraw(model, seed: int = 0, tie: bool = True) -> None:
     """New values for every parameter and persistent floating-point buffer: norms around 1, the rest around 0."""
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
         if tensor.is_floating_point():
             around = 1.0 if re.search(r"(norm|\bln_).*weight$", name.lower()) else 0.0
             tensor.copy_(around + 0.25 * torch.randn(tensor.shape, generator=generator))
-    model.tie_weights()
+    if tie:
+        model.tie_weights()
 
 
 def inputs(batch: int = 2, length: int = 11, low: int = 3, seed: int = 0) -> torch.LongTensor:
@@ -112,18 +114,19 @@ def _read_weights(family, model) -> dict[str, torch.Tensor]:
 
 def assert_same_configuration(native, back) -> None:
     """Every field of a native model comes back, but for those that its family lists as changing nothing."""
-    ignored = {*FAMILIES[native.config.model_type].ignores, "architectures", "transformers_version", "_name_or_path"}
+    ignored = {*FAMILIES[native.config.model_type].ignores, *BOOKKEEPING}
     before, after = ({k: v for k, v in m.config.to_dict().items() if k not in ignored} for m in (native, back))
     differing = {name: (before.get(name), after.get(name)) for name in before if before[name] != after.get(name)}
     assert not differing, f"import and export change {differing}"
 
 
-def assert_saved_opens(native, ours, folder) -> None:
-    """The export, saved, is opened by the native class and gives the native logits."""
+def assert_saved_opens(native, ours, folder):
+    """The export, saved, is opened by the native class with the native weights. Returns what was opened."""
     convert.export_model(FAMILIES[native.config.model_type], ours).save_pretrained(folder)
     reopened = type(native).from_pretrained(folder).eval()
     for name, tensor in native.state_dict().items():
         assert torch.equal(tensor, reopened.state_dict()[name]), name
+    return reopened
 
 
 @torch.no_grad()

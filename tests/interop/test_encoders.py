@@ -94,7 +94,7 @@ def test_loss_and_saving(family, tmp_path):
     native = parity.native_model(family, **CASES[family][0])
     ours = parity.imported(native)
     parity.assert_same_loss(native, ours)
-    parity.assert_saved_opens(native, ours, tmp_path)
+    parity.assert_same_configuration(native, parity.assert_saved_opens(native, ours, tmp_path))
 
 
 HEADS = [(f, h) for f in CASES for h in (*parity.FAMILIES[f].heads, "Model") if h != "ForMaskedLM"]
