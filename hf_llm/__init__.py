@@ -51,7 +51,18 @@ __all__ = [
     "LLMEncoderForTokenClassification",
     "LLMEncoderModel",
     "__version__",
+    "from_native",
+    "to_native",
 ]
 
 registration.register()
 presets.attach()
+
+
+def __getattr__(name: str):
+    """`from_native` and `to_native`: their tables are read when they are first asked for."""
+    if name in ("from_native", "to_native"):
+        from . import interop
+
+        return getattr(interop, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

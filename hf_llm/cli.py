@@ -1,4 +1,4 @@
-"""The `hf-llm` command: look at models from the shell."""
+"""The `hf-llm` command: look at models, and exchange them with native checkpoints, from the shell."""
 
 import argparse
 import re
@@ -57,6 +57,20 @@ def info(arguments: argparse.Namespace) -> None:
     print(f"  {'total':13} {total:16,}  {2 * total / 2**30:.2f} GiB in bfloat16, {4 * total / 2**30:.2f} in float32")
 
 
+def import_native(arguments: argparse.Namespace) -> None:
+    from hf_llm.interop.folders import import_folder
+
+    model = import_folder(arguments.source, arguments.destination)
+    print(f"{arguments.destination}: {type(model).__name__}, {model.num_parameters():,} parameters")
+
+
+def export_native(arguments: argparse.Namespace) -> None:
+    from hf_llm.interop.folders import export_folder
+
+    model = export_folder(arguments.source, arguments.destination, arguments.family)
+    print(f"{arguments.destination}: {type(model).__name__} (model_type {model.config.model_type!r})")
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="hf-llm", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -64,6 +78,15 @@ def main(argv: list[str] | None = None) -> None:
     command.add_argument("source", metavar="CONFIG_OR_PATH", help="a checkpoint, a config.json, or a Hub id")
     command.add_argument("--trust-remote-code", action="store_true", help="run the code that the checkpoint carries")
     command.set_defaults(run=info)
+    command = commands.add_parser("import", help="write a native checkpoint as one of hf_llm")
+    command.add_argument("source", metavar="SRC", help="a native checkpoint, or a Hub id")
+    command.add_argument("destination", metavar="DST", help="the folder to write, new or empty")
+    command.set_defaults(run=import_native)
+    command = commands.add_parser("export", help="write a checkpoint of hf_llm as a native one")
+    command.add_argument("source", metavar="SRC", help="a checkpoint of hf_llm, or a Hub id")
+    command.add_argument("destination", metavar="DST", help="the folder to write, new or empty")
+    command.add_argument("--as", dest="family", metavar="FAMILY", help="its model_type; by default the nearest")
+    command.set_defaults(run=export_native)
     arguments = parser.parse_args(argv)
     try:
         arguments.run(arguments)

@@ -3,11 +3,11 @@
 import logging
 from pathlib import Path
 
-import transformers
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from .convert import InteropError, export_model, head_name, import_model, to_native_config
 from .families import load_families
+from .loading import check_not_quantised, find_family, load_native
 
 
 __all__ = ["InteropError", "from_native", "nearest_family", "to_native"]
@@ -28,12 +28,13 @@ def from_native(model: PreTrainedModel | str | Path, **kwargs) -> PreTrainedMode
 
     Raises:
         InteropError: unknown architecture (the nearest known ones are named), a feature that the core has no field
-            for, missing or unexpected weights, shapes that disagree.
+            for, missing or unexpected weights, shapes that disagree, a damaged file, pickles, quantised weights.
     """
     families = load_families()
     if not isinstance(model, PreTrainedModel):
-        model = _load_native(str(model), families, **kwargs)
-    family = _family(model.config.model_type, families)
+        model = load_native(str(model), families, **kwargs)
+    family = find_family(model.config.model_type, families)
+    check_not_quantised(type(model).__name__, getattr(model.config, "quantization_config", None))
     imported, unused = import_model(family, model)
     if unused:
         logger.warning("Not imported, for the core has no place for them: %s", ", ".join(unused))
@@ -54,7 +55,7 @@ def to_native(model: PreTrainedModel, family: str | None = None) -> PreTrainedMo
     """
     families = load_families()
     name = nearest_family(model.config, head_name(model)) if family is None else family
-    return export_model(_family(name, families), model)
+    return export_model(find_family(name, families), model)
 
 
 def nearest_family(config, head: str | None = None) -> str:
@@ -62,7 +63,7 @@ def nearest_family(config, head: str | None = None) -> str:
 
     head: the head that the model has ("ForCausalLM", ...), if only what this one reads is to count.
 
-    Raises InteropError with the reason of each family that can not.
+    Raises InteropError with the reasons of those that come closest.
     """
     stack = config.model_type.removeprefix("hf_llm_")
     reasons = []
@@ -75,23 +76,5 @@ def nearest_family(config, head: str | None = None) -> str:
             reasons.append(str(error))
         else:
             return family.name
-    raise InteropError("No native architecture can express this model.\n" + "\n".join(sorted(reasons, key=len)))
-
-
-def _family(model_type: str, families: dict):
-    if model_type not in families:
-        import difflib
-
-        near = difflib.get_close_matches(model_type, families, n=len(families), cutoff=0.0)
-        raise InteropError(f"model_type {model_type!r} is not known. Known, nearest first: {', '.join(near)}.")
-    return families[model_type]
-
-
-def _load_native(source: str, families: dict, **kwargs) -> PreTrainedModel:
-    """The native model at a path or id, in the class that its configuration names."""
-    config_kwargs = {k: v for k, v in kwargs.items() if k in ("revision", "token", "cache_dir", "subfolder")}
-    config = AutoConfig.from_pretrained(source, **config_kwargs)
-    _family(config.model_type, families)
-    architecture = (config.architectures or [None])[0]
-    native_class = getattr(transformers, architecture or "", None) or transformers.AutoModel
-    return native_class.from_pretrained(source, use_safetensors=True, **kwargs).eval()
+    closest = sorted(reasons, key=len)[:5]  # the fewer fields, the shorter
+    raise InteropError("\n".join(("No native architecture can express this model. The closest:", *closest)))

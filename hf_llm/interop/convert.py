@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.models.auto import modeling_auto
 
 from .. import registration
-from ..models.configuration import LLMDecoderConfig, LLMEncoderConfig, LLMEncoderDecoderConfig
+from ..models.configuration import LLMDecoderConfig, LLMEncoderConfig, LLMEncoderDecoderConfig, auto_map
 from .family import (
     LANGUAGE_HEAD_FIELDS,
     LANGUAGE_HEADS,
@@ -58,8 +59,12 @@ def to_our_config(family: Family, native: PreTrainedConfig, **known) -> PreTrain
             values.update(_field_to_ours(entry, native))
         values |= carried | known
         return CONFIGS[family.stack](**_nest(family, values))
-    except (TypeError, ValueError) as error:
-        raise InteropError(f"{family.name} model cannot be imported: {error}") from error
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        raise InteropError(f"{family.name} model cannot be imported: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _field_to_ours(entry: Field | Group, native: PreTrainedConfig) -> dict[str, Any]:
@@ -121,10 +126,11 @@ def to_native_config(family: Family, ours: PreTrainedConfig, head: str | None = 
         values |= {name: getattr(ours, name) for name in CARRIED if getattr(ours, name, None) is not None}
         native = transformers.CONFIG_MAPPING[family.name](**values)
         read_back = architecture(to_our_config(family, native))
-    except (InteropError, TypeError, ValueError, KeyError, ZeroDivisionError) as error:
-        raise InteropError(f"{family.name} cannot express this model: {error}") from error
+    except (StrictDataclassError, TypeError, ValueError, KeyError, ZeroDivisionError) as error:
+        raise InteropError(f"{family.name} cannot express this model: {_one_line(error)}") from error
     meant = architecture(ours)
     lost = [name for name in flat if meant.get(name) != read_back.get(name) and _matters(family, head, name)]
+    lost = [name for name in lost if name in meant and name in read_back] or lost  # not what depends on another one
     if lost:
         details = "; ".join(f"`{n}={meant.get(n)!r}` (would become {read_back.get(n)!r})" for n in lost)
         raise InteropError(f"{family.name} cannot express {details}.")
@@ -285,13 +291,13 @@ def _load(model: PreTrainedModel, state: dict[str, torch.Tensor], what: str) -> 
 # ---- models --------------------------------------------------------------------------------------------------------
 
 
-def head_of(native_class_name: str, model_type: str) -> str:
+def head_of(native_class_name: str, family: Family) -> str:
     """Our head ("ForCausalLM", ..., "Model") for a native class."""
-    for auto_name, table in registration.NAME_TABLES.items():
-        names = getattr(modeling_auto, table).get(model_type, ())
-        if native_class_name in ((names,) if isinstance(names, str) else names) and auto_name in HEAD_OF_AUTO:
+    for auto_name in auto_map(family.stack).keys() & HEAD_OF_AUTO.keys():
+        names = getattr(modeling_auto, registration.NAME_TABLES[auto_name]).get(family.name, ())
+        if native_class_name in ((names,) if isinstance(names, str) else names):
             return HEAD_OF_AUTO[auto_name]
-    if native_class_name == modeling_auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES.get(model_type):
+    if native_class_name == modeling_auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES.get(family.name):
         return "ForMaskedLM"  # BERT and ALBERT, whose second objective (next sentence, sentence order) is left out
     raise InteropError(f"{native_class_name}: the core has no head for this class.")
 
@@ -311,7 +317,7 @@ HEAD_OF_AUTO = {
 def import_model(family: Family, native: PreTrainedModel) -> tuple[PreTrainedModel, list[str]]:
     """Our model with a native model's weights (tensors whose layout is the same are shared, not copied), and the names
     of the native weights that have no place in it."""
-    head = head_of(type(native).__name__, family.name)
+    head = head_of(type(native).__name__, family)
     config = to_our_config(family, native.config, **tying(family, native))
     _, module = registration.STACKS[family.stack]
     prefix = "LLM" + "".join(part.capitalize() for part in family.stack.split("_"))
@@ -330,7 +336,7 @@ def import_model(family: Family, native: PreTrainedModel) -> tuple[PreTrainedMod
         if (compute := _match(family.derived, name)) is not None:
             _check_derived(family, name, source[name], compute)
             unused.remove(name)
-    unknown = [name for name in unused if not any(re.search(pattern, name) for pattern in family.unused)]
+    unknown = [name for name in unused if not unused_pattern(family, name)]
     if unknown:
         raise InteropError(f"{family.name} checkpoint has weights that the core has no place for: {unknown[:8]}.")
     _load(model, state, f"import of {type(native).__name__}")
@@ -350,6 +356,11 @@ def _base_prefix(native: PreTrainedModel) -> str:
 
 def _match(table: Mapping[str, Any], name: str):
     return next((value for pattern, value in table.items() if re.search(pattern, name)), None)
+
+
+def unused_pattern(family: Family, name: str) -> str | None:
+    """The pattern by which a family lists a native weight as unused, if it does."""
+    return next((pattern for pattern in family.unused if re.search(pattern, name)), None)
 
 
 def _check_derived(family: Family, name: str, tensor: torch.Tensor, compute) -> None:
@@ -382,7 +393,7 @@ def export_model(family: Family, model: PreTrainedModel) -> PreTrainedModel:
             continue
         if (compute := _match(family.derived, name)) is not None:
             state[name] = compute(tensor.shape).to(source[next(iter(source))])
-        elif any(re.search(pattern, name) for pattern in family.unused):
+        elif unused_pattern(family, name):
             state[name] = torch.zeros_like(tensor)  # never read
     _load(native, state, f"export to {family.name}")
     _carry_generation_config(model, native)

@@ -63,7 +63,6 @@ APPLIES: dict[str, Callable[[Any], bool]] = {
     "intermediate_size": _has_dense_layers,
     "mlp_bias": lambda config: _has_dense_layers(config) or config.shared_expert_intermediate_size is not None,
     "hidden_act": lambda config: config.swiglu_limit is None and config.swiglu_alpha is None,
-    "num_experts": _has_experts,
     "mlp_layer_types": _has_experts,
     "num_experts_per_tok": _has_experts,
     "norm_topk_prob": _has_experts,

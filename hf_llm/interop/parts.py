@@ -6,6 +6,17 @@ from typing import Any
 from .family import Field, Group, renamed, same
 
 
+def experts(native: str = "num_experts") -> Field:
+    """The number of experts, for a family that always has them."""
+
+    def to_native(number: int | None) -> int:
+        if number is None:
+            raise ValueError("`num_experts=None`: it has experts")
+        return number
+
+    return Field(native, ("num_experts",), to_native=to_native)
+
+
 def off(name: str, why: str) -> Group:
     """A native switch that must be off (or absent), for the core has no place for it."""
 

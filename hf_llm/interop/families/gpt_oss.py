@@ -1,8 +1,8 @@
 """gpt-oss: attention sinks, alternating windows, YaRN, and biased experts behind a clamped gate."""
 
-from ..family import Family, Rule, renamed, same
+from ..family import Family, Rule, same
 from ..ops import interleaved_halves, transpose
-from ..parts import EXPERTS_EVERYWHERE, HEADS, PRE_NORMS, RMS_EPS, SIZES, TRAINING, WINDOW_BY_LAYER, rope
+from ..parts import EXPERTS_EVERYWHERE, HEADS, PRE_NORMS, RMS_EPS, SIZES, TRAINING, WINDOW_BY_LAYER, experts, rope
 
 
 EXPERTS = "layers.{i}.mlp.experts."
@@ -16,7 +16,7 @@ GPT_OSS = Family(
         *TRAINING,
         *EXPERTS_EVERYWHERE,
         *same("head_dim", "attention_bias", "swiglu_limit", "swiglu_alpha"),
-        *renamed(num_experts="num_local_experts"),
+        experts("num_local_experts"),
         WINDOW_BY_LAYER,
         rope(),
     ),

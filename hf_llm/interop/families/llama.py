@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from ..family import Family, Field, Group, renamed, same
+from ..family import Family, Field, Group, same
 from ..parts import (
     EXPERTS_EVERYWHERE,
     HEAD_DIM,
@@ -13,6 +13,7 @@ from ..parts import (
     SIZES,
     TRAINING,
     WINDOW_EVERYWHERE,
+    experts,
     one_if_unset,
     rope,
 )
@@ -43,7 +44,7 @@ MIXTRAL = Family(
         *COMMON,
         WINDOW_EVERYWHERE,
         *EXPERTS_EVERYWHERE,
-        *renamed(num_experts="num_local_experts"),
+        experts("num_local_experts"),
         *same("router_jitter_noise"),
     ),
     weights=PRE_NORMS,

@@ -1,7 +1,7 @@
 """OLMo: norms without weights (1), norms on the branches' outputs and on queries and keys (2), experts (OLMoE)."""
 
 from ..family import Family, same
-from ..parts import EXPERTS_EVERYWHERE, HEAD_DIM, PRE_NORMS, RMS_EPS, SIZES, TRAINING, rope
+from ..parts import EXPERTS_EVERYWHERE, HEAD_DIM, PRE_NORMS, RMS_EPS, SIZES, TRAINING, experts, rope
 
 
 COMMON = (*SIZES, *TRAINING, *same("attention_bias"), rope())
@@ -28,7 +28,7 @@ OLMO2 = Family(
 OLMOE = Family(
     name="olmoe",
     stack="decoder",
-    fields=(*COMMON, *RMS_EPS, *EXPERTS_EVERYWHERE, *same("num_experts", "norm_topk_prob", "clip_qkv")),
+    fields=(*COMMON, *RMS_EPS, *EXPERTS_EVERYWHERE, experts(), *same("norm_topk_prob", "clip_qkv")),
     constants={"qk_norm": "full"},
     weights=PRE_NORMS,
     heads={"ForCausalLM": {}},

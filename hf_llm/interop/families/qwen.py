@@ -3,7 +3,7 @@
 from typing import Any
 
 from ..family import Family, Group, renamed, same
-from ..parts import HEAD_DIM, HEADS_WITH_QA, PRE_NORMS, RMS_EPS, SIZES, TRAINING, WINDOW_EVERYWHERE, rope
+from ..parts import HEAD_DIM, HEADS_WITH_QA, PRE_NORMS, RMS_EPS, SIZES, TRAINING, WINDOW_EVERYWHERE, experts, rope
 
 
 COMMON = (*SIZES, *RMS_EPS, *TRAINING, *same("intermediate_size"), rope())
@@ -46,7 +46,8 @@ def _sparse_to_native(ours) -> dict[str, Any]:
 
 
 EXPERTS = (
-    *same("num_experts", "num_experts_per_tok", "norm_topk_prob", "moe_intermediate_size"),
+    experts(),
+    *same("num_experts_per_tok", "norm_topk_prob", "moe_intermediate_size"),
     *same("output_router_logits", "router_aux_loss_coef"),
     Group(("mlp_only_layers", "decoder_sparse_step"), ("mlp_layer_types",), _sparse_to_ours, _sparse_to_native),
 )

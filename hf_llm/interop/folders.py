@@ -1,0 +1,75 @@
+"""Exchange between folders: a checkpoint in, one out, with tokenizer, chat template and generation configuration."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import transformers
+from transformers import AutoTokenizer, PreTrainedModel
+from transformers.utils import cached_file
+
+from . import from_native, to_native
+from .convert import InteropError
+from .loading import HUB_ARGUMENTS, load_strictly, read_config
+
+
+TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
+
+
+def import_folder(source: str, destination: str | Path, **kwargs) -> PreTrainedModel:
+    """Read the native checkpoint at a path or Hub id and write it to a new folder as one of ours.
+
+    kwargs as in `from_pretrained`. The folder appears when it is complete, or not at all. Raises InteropError.
+    """
+    with _new_folder(destination) as folder:
+        model = from_native(source, **kwargs)
+        model.save_pretrained(folder)
+        _carry_tokenizer(source, folder, **kwargs)
+    return model
+
+
+def export_folder(source: str, destination: str | Path, family: str | None = None, **kwargs) -> PreTrainedModel:
+    """Read one of our checkpoints and write it to a new folder as a native one, of `family` or of the nearest.
+
+    kwargs as in `from_pretrained`. The folder appears when it is complete, or not at all. Raises InteropError.
+    """
+    with _new_folder(destination) as folder:
+        native = to_native(_load_ours(source, **kwargs), family)
+        native.save_pretrained(folder)
+        _carry_tokenizer(source, folder, **kwargs)
+    return native
+
+
+def _load_ours(source: str, **kwargs) -> PreTrainedModel:
+    config = read_config(source, **kwargs)
+    named = (config.get("architectures") or [""])[0]
+    if not config["model_type"].startswith("hf_llm_") or not hasattr(transformers, named):
+        raise InteropError(f"{source} is no checkpoint of hf_llm: `model_type={config['model_type']!r}`.")
+    return load_strictly(getattr(transformers, named), source, **kwargs)
+
+
+@contextmanager
+def _new_folder(destination: str | Path) -> Iterator[Path]:
+    """A folder beside `destination` that takes its place at the end, and is removed if something goes wrong."""
+    destination = Path(destination)
+    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        raise InteropError(f"{destination} exists and is not empty: choose another destination.")
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    partial = destination.with_name(f".{destination.name}.partial-{os.getpid()}")
+    partial.mkdir()
+    try:
+        yield partial
+        os.replace(partial, destination)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _carry_tokenizer(source: str, folder: Path, **kwargs) -> None:
+    """The tokenizer with its chat template, if the checkpoint has one."""
+    hub = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
+    quiet = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "gated_repo", "connection_errors")}
+    if any(cached_file(source, name, **hub, **quiet) for name in TOKENIZER_FILES):
+        AutoTokenizer.from_pretrained(source, **hub).save_pretrained(folder)
