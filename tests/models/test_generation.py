@@ -1,0 +1,409 @@
+"""Generation by every route of transformers, for decoder and encoder-decoder. Routes that promise the same tokens give
+the same tokens, and the same logits."""
+
+import importlib.util
+
+import pytest
+import torch
+from transformers import (
+    CompileConfig,
+    ContinuousBatchingConfig,
+    DynamicCache,
+    EncoderDecoderCache,
+    GenerationConfig,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from .tiny import EXPERTS, MODELS, VOCABULARY, tiny_config, tokens
+
+
+STACKS = ("decoder", "encoder_decoder")
+PROMPT, NEW = 9, 7
+# Longer than the window of 4, so that it slides in the prompt already and goes on sliding.
+SLIDING = {"layer_types": "SL", "sliding_window": 4}
+ABSOLUTE = ("learned", "sinusoidal")
+VARIANTS = {
+    "rope": {},
+    **{name: {"position_embedding": name} for name in (*ABSOLUTE, "alibi", "relative_bias", "none")},
+    "some layers slide": SLIDING,
+    "all layers slide": {"layer_types": "S", "sliding_window": 4},
+    "sliding alibi": {**SLIDING, "position_embedding": "alibi"},
+    "bias per layer": {**SLIDING, "position_embedding": "relative_bias", "relative_attention_bias_per_layer": True},
+    "rope by layer type": {
+        **SLIDING,
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+            "full_attention": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0},
+        },
+    },
+    "no positions in a layer": {"rope_layers": [True, False]},
+    "positions by the mask": {
+        "position_embedding": "learned",
+        "position_offset": 2,
+        "position_ids_source": "attention_mask",
+    },
+    "softcap": {"attn_logit_softcapping": 3.0},
+    "sinks": {"attention_sinks": True},
+    "experts": EXPERTS,
+    "shared layers": {"layer_sharing": [0, 0]},
+    "factorised embeddings": {"embedding_size": 16, "embedding_projection": "tokens"},
+    "parallel": {"norm_placement": "parallel"},
+}
+
+variants = pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
+stacks = pytest.mark.parametrize("stack", STACKS)
+
+
+def tiny_model(stack: str, attn_implementation: str | None = None, seed: int = 0, **fields):
+    """Weights so large that the next token depends on all before it."""
+    torch.manual_seed(seed)
+    return MODELS[stack](tiny_config(stack, attn_implementation, initializer_range=0.3, **fields)).eval()
+
+
+def prompts(batch: int = 2, length: int = PROMPT) -> dict[str, torch.Tensor]:
+    return {"input_ids": tokens(batch, length), "attention_mask": torch.ones(batch, length, dtype=torch.long)}
+
+
+def generate(model, inputs, **kwargs):
+    """New tokens (batch, new) and their logits (new, batch, vocabulary); greedy unless told otherwise."""
+    settings = {"max_new_tokens": NEW, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+    output = model.generate(**inputs, **(settings | kwargs))
+    prompt = 1 if model.config.is_encoder_decoder else inputs.get("input_ids", torch.empty(1, 0)).shape[1]
+    return output.sequences[:, prompt:], torch.stack(output.logits)
+
+
+def assert_same(actual, expected):
+    assert actual[0].tolist() == expected[0].tolist()
+    torch.testing.assert_close(actual[1], expected[1], rtol=1e-4, atol=1e-5)
+
+
+def pad(inputs: dict[str, torch.Tensor], side: str, count: int = 3) -> dict[str, torch.Tensor]:
+    padding = (count, 0) if side == "left" else (0, count)
+    return {name: torch.nn.functional.pad(tensor, padding) for name, tensor in inputs.items()}
+
+
+# -- caches -----------------------------------------------------------------------------------------------------------
+
+
+@variants
+@stacks
+def test_every_cache_gives_the_same_tokens(stack, fields):
+    model = tiny_model(stack, **fields)
+    expected = generate(model, prompts())
+    assert_same(generate(model, prompts(), use_cache=False), expected)
+    assert_same(generate(model, prompts(), cache_implementation="static", disable_compile=True), expected)
+    beams, _ = generate(model, prompts(), num_beams=3)
+    assert beams.tolist() == generate(model, prompts(), num_beams=3, use_cache=False)[0].tolist()
+
+
+@variants
+@stacks
+def test_greedy_tokens_are_those_of_one_forward_pass(stack, fields):
+    model = tiny_model(stack, **fields)
+    new, _ = generate(model, prompts())
+    with torch.no_grad():
+        if stack == "decoder":
+            logits = model(torch.cat((prompts()["input_ids"], new), dim=1)).logits[:, PROMPT - 1 : -1]
+        else:
+            start = torch.full((2, 1), model.config.decoder_start_token_id)
+            logits = model(**prompts(), decoder_input_ids=torch.cat((start, new), dim=1)).logits[:, :-1]
+    assert logits.argmax(-1).tolist() == new.tolist()
+
+
+@stacks
+def test_a_sliding_cache_holds_a_window_and_a_cross_attention_cache_the_whole_source(stack):
+    model = tiny_model(stack, layer_types="S", sliding_window=4)
+    for cache_implementation, held in (("dynamic", 3), ("static", 4)):
+        cache = model.generate(
+            **prompts(),
+            max_new_tokens=NEW,
+            do_sample=False,
+            cache_implementation=cache_implementation,
+            disable_compile=True,
+            return_dict_in_generate=True,
+        ).past_key_values
+        self_attention = getattr(cache, "self_attention_cache", cache)
+        assert {layer.keys.shape[2] for layer in self_attention.layers} == {held}
+        if stack == "encoder_decoder":
+            assert {layer.keys.shape[2] for layer in cache.cross_attention_cache.layers} == {PROMPT}
+
+
+def test_a_cross_attention_cache_that_slides_is_refused():
+    model = tiny_model("encoder_decoder", **SLIDING)
+    config = model.config.decoder
+    start = torch.ones(2, 1, dtype=torch.long)
+    sliding = EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
+    with pytest.raises(ValueError, match="cross-attention cache slides, but must hold the whole source"):
+        model(**prompts(), decoder_input_ids=start, past_key_values=sliding)
+    whole = EncoderDecoderCache(DynamicCache(config=config), DynamicCache())
+    new, _ = generate(model, prompts(), past_key_values=whole)
+    assert new.tolist() == generate(model, prompts())[0].tolist()
+
+
+def test_a_conversation_goes_on_from_its_cache():
+    for fields in ({}, SLIDING, {"position_embedding": "learned"}, {"position_embedding": "alibi"}):
+        model = tiny_model("decoder", **fields)
+        expected = model.generate(**prompts(), max_new_tokens=8, do_sample=False)
+        first = model.generate(**prompts(), max_new_tokens=3, do_sample=False, return_dict_in_generate=True)
+        again = {"input_ids": first.sequences, "attention_mask": torch.ones_like(first.sequences)}
+        cache = first.past_key_values
+        rest = model.generate(**again, max_new_tokens=5, do_sample=False, past_key_values=cache)
+        assert rest.tolist() == expected.tolist()
+
+
+def test_a_quantized_cache_of_8_bit_floats():
+    """fp8 needs no other package. Rounding moves the logits a little."""
+    model = tiny_model("decoder")
+    _, expected = generate(model, prompts())
+    _, logits = generate(model, prompts(), cache_implementation="quantized", cache_config={"backend": "fp8"})
+    torch.testing.assert_close(logits[0], expected[0], rtol=1e-4, atol=1e-5)  # the prompt itself is not rounded
+    assert 0 < (logits[1] - expected[1]).abs().max() < 0.1 * expected[1].abs().max()
+
+
+@pytest.mark.parametrize(("backend", "package"), [("quanto", "optimum"), ("hqq", "hqq")])
+def test_quantized_caches_of_other_packages(backend, package):
+    model = tiny_model("decoder")
+    kwargs = {"cache_implementation": "quantized", "cache_config": {"backend": backend, "q_group_size": 8}}
+    if importlib.util.find_spec(package) is None:
+        with pytest.raises(ImportError, match=backend):
+            generate(model, prompts(), **kwargs)
+    else:
+        assert generate(model, prompts(), **kwargs)[0].shape == (2, NEW)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="transformers offloads from an accelerator")
+@pytest.mark.parametrize("cache_implementation", ["offloaded", "offloaded_static"])
+@stacks
+def test_offloaded_caches(stack, cache_implementation):
+    model = tiny_model(stack, **SLIDING).cuda()
+    inputs = {name: tensor.cuda() for name, tensor in prompts().items()}
+    assert_same(generate(model, inputs, cache_implementation=cache_implementation), generate(model, inputs))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("backend", "fields"),
+    [("inductor", {}), ("aot_eager", SLIDING | EXPERTS), ("aot_eager", {"position_embedding": "alibi"})],
+)
+@stacks
+def test_compiled_decoding(stack, backend, fields):
+    """One graph for every step of a static cache, compiled once for a batch of this shape. Where layers slide there
+    are three: their caches count in a Python int, and differ before and after the window is full."""
+    torch.compiler.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    model = tiny_model(stack, **fields)
+    compile_config = CompileConfig(fullgraph=True, mode=None, backend=backend)
+    compile_config._compile_all_devices = True  # generate compiles on accelerators only, unless told
+    compiled = {"cache_implementation": "static", "compile_config": compile_config}
+    expected = generate(model, prompts())
+    assert_same(generate(model, prompts(), **compiled), expected)
+    assert 0 < counters["stats"]["unique_graphs"] <= (3 if "sliding_window" in fields else 1)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        assert_same(generate(model, prompts(), **compiled), expected)
+
+
+# -- padding ----------------------------------------------------------------------------------------------------------
+
+
+@variants
+def test_a_left_padded_batch_gives_the_tokens_of_each_prompt_alone(fields):
+    model = tiny_model("decoder", **fields)
+    long, short = prompts(1), prompts(1, PROMPT - 3)
+    alone = [generate(model, prompt)[0].tolist()[0] for prompt in (long, short)]
+    padded = pad(short, "left")
+    batch = {name: torch.cat((long[name], padded[name])) for name in long}
+    for kwargs in ({}, {"use_cache": False}, {"cache_implementation": "static", "disable_compile": True}):
+        assert generate(model, batch, **kwargs)[0].tolist() == alone
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@variants
+def test_a_padded_source_gives_the_tokens_of_each_source_alone(fields, side):
+    """Left of the source, absolute positions have to be counted without padding: by the configuration, or passed."""
+    model = tiny_model("encoder_decoder", **fields)
+    long, short = prompts(1), prompts(1, PROMPT - 3)
+    alone = [generate(model, source)[0].tolist()[0] for source in (long, short)]
+    padded = pad(short, side)
+    batch = {name: torch.cat((long[name], padded[name])) for name in long}
+    if model.config.encoder.position_embedding in ABSOLUTE:
+        batch["position_ids"] = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    assert generate(model, batch)[0].tolist() == alone
+
+
+# -- strategies -------------------------------------------------------------------------------------------------------
+
+
+@stacks
+def test_sampling_is_random_and_its_limits_are_greedy(stack):
+    model = tiny_model(stack)
+    greedy = generate(model, prompts())[0].tolist()
+    for limit in ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}, {"temperature": 1e-6}):
+        assert generate(model, prompts(), do_sample=True, **limit)[0].tolist() == greedy
+    for settings in ({}, {"top_k": 10}, {"top_p": 0.9, "temperature": 0.7}, {"min_p": 0.05}, {"num_beams": 2}):
+        samples = []
+        for seed in (0, 0, 1):
+            torch.manual_seed(seed)
+            new, _ = generate(model, prompts(), do_sample=True, num_return_sequences=2, **settings)
+            assert new.shape == (4, NEW) and new.max() < VOCABULARY
+            samples.append(new.tolist())
+        assert samples[0] == samples[1] != samples[2]
+
+
+@stacks
+def test_beam_scores_are_the_log_probabilities_of_their_tokens(stack):
+    model = tiny_model(stack)
+    settings = {"max_new_tokens": NEW, "do_sample": False, "num_beams": 4, "num_return_sequences": 2}
+    output = model.generate(
+        **prompts(), **settings, length_penalty=0.0, return_dict_in_generate=True, output_scores=True
+    )
+    sequences = output.sequences
+    inputs = {name: tensor.repeat_interleave(2, dim=0) for name, tensor in prompts().items()}
+    with torch.no_grad():
+        if stack == "decoder":
+            logits = model(sequences).logits[:, PROMPT - 1 : -1]
+        else:
+            logits = model(**inputs, decoder_input_ids=sequences).logits[:, :-1]
+    chosen = logits.log_softmax(-1).gather(-1, sequences[:, -NEW:, None])[..., 0].sum(-1)
+    torch.testing.assert_close(output.sequences_scores, chosen, rtol=1e-4, atol=1e-5)
+    assert output.sequences_scores[0] >= output.sequences_scores[1]  # the best comes first
+
+
+@variants
+@stacks
+def test_assisted_generation_gives_the_tokens_of_the_model_itself(stack, fields):
+    model = tiny_model(stack, **fields)
+    inputs = prompts(1)
+    expected = generate(model, inputs)
+    assert_same(generate(model, inputs, prompt_lookup_num_tokens=3), expected)
+    assert_same(generate(model, inputs, assistant_model=model), expected)  # every candidate is right
+    assistant = tiny_model(stack, seed=1, num_hidden_layers=1)  # most candidates are wrong
+    assert_same(generate(model, inputs, assistant_model=assistant), expected)
+
+
+@stacks
+def test_sampling_with_an_assistant(stack):
+    model, assistant = tiny_model(stack), tiny_model(stack, num_hidden_layers=1)
+    new, _ = generate(model, prompts(1), assistant_model=assistant, do_sample=True)
+    assert new.shape == (1, NEW)
+
+
+class AfterTwo(StoppingCriteria):
+    """Stops a row after the second new token."""
+
+    def __init__(self, prompt: int):
+        self.prompt = prompt
+
+    def __call__(self, input_ids, scores, **kwargs):
+        return torch.full((len(input_ids),), input_ids.shape[1] >= self.prompt + 2)
+
+
+@stacks
+def test_stopping_criteria_and_constraints(stack):
+    model = tiny_model(stack)
+    inputs = prompts(1)
+    free = generate(model, inputs)[0][0].tolist()
+    stop = free[3]
+    until = free[: free.index(stop) + 1]
+    assert generate(model, inputs, eos_token_id=stop)[0][0].tolist() == until
+    assert generate(model, inputs, eos_token_id=[1, stop])[0][0].tolist() == until
+    criteria = StoppingCriteriaList([AfterTwo(1 if model.config.is_encoder_decoder else PROMPT)])
+    assert generate(model, inputs, stopping_criteria=criteria)[0][0].tolist() == free[:2]
+
+    legal = [5, 6, 7]
+    assert set(generate(model, inputs, prefix_allowed_tokens_fn=lambda *_: legal)[0][0].tolist()) <= set(legal)
+    assert free[0] not in generate(model, inputs, bad_words_ids=[[free[0]]])[0][0].tolist()
+    once = generate(model, inputs, no_repeat_ngram_size=1)[0][0].tolist()
+    assert len(set(once)) == NEW
+    if stack == "decoder":  # transformers' guidance calls the model without a target
+        guided = generate(model, inputs, guidance_scale=1.5)[0]
+        assert guided.tolist() == generate(model, inputs, guidance_scale=1.5, use_cache=False)[0].tolist()
+
+
+def test_a_row_that_has_ended_is_padded():
+    model = tiny_model("decoder")
+    free, _ = generate(model, prompts())
+    stop = free[0, 0].item()
+    assert stop not in free[1]
+    new, _ = generate(model, prompts(), eos_token_id=stop, pad_token_id=0)
+    assert new[0].tolist() == [stop] + [0] * (NEW - 1)
+    assert new[1].tolist() == free[1].tolist()
+
+
+@stacks
+def test_generation_from_embeddings(stack):
+    model = tiny_model(stack, embedding_multiplier=2.0)
+    inputs = prompts()
+    embeds = model.get_input_embeddings()(inputs["input_ids"]).detach()
+    with_embeds = {"inputs_embeds": embeds, "attention_mask": inputs["attention_mask"]}
+    assert_same(generate(model, with_embeds), generate(model, inputs))
+
+
+def test_a_target_that_has_begun_goes_on():
+    model = tiny_model("encoder_decoder", **SLIDING)
+    whole = model.generate(**prompts(), max_new_tokens=NEW, do_sample=False)
+    rest = model.generate(**prompts(), max_new_tokens=NEW - 3, do_sample=False, decoder_input_ids=whole[:, :4])
+    assert rest.tolist() == whole.tolist()
+
+
+@stacks
+def test_attentions_and_hidden_states_of_every_step(stack):
+    model = tiny_model(stack, "eager")
+    output = model.generate(
+        **prompts(),
+        max_new_tokens=NEW,
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_attentions=True,
+        output_hidden_states=True,
+    )
+    prefix, length = ("", PROMPT) if stack == "decoder" else ("decoder_", 1)
+    attentions, hidden_states = output[f"{prefix}attentions"], output[f"{prefix}hidden_states"]
+    assert len(attentions) == len(hidden_states) == NEW
+    assert len(attentions[0]) == 2 and len(hidden_states[0]) == 3
+    assert attentions[0][0].shape == (2, 4, length, length) and attentions[1][0].shape == (2, 4, 1, length + 1)
+    assert hidden_states[1][0].shape == (2, 1, 32)
+    if stack == "encoder_decoder":
+        assert output.cross_attentions[1][0].shape == (2, 4, 1, PROMPT)
+        assert output.encoder_attentions[0].shape == (2, 4, PROMPT, PROMPT)
+
+
+# -- continuous batching ----------------------------------------------------------------------------------------------
+
+
+PAGED = {name: VARIANTS[name] for name in ("learned", "some layers slide", "experts", "shared layers")}
+
+
+def settings_of(**kwargs) -> dict:
+    """A small paged cache: the default takes most of the machine's memory."""
+    return {
+        "generation_config": GenerationConfig(max_new_tokens=NEW, do_sample=False, eos_token_id=-1, **kwargs),
+        "continuous_batching_config": ContinuousBatchingConfig(page_size=16, num_blocks=8, max_batch_tokens=32),
+    }
+
+
+@pytest.mark.parametrize("fields", PAGED.values(), ids=PAGED)
+def test_continuous_batching_gives_the_tokens_of_generate(fields):
+    """Under sdpa; more prompts than fit into one batch of tokens."""
+    model = tiny_model("decoder", "sdpa", **fields, attention_dropout=0.1)
+    lengths = (5, PROMPT, 14, 20)
+    outputs = model.generate_batch([tokens(n, seed=n).tolist() for n in lengths], **settings_of())
+    assert [output.error for output in outputs.values()] == [None] * len(lengths)
+    for n, output in zip(lengths, outputs.values()):
+        expected, _ = generate(model, {"input_ids": tokens(1, n, seed=n)})
+        assert output.generated_tokens == expected[0].tolist()
+
+
+def test_continuous_batching_in_eager_attention():
+    model = tiny_model("decoder", "eager", attention_dropout=0.1)
+    outputs = model.generate_batch([prompts()["input_ids"][0].tolist()], **settings_of())
+    assert next(iter(outputs.values())).generated_tokens == generate(model, prompts(1))[0][0].tolist()
+    assert model.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("position_embedding", ["alibi", "relative_bias"])
+def test_continuous_batching_refuses_position_biases(position_embedding):
+    model = tiny_model("decoder", position_embedding=position_embedding)
+    with pytest.raises(ValueError, match=f"position_embedding='{position_embedding}'"):
+        model.generate_batch([[3, 4, 5]], **settings_of())
