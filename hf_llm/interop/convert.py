@@ -215,10 +215,13 @@ def _rule_entry(rule, match, config, prefix="", native_prefix="", half=None) -> 
 
 
 def _head_entry(family: Family, head: str, name: str) -> Entry:
-    table = family.heads.get(head)
-    if table is None:
+    _check_head(family, head)
+    return Entry((name,), (_renamed(name, family.heads[head]),), rename, None)
+
+
+def _check_head(family: Family, head: str) -> None:
+    if head not in ("Model", *family.heads):
         raise InteropError(f"{family.name} has no head like {head!r}; it has {', '.join(family.heads) or 'none'}.")
-    return Entry((name,), (_renamed(name, table),), rename, None)
 
 
 def _aliases(model: PreTrainedModel) -> dict[str, str]:
@@ -293,7 +296,7 @@ def _load(model: PreTrainedModel, state: dict[str, torch.Tensor], what: str) -> 
 
 def head_of(native_class_name: str, family: Family) -> str:
     """Our head ("ForCausalLM", ..., "Model") for a native class."""
-    for auto_name in auto_map(family.stack).keys() & HEAD_OF_AUTO.keys():
+    for auto_name in (name for name in HEAD_OF_AUTO if name in auto_map(family.stack)):
         names = getattr(modeling_auto, registration.NAME_TABLES[auto_name]).get(family.name, ())
         if native_class_name in ((names,) if isinstance(names, str) else names):
             return HEAD_OF_AUTO[auto_name]
@@ -318,6 +321,7 @@ def import_model(family: Family, native: PreTrainedModel) -> tuple[PreTrainedMod
     """Our model with a native model's weights (tensors whose layout is the same are shared, not copied), and the names
     of the native weights that have no place in it."""
     head = head_of(type(native).__name__, family)
+    _check_head(family, head)
     config = to_our_config(family, native.config, **tying(family, native))
     _, module = registration.STACKS[family.stack]
     prefix = "LLM" + "".join(part.capitalize() for part in family.stack.split("_"))

@@ -35,8 +35,9 @@ def native_model(family: str, head: str = "auto", seed: int = 0, attention: str 
 def redraw(model, seed: int = 0, tie: bool = True) -> None:
     """New values for every parameter and persistent floating-point buffer: norms around 1, the rest around 0."""
     generator = torch.Generator().manual_seed(seed)
+    computed = FAMILIES[model.config.model_type].derived
     for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() and not any(re.search(pattern, name) for pattern in computed):
             around = 1.0 if re.search(r"(norm|\bln_).*weight$", name.lower()) else 0.0
             tensor.copy_(around + 0.25 * torch.randn(tensor.shape, generator=generator))
     if tie:
@@ -131,25 +132,36 @@ def assert_saved_opens(native, ours, folder):
 
 @torch.no_grad()
 def assert_switches_matter(native, ours, base_config, **extra) -> None:
-    """Each of our fields that a case sets apart from the base case changes weights or logits if it is put back."""
+    """Each of our fields that a case sets apart from the base case changes weights or logits if it is put back.
+
+    Fields that cannot be put back alone (a window, and the layers that have it) are put back together.
+    """
     fields, before = convert.architecture(ours.config), convert.architecture(base_config)
     changed = [name for name in fields if name not in before or fields[name] != before[name]]
     changed = [name for name in changed if attrgetter(name)(ours.config) != attrgetter(name)(base_config)]
     assert changed, "the case sets nothing that the base case does not"
     changed = [name for name in changed if not name.endswith("tie_word_embeddings")]  # see assert_round_trip
     wanted = native(inputs(), **extra).logits
-    for name in changed:
-        config = copy.deepcopy(ours.config)
-        target, leaf = (getattr(config, name.split(".")[0]), name.split(".")[1]) if "." in name else (config, name)
-        try:
-            setattr(target, leaf, attrgetter(name)(base_config))
-            mutant = convert._empty(type(ours), type(config).from_dict(config.to_dict()))
-        except Exception:  # the field cannot be put back alone: forgetting it would raise, which is noticed
-            continue
-        state = {n: t.shape for n, t in mutant.state_dict().items()}
-        if state != {n: t.shape for n, t in ours.state_dict().items()}:
-            continue
+    coupled = []
+    mutants = {(name,): _mutant(ours, base_config, [name]) for name in changed}
+    coupled = tuple(name for (name,), mutant in mutants.items() if mutant is None)
+    if len(coupled) > 1:
+        mutants[coupled] = _mutant(ours, base_config, coupled)
+    for names, mutant in mutants.items():
+        if mutant is not None:
+            difference = (mutant(inputs(), **extra).logits - wanted).abs().max().item()
+            assert difference > 10 * TOLERANCE, f"putting back {', '.join(names)} changes nothing"
+
+
+def _mutant(ours, base_config, names):
+    """Our model with fields put back, or None if there is no such model with the same weights: that is noticed too."""
+    config = copy.deepcopy(ours.config)
+    for name in names:
+        half, _, leaf = name.rpartition(".")
+        setattr(getattr(config, half) if half else config, leaf, attrgetter(name)(base_config))
+    try:
+        mutant = convert._empty(type(ours), type(config).from_dict(config.to_dict()))
         mutant.load_state_dict(ours.state_dict())
-        mutant.eval()
-        difference = (mutant(inputs(), **extra).logits - wanted).abs().max().item()
-        assert difference > 10 * TOLERANCE, f"putting back {name} changes nothing"
+    except Exception:
+        return None
+    return mutant.eval()

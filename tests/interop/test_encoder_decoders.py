@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+import transformers
+
+from hf_llm.interop import convert
 
 from . import parity
 
@@ -35,6 +38,36 @@ T5 = (
 )
 
 
+BART = (
+    {
+        "vocab_size": parity.VOCABULARY,
+        "d_model": 32,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "encoder_ffn_dim": 40,
+        "decoder_ffn_dim": 40,
+        "max_position_embeddings": 48,
+        "pad_token_id": 1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "forced_eos_token_id": 2,
+        "decoder_start_token_id": 2,
+    },
+    {
+        "relu": {"activation_function": "relu"},
+        "swish": {"activation_function": "swish"},
+        "scaled": {"scale_embedding": True},
+        "depths": {"encoder_layers": 1, "decoder_layers": 3},
+        "heads": {"encoder_attention_heads": 2, "decoder_attention_heads": 8},
+        "widths": {"encoder_ffn_dim": 24, "decoder_ffn_dim": 56},
+        "length": {"max_position_embeddings": 32},
+        "untied": {"tie_word_embeddings": False},
+    },
+)
+
+
 def without(case: str, family: tuple) -> tuple:
     """A family's cases but one, which is its base."""
     base, cases = family
@@ -46,6 +79,18 @@ CASES = {
     "t5": (T5[0], without("relu", T5)[1] | {"unscaled": {"tie_word_embeddings": False}}),
     "mt5": without("gated gelu", T5),
     "umt5": without("gated gelu", T5),
+    "bart": BART,
+    "mbart": BART,
+    "pegasus": without("length", BART),
+    "marian": (
+        BART[0] | {"decoder_vocab_size": parity.VOCABULARY},
+        without("length", BART)[1]
+        | {
+            "separate": {"share_encoder_decoder_embeddings": False},
+            "untied": {"share_encoder_decoder_embeddings": False, "tie_word_embeddings": False},
+            "vocabularies": {"share_encoder_decoder_embeddings": False, "vocab_size": 70},
+        },
+    ),
 }
 ALL = [(family, case) for family, (_, cases) in CASES.items() for case in ("base", *cases)]
 
@@ -127,7 +172,7 @@ def test_heads(family, head, side):
 @pytest.mark.parametrize("family", ["t5", "mt5", "umt5"])
 def test_an_untied_head_is_seen_in_the_weights(family, tmp_path):
     native = parity.native_model(family, **CASES[family][0])
-    parity.convert._untie_head(native)
+    convert._untie_head(native)
     parity.redraw(native, tie=False)
     ours = parity.imported(native)
     assert not ours.config.tie_word_embeddings
@@ -142,3 +187,17 @@ def test_what_scales_t5s_output_survives_saving(tmp_path):
         native = parity.native_model("t5", **{**base, **cases.get(name, {})})
         reopened = parity.assert_saved_opens(native, parity.imported(native), tmp_path / name)
         assert native.config.scale_decoder_outputs == reopened.config.scale_decoder_outputs == scaled
+
+
+def test_a_position_table_that_is_not_the_computed_one_is_refused():
+    native = parity.native_model("pegasus", **BART[0])
+    with torch.no_grad():
+        native.model.encoder.embed_positions.weight[3, 4] += 0.01
+    with pytest.raises(convert.InteropError, match="embed_positions.weight is not the table"):
+        parity.imported(native)
+
+
+def test_token_classification_of_t5_is_refused():
+    native = transformers.T5ForTokenClassification(transformers.T5Config(**CASES["t5"][0]))
+    with pytest.raises(convert.InteropError, match="no head like 'ForTokenClassification'"):
+        parity.imported(native)
