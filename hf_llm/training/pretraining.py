@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, Subset
 from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase, set_seed
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 
@@ -235,7 +236,6 @@ class _Run:
         return self.stack.auto_class.from_pretrained(source, dtype=torch.float32)
 
     def make_trainer(self, train: Dataset, evaluation: Dataset, facts: dict) -> PretrainTrainer:
-        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(self.run_dir / "runs"))
         trainer = PretrainTrainer(
             model=self.make_model(),
             args=self.args,
@@ -246,6 +246,9 @@ class _Run:
             run_facts=facts,
             row_length=self.config.data.row_length,
         )
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback):
+                callback.logging_dir = callback.logging_dir or str(self.run_dir / "runs")
         trainer.remove_callback(ProgressCallback)
         trainer.remove_callback(PrinterCallback)
         if not self.args.disable_tqdm:

@@ -71,10 +71,13 @@ def test_killed_while_saving_a_run_goes_on_to_the_same_weights(stack, settings, 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_tells_by_the_exit_code(number, code, settings, write_config, tmp_path):
     process = launch(write_config(settings(max_steps=100_000, save_steps=100_000, report_to="tensorboard")))
-    wait_for(process, tmp_path / "run" / "runs")  # made when training begins
-    time.sleep(1)
-    process.send_signal(number)
-    output = process.communicate(timeout=120)[0]
+    try:
+        wait_for(process, tmp_path / "run" / "runs")  # made when training begins
+        time.sleep(1)
+        process.send_signal(number)
+        output = process.communicate(timeout=120)[0]
+    finally:
+        process.kill()
     assert process.returncode == code, output
     (saved,) = list_checkpoints(tmp_path / "run")
     assert f"Stopped by {number.name} at step" in output and str(saved) in output
@@ -89,7 +92,10 @@ def test_two_processes_train_as_one_with_the_same_global_batch(settings, write_c
         plan["output_dir"] = str(tmp_path / name)
         plan["model"]["residual_dropout"] = 0.0
         process = launch(write_config(plan), launcher=launcher)
-        output = process.communicate(timeout=300)[0]
+        try:
+            output = process.communicate(timeout=300)[0]
+        finally:
+            process.kill()
         assert process.returncode == 0, output
     a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     for name in a:
