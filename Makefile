@@ -38,8 +38,7 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/accelerate launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
-	    recipes/pretrain.py --config recipes/configs/demo.yaml
+	$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml recipes/pretrain.py --config recipes/configs/demo.yaml
 	$(BIN)/python recipes/generate.py outputs/demo
 
 test: $(INSTALLED)
