@@ -341,6 +341,16 @@ class LLMStackConfig(StackChecks, _Versioned, PreTrainedConfig):
         }
         return {t: int(self.head_dim * p.get("partial_rotary_factor", 1.0)) for t, p in per_type.items()}
 
+    @property
+    def longrope_limit(self) -> int | None:
+        """The length up to which longrope rotates by its short frequencies, or `None` without longrope."""
+        parameters = self.rope_parameters or {}
+        nested = [parameters[key] or {} for key in self.nested_rope_parameter_keys(parameters)]
+        limits = [
+            p["original_max_position_embeddings"] for p in nested or [parameters] if p.get("rope_type") == "longrope"
+        ]
+        return min(limits, default=None)
+
     # -- parallelism ---------------------------------------------------------------------------------------------
     @property
     def base_model_tp_plan(self) -> dict[str, str]:
@@ -432,6 +442,10 @@ class LLMDecoderConfig(LLMStackConfig):
     use_cache: bool = True
     add_cross_attention: bool = False
     cross_attention_hidden_size: int | None = None
+
+    def validate_window(self):
+        if self.sliding_window == 1:  # and transformers' caches would keep everything
+            raise ValueError("`sliding_window=1` lets a token see nothing but itself: it must be at least 2, or None.")
 
 
 @strict

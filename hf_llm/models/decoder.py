@@ -170,6 +170,15 @@ class LLMDecoderForCausalLM(LanguageModelHead, LLMPreTrainedModel, GenerationMix
             )
         return super().init_continuous_batching(*args, **kwargs)
 
+    def prepare_inputs_for_generation(self, input_ids, past_key_values=None, **kwargs):
+        """As in transformers, but when a text outgrows longrope's short frequencies, its cached keys have been rotated
+        by the wrong ones: the cache is computed anew, once (as in transformers' Phi-3)."""
+        limit = self.config.longrope_limit
+        outgrown = limit is not None and past_key_values is not None and input_ids.shape[1] > limit
+        if outgrown and past_key_values.get_seq_length() <= limit:
+            past_key_values, kwargs["next_sequence_length"] = None, None
+        return super().prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)
+
     @can_return_tuple
     def forward(
         self,
