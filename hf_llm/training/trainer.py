@@ -55,6 +55,8 @@ class PretrainTrainer(Trainer):
     # ---- optimizer -------------------------------------------------------------------------------------------------
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        if self.is_deepspeed_enabled and self.args.optimizer == "muon":
+            raise ValueError("training.optimizer = 'muon' needs whole matrices, which DeepSpeed flattens: use adamw")
         if self.optimizer is None:
             self.optimizer = build_optimizer(self.model if model is None else model, self.args)
         return self.optimizer
