@@ -61,6 +61,21 @@ def _check_fraction(parameters: dict[str, Any], partial: bool) -> None:
         raise ValueError(f"`rope_parameters` with `partial_rotary_factor={fraction}`: it rotates the whole head.")
 
 
+def _rope_by_layer_to_ours(native) -> dict[str, Any]:
+    for parameters in native.rope_parameters.values():
+        _check_fraction(parameters, partial=False)
+    return {"rope_parameters": copy.deepcopy(native.rope_parameters)}
+
+
+def _rope_by_layer_to_native(ours) -> dict[str, Any]:
+    if ours.position_embedding != "rope":
+        raise ValueError(f"`position_embedding={ours.position_embedding!r}`: it has rope.")
+    parameters = ours.rope_parameters
+    if not ours.nested_rope_parameter_keys(parameters):
+        parameters = dict.fromkeys(("full_attention", "sliding_attention"), parameters)
+    return {"rope_parameters": copy.deepcopy(parameters)}
+
+
 def _head_dim_to_ours(native) -> dict[str, Any]:
     return {"head_dim": getattr(native, "head_dim", None)}
 
@@ -125,6 +140,8 @@ EXPERTS_EVERYWHERE = (
     Field("intermediate_size", ("moe_intermediate_size", "intermediate_size")),
     *same("num_experts_per_tok", "output_router_logits", "router_aux_loss_coef"),
 )
+# RoPE parameters of their own for layers that slide and layers that do not.
+ROPE_BY_LAYER = Group(("rope_parameters",), ("rope_parameters",), _rope_by_layer_to_ours, _rope_by_layer_to_native)
 RMS_EPS = renamed(norm_eps="rms_norm_eps")
 LAYER_NORM_EPS = renamed(norm_eps="layer_norm_eps")
 

@@ -66,6 +66,37 @@ CASES = {
         },
     ),
     "electra": (SMALL | {"embedding_size": 16}, BERT_CASES | {"wide": {"embedding_size": 32}}),
+    "modernbert": (
+        {name: value for name, value in SMALL.items() if name != "type_vocab_size"}
+        | {"cls_token_id": 1, "sep_token_id": 2, "local_attention": 6},
+        {
+            "attention biases": {"attention_bias": True},
+            "mlp biases": {"mlp_bias": True},
+            "norm biases": {"norm_bias": True},
+            "head bias": {"classifier_bias": True},
+            "no decoder bias": {"decoder_bias": False},
+            "head activation": {"classifier_activation": "relu"},
+            "activation": {"hidden_activation": "silu"},
+            "eps": {"norm_eps": 0.1},
+            "untied": {"tie_word_embeddings": False},
+            "window": {"local_attention": 4},
+            "layers": {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+            "full": {"layer_types": ["full_attention"] * 3, "local_attention": 128},
+            "slides": {"layer_types": ["sliding_attention"] * 3},
+            "thetas": {
+                "rope_parameters": {
+                    "full_attention": {"rope_type": "default", "rope_theta": 500.0},
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+                }
+            },
+            "scaled rope": {
+                "rope_parameters": {
+                    "full_attention": {"rope_type": "linear", "rope_theta": 1000.0, "factor": 4.0},
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+                }
+            },
+        },
+    ),
 }
 ALL = [(family, case) for family, (_, cases) in CASES.items() for case in ("base", *cases)]
 
@@ -123,6 +154,33 @@ def test_heads(family, head):
             where = real if wanted[name].shape[:2] == real.shape else None
             parity.assert_close(got[name], wanted[name], name, where)
     parity.assert_same_configuration(native, parity.assert_round_trip(native, ours))
+
+
+@pytest.mark.parametrize(
+    ("head", "switches"),
+    [
+        ("ForSequenceClassification", {"classifier_pooling": "mean"}),
+        ("ForSequenceClassification", {"classifier_bias": True}),
+        ("ForSequenceClassification", {"classifier_activation": "relu"}),
+        ("ForTokenClassification", {"classifier_bias": True}),
+        ("ForTokenClassification", {"classifier_activation": "relu"}),
+    ],
+)
+def test_switches_of_modernberts_heads(head, switches):
+    base = CASES["modernbert"][0] | {"num_labels": 3}
+    native = parity.native_model("modernbert", head, **base, **switches)
+    ours = parity.imported(native)
+    where = None if head == "ForTokenClassification" else torch.ones(2)
+    parity.assert_same_logits(native, ours, where=where)
+    base_config = parity.imported(parity.native_model("modernbert", head, **base)).config
+    parity.assert_switches_matter(native, ours, base_config)
+
+
+def test_an_odd_window_is_rounded_as_transformers_rounds_it():
+    native = parity.native_model("modernbert", **CASES["modernbert"][0] | {"local_attention": 5})
+    ours = parity.imported(native)
+    assert ours.config.sliding_window == native.config.sliding_window == 2
+    parity.assert_same_logits(native, ours)
 
 
 @torch.no_grad()

@@ -1,10 +1,9 @@
 """Gemma 1 to 3 (text): RMSNorm applied as 1 + w, scaled embeddings, GeGLU; sandwich norms and windows from 2 on."""
 
-import copy
 from typing import Any
 
 from ..family import Family, Group, renamed, same
-from ..parts import HEADS, PRE_NORMS, RMS_EPS, SIZES, TRAINING, WINDOW_BY_LAYER, off, rope
+from ..parts import HEADS, PRE_NORMS, RMS_EPS, ROPE_BY_LAYER, SIZES, TRAINING, WINDOW_BY_LAYER, off, rope
 
 
 EMBEDDING_SCALE = Group(
@@ -67,24 +66,10 @@ GEMMA2 = Family(
 )
 
 
-def _rope_by_layer_to_ours(native) -> dict[str, Any]:
-    return {"rope_parameters": copy.deepcopy(native.rope_parameters)}
-
-
-def _rope_by_layer_to_native(ours) -> dict[str, Any]:
-    parameters = ours.rope_parameters
-    if not ours.nested_rope_parameter_keys(parameters):
-        parameters = dict.fromkeys(("full_attention", "sliding_attention"), parameters)
-    return {"rope_parameters": copy.deepcopy(parameters)}
-
-
 GEMMA3_TEXT = Family(
     name="gemma3_text",
     stack="decoder",
-    fields=(
-        *LATER,
-        Group(("rope_parameters",), ("rope_parameters",), _rope_by_layer_to_ours, _rope_by_layer_to_native),
-    ),
+    fields=(*LATER, ROPE_BY_LAYER),
     constants=CONSTANTS | {"norm_placement": "sandwich", "qk_norm": "head"},
     ignores=("attn_logit_softcapping",),  # transformers' Gemma 3 does not read it
     weights=SANDWICH_NORMS,
