@@ -1,0 +1,140 @@
+"""`hf-llm info`: its figures, on presets, on checkpoints of hf_llm and native ones, and on what is neither."""
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    DynamicCache,
+    GPT2Config,
+    LlamaConfig,
+    MambaConfig,
+)
+
+from hf_llm import LLMDecoderConfig, LLMEncoderConfig, LLMEncoderDecoderConfig
+from hf_llm.cli import main
+from hf_llm.info import build_on_meta, cache_bytes, parameter_groups, report, runs, shapes, training_bytes
+from hf_llm.presets import preset_config
+
+
+SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+CONFIGS = {
+    "decoder": (LLMDecoderConfig(**SIZES), AutoModelForCausalLM),
+    "experts": (LLMDecoderConfig(**SIZES, num_experts=4), AutoModelForCausalLM),
+    "encoder": (LLMEncoderConfig(**SIZES, head_transform=True), AutoModelForMaskedLM),
+    "encoder-decoder": (LLMEncoderDecoderConfig(encoder=SIZES, decoder=SIZES), AutoModelForSeq2SeqLM),
+    "llama": (LlamaConfig(**SIZES, intermediate_size=48), AutoModelForCausalLM),
+    "gpt2": (GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4), AutoModelForCausalLM),
+}
+
+
+def lines(text: str) -> dict[str, str]:
+    """The report's lines by what stands before the colon."""
+    return dict(line.strip().split(": ", 1) for line in text.splitlines() if ": " in line)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_parameter_is_in_one_group_and_one_shape(name, tmp_path, capsys):
+    config, auto_class = CONFIGS[name]
+    model = auto_class.from_config(config)
+    config.save_pretrained(tmp_path)
+
+    built = build_on_meta(str(tmp_path))
+    groups = parameter_groups(built)
+    assert sum(groups.values()) == model.num_parameters()
+    assert "other" not in groups
+    assert sum(torch.Size(shape).numel() * number for _, shape, number in shapes(built)) == model.num_parameters()
+
+    main(["info", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert type(model).__name__ in printed
+    assert f"{model.num_parameters():,}" in printed
+
+
+def test_preset():
+    printed = lines(report("llama-3-8b"))
+    assert printed["exports to"] == "llama"
+    assert printed["decoder"].startswith("32 layers of 4096")
+    assert printed["layers 0-31"] == "32 heads of 128, 8 of keys and values; gated silu, 14,336 wide"
+    assert printed["key-value cache in bfloat16"] == "131,072 bytes per token, 1.00 GiB for a sequence"
+    # 6 per weight but the embeddings, 12 x layers x width x length (PaLM, appendix B)
+    expected = 6 * (8_030_261_248 - 128256 * 4096 - 65 * 4096) + 12 * 32 * 4096 * 8192
+    assert printed["GFLOPs per token"].endswith(f"{expected / 1e9:,.3f} in training")
+
+
+def test_layers_by_kind():
+    printed = lines(report("gemma-3-270m"))
+    assert printed["layers 5, 11, 17"].startswith("4 heads of 256, 1 of keys and values; gated")
+    assert printed["layers 0-4, 6-10, 12-16"].startswith("4 heads of 256, 1 of keys and values, window of 512;")
+    assert runs([0, 1, 2, 4, 6, 7]) == "0-2, 4, 6-7"
+
+
+def test_what_no_family_expresses_says_why():
+    assert lines(report("transformer-2017-base"))["exports to"].startswith("no native family; ")
+
+
+@pytest.mark.parametrize("length", [3, 9])
+def test_cache_is_what_generation_holds(length):
+    config = LLMDecoderConfig(**SIZES, num_key_value_heads=2, layer_types="SL", sliding_window=5)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    cache = DynamicCache(config=config)
+    with torch.no_grad():
+        for _ in range(length):
+            model(torch.zeros(1, 1, dtype=torch.long), past_key_values=cache)
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    # transformers keeps one token less than the window: the next one completes it
+    spared = 2 * 2 * config.head_dim * 4 * (length >= 5)
+    assert cache_bytes(config, length, width=4)["sequence"] - spared == held
+
+
+def test_cross_attention_has_a_cache_of_its_own():
+    decoder = preset_config("t5-small").decoder
+    cache = cache_bytes(decoder, 512)
+    assert cache["token"] == cache["source token"] == 2 * 8 * 64 * 6 * 2
+    assert cache["sequence"] == 2 * 512 * cache["token"]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
+def test_training_memory_is_what_the_optimizer_holds(optimizer):
+    from types import SimpleNamespace
+
+    from hf_llm.training.optimizers import build_optimizer
+
+    model = AutoModelForCausalLM.from_config(CONFIGS["decoder"][0])
+    settings = {"weight_decay": 0.0, "decay_embeddings": False, "adam_beta1": 0.9, "adam_beta2": 0.95}
+    rates = {"learning_rate": 1e-3, "muon_learning_rate": None, "adam_epsilon": 1e-8, "momentum": 0.9}
+    stepped = build_optimizer(model, SimpleNamespace(optimizer=optimizer, **settings, **rates))
+    model(torch.zeros(1, 4, dtype=torch.long), labels=torch.zeros(1, 4, dtype=torch.long)).loss.backward()
+    stepped.step()
+    held = sum(p.nbytes + p.grad.nbytes for p in model.parameters())
+    held += sum(s.nbytes for state in stepped.state.values() for s in state.values() if torch.is_tensor(s) and s.ndim)
+    assert training_bytes(model, optimizer, stage=0, processes=8) == held
+
+
+def test_zero_stages_shard():
+    model = build_on_meta("decoder-tiny")
+    n = model.num_parameters()
+    assert [training_bytes(model, "adamw", stage, 2) for stage in range(4)] == [16 * n, 12 * n, 10 * n, 8 * n]
+
+
+def test_config_file_alone(tmp_path, capsys):
+    CONFIGS["decoder"][0].save_pretrained(tmp_path)
+    main(["info", str(tmp_path / "config.json"), "--context", "16", "--optimizer", "muon", "--processes", "2"])
+    printed = capsys.readouterr().out
+    assert "for 16 tokens of context" in printed
+    assert "with muon on each of 2 processes" in printed
+
+
+def test_architecture_that_the_core_does_not_cover(tmp_path):
+    MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2).save_pretrained(tmp_path)
+    printed = report(str(tmp_path))
+    assert "MambaForCausalLM" in printed
+    assert "key-value cache" not in printed
+
+
+def test_no_config(tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main(["info", str(tmp_path)])
+    assert exit_info.value.code == 1
+    assert str(tmp_path) in capsys.readouterr().err
