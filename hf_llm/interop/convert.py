@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import re
+import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
@@ -96,7 +97,7 @@ def _known(config_class: type, values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in names}
 
 
-def _matters(family: Family, head: str | None, name: str) -> bool:
+def matters(family: Family, head: str | None, name: str) -> bool:
     """Whether a difference in one of our fields would be lost in an export with this head (`None`: with any)."""
     half, _, leaf = name.rpartition(".")
     if name in family.undecided:
@@ -124,17 +125,27 @@ def to_native_config(family: Family, ours: PreTrainedConfig, head: str | None = 
                 values[entry.native] = entry.to_native(copy.deepcopy(attrgetter(entry.ours[0])(ours)))
         values |= {name: getattr(ours, name) for name in TOKENS if hasattr(ours, name)}
         values |= {name: getattr(ours, name) for name in CARRIED if getattr(ours, name, None) is not None}
-        native = transformers.CONFIG_MAPPING[family.name](**values)
+        native = _native_config(family, values)
         read_back = architecture(to_our_config(family, native))
     except (StrictDataclassError, TypeError, ValueError, KeyError, ZeroDivisionError) as error:
         raise InteropError(f"{family.name} cannot express this model: {_one_line(error)}") from error
     meant = architecture(ours)
-    lost = [name for name in flat if meant.get(name) != read_back.get(name) and _matters(family, head, name)]
+    lost = [name for name in flat if meant.get(name) != read_back.get(name) and matters(family, head, name)]
     lost = [name for name in lost if name in meant and name in read_back] or lost  # not what depends on another one
     if lost:
         details = "; ".join(f"`{n}={meant.get(n)!r}` (would become {read_back.get(n)!r})" for n in lost)
         raise InteropError(f"{family.name} cannot express {details}.")
     return native
+
+
+def _native_config(family: Family, values: dict[str, Any]) -> PreTrainedConfig:
+    """The native configuration with these values; whole numbers are made floats where it takes nothing else."""
+    config_class = transformers.CONFIG_MAPPING[family.name]
+    types = {f.name: typing.get_args(f.type) or (f.type,) for f in dataclasses.fields(config_class)}
+    for name, value in values.items():
+        if type(value) is int and float in types.get(name, ()) and int not in types[name]:
+            values[name] = float(value)
+    return config_class(**values)
 
 
 # ---- weights -------------------------------------------------------------------------------------------------------

@@ -131,6 +131,13 @@ def test_fields_that_say_nothing_do_not_matter():
     assert hf_llm.to_native(model, "llama").config.model_type == "llama"
 
 
+def test_whole_numbers_become_floats_where_the_native_class_wants_them():
+    model = decoder(
+        qk_norm=None, norm_type="layernorm", norm_placement="parallel", rope_interleaved=True, logit_scale=2
+    )
+    assert hf_llm.to_native(model, "cohere").config.logit_scale == 2.0
+
+
 def test_a_named_family_that_cannot_express_the_model_names_each_field():
     with pytest.raises(InteropError) as error:
         hf_llm.to_native(decoder(norm_placement="sandwich", attn_logit_softcapping=30.0), "llama")
