@@ -12,8 +12,9 @@ import torch
 import transformers
 
 from hf_llm.interop import convert
+from hf_llm.interop.configurations import matters
 from hf_llm.interop.families import load_families
-from hf_llm.interop.family import LANGUAGE_HEAD_FIELDS, LANGUAGE_HEADS, TASK_HEAD_FIELDS
+from hf_llm.interop.meaning import architecture
 
 
 FAMILIES = load_families()
@@ -117,7 +118,11 @@ def _read_weights(family, model) -> dict[str, torch.Tensor]:
 def assert_same_configuration(native, back) -> None:
     """Every field of a native model comes back, but for those that its family lists as changing nothing."""
     ignored = {*FAMILIES[native.config.model_type].ignores, *BOOKKEEPING}
-    before, after = ({k: v for k, v in m.config.to_dict().items() if k not in ignored} for m in (native, back))
+
+    def said(fields: dict) -> dict:
+        return {k: said(v) if isinstance(v, dict) else v for k, v in fields.items() if k not in ignored}
+
+    before, after = (said(model.config.to_dict()) for model in (native, back))
     differing = {name: (before.get(name), after.get(name)) for name in before if before[name] != after.get(name)}
     assert not differing, f"import and export change {differing}"
 
@@ -137,15 +142,13 @@ def assert_switches_matter(native, ours, base_config, **extra) -> None:
 
     Fields that cannot be put back alone (a window, and the layers that have it) are put back together.
     """
-    fields, before = convert.architecture(ours.config), convert.architecture(base_config)
+    fields, before = architecture(ours.config), architecture(base_config)
     changed = [name for name in fields if name not in before or fields[name] != before[name]]
     changed = [name for name in changed if attrgetter(name)(ours.config) != attrgetter(name)(base_config)]
     assert changed, "the case sets nothing that the base case does not"
     changed = [name for name in changed if not name.endswith("tie_word_embeddings")]  # see assert_round_trip
-    if convert.head_name(ours) in LANGUAGE_HEADS:
-        changed = [name for name in changed if name not in TASK_HEAD_FIELDS]
-    else:
-        changed = [name for name in changed if name not in LANGUAGE_HEAD_FIELDS]
+    family, head = FAMILIES[native.config.model_type], convert.head_name(ours)
+    changed = [name for name in changed if matters(family, head, name)]
     wanted = native(inputs(), **extra).logits
     coupled = []
     mutants = {(name,): _mutant(ours, base_config, [name]) for name in changed}
@@ -169,4 +172,6 @@ def _mutant(ours, base_config, names):
         mutant.load_state_dict(ours.state_dict())
     except Exception:
         return None
+    if any(attrgetter(name)(mutant.config) == attrgetter(name)(ours.config) for name in names):
+        return None  # made again from other fields
     return mutant.eval()
