@@ -38,7 +38,8 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml recipes/pretrain.py --config recipes/configs/demo.yaml
+	$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml --num_cpu_threads_per_process 2 \
+	    recipes/pretrain.py --config recipes/configs/demo.yaml
 	$(BIN)/python recipes/generate.py outputs/demo
 
 test: $(INSTALLED)
