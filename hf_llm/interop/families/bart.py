@@ -94,7 +94,11 @@ COMMON = {
     "requires": {"is_decoder": False},
     "weights": halves(_half),
     "rules": (Rule(("lm_head.bias",), ("final_logits_bias",), unsqueeze),),
-    "unused": (r"(^|\.)shared\.weight$",),  # where nothing is tied to it
+    "unused": (
+        r"(^|\.)shared\.weight$",  # where nothing is tied to it
+        r"^final_logits_bias$",  # of zeros, for a head without a bias
+    ),
+    "undecided": ("decoder.lm_head_bias",),
 }
 # Layers skipped in training; the generation configuration has the forced token.
 IGNORES = ("encoder_layerdrop", "decoder_layerdrop", "forced_eos_token_id")

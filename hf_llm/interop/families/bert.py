@@ -71,6 +71,12 @@ def _groups(ours) -> tuple[int, int, int]:
     raise ValueError(f"`layer_sharing={ours.layer_sharing}` is no sequence of groups that each repeat.")
 
 
+def _some_types(number: int) -> int:
+    if not number:
+        raise ValueError("`type_vocab_size=0`: it has token types.")
+    return number
+
+
 SIZES = (
     *same("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads"),
     *same("hidden_act", "tie_word_embeddings", "initializer_range"),
@@ -78,7 +84,7 @@ SIZES = (
 )
 DEPTH = same("num_hidden_layers")
 LENGTH = same("max_position_embeddings")
-TYPES = same("type_vocab_size")
+TYPES = (Field("type_vocab_size", ("type_vocab_size",), to_native=_some_types),)
 DROPOUT = (
     Field("hidden_dropout_prob", ("residual_dropout", "embedding_dropout")),
     *renamed(attention_dropout="attention_probs_dropout_prob"),
