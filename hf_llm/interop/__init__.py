@@ -5,7 +5,8 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from .convert import InteropError, export_model, head_name, import_model, to_native_config
+from .configurations import InteropError, to_native_config
+from .convert import export_model, head_name, import_model
 from .families import load_families
 from .loading import check_not_quantised, find_family, load_native
 

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils import cached_file
 
 from . import from_native, to_native
-from .convert import InteropError
+from .configurations import InteropError
 from .loading import HUB_ARGUMENTS, load_strictly, read_config
 
 

@@ -9,7 +9,8 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from .convert import HEAD_OF_AUTO, InteropError, to_our_config, unused_pattern
+from .configurations import InteropError, to_our_config
+from .convert import HEAD_OF_AUTO, unused_pattern
 from .family import Family
 
 
