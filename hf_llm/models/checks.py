@@ -92,6 +92,7 @@ class StackChecks:
                     f"RoPE of `{layer_type}` rotates {width} of `head_dim={self.head_dim}` dimensions: the number "
                     "must be even, at least 2 and at most head_dim (see `partial_rotary_factor`)."
                 )
+        self._check_longrope()
         if self.relative_attention_bias_per_layer and self.position_embedding != "relative_bias":
             raise ValueError(
                 "`relative_attention_bias_per_layer=True` needs `position_embedding='relative_bias'`, "
@@ -101,6 +102,19 @@ class StackChecks:
             raise ValueError(f"`position_offset={self.position_offset}` must not be negative.")
         if self.position_ids_source == "input_ids" and self.pad_token_id is None:
             raise ValueError("`position_ids_source='input_ids'` counts tokens that are not `pad_token_id`: set it.")
+
+    def _check_longrope(self):
+        """A factor for each rotated pair of dimensions."""
+        nested = self.rotary_dim and self.nested_rope_parameter_keys(self.rope_parameters)
+        for layer_type, width in self.rotary_dim.items():
+            parameters = self.rope_parameters[layer_type] if nested else self.rope_parameters
+            for field in ("short_factor", "long_factor"):
+                factors = parameters.get(field)
+                if factors is not None and len(factors) != width // 2:
+                    raise ValueError(
+                        f"`rope_parameters[{field!r}]` has {len(factors)} entries, but must have one for each pair of "
+                        f"the {width} dimensions that RoPE rotates: {width // 2}."
+                    )
 
     def validate_experts(self):
         """Experts: the fields that need each other."""

@@ -21,8 +21,8 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.empty(size)) if affine and bias else None
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if len(self.size) == 1:
-            return F.layer_norm(hidden_states, self.size, self.weight, self.bias, self.eps)
+        if len(self.size) == 1 or self.weight is None:
+            return F.layer_norm(hidden_states, self.size[-1:], self.weight, self.bias, self.eps)
         normed = F.layer_norm(hidden_states, self.size[-1:], eps=self.eps) * self.weight
         return normed if self.bias is None else normed + self.bias
 
