@@ -6,7 +6,7 @@ import pytest
 import transformers
 from transformers import PreTrainedConfig
 
-from hf_llm.interop.convert import CARRIED, CONFIGS, TOKENS
+from hf_llm.interop.configurations import CARRIED, CONFIGS, TOKENS
 from hf_llm.interop.family import Group
 
 from . import parity
