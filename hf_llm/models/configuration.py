@@ -425,6 +425,8 @@ class LLMDecoderConfig(LLMStackConfig):
     A causal decoder (GPT- and Llama-like). The default is RMSNorm, RoPE, SwiGLU, grouped-query attention, QK norm and
     tied embeddings. See [`LLMStackConfig`] for the fields; and, only here:
 
+        alibi_dtype: the ALiBi bias is slope * position of the key, and both slope and product are rounded to this
+            dtype (Falcon: `bfloat16`); if `None`, it is slope * distance in float32.
         add_cross_attention: each layer also attends to an encoder's output.
         cross_attention_hidden_size: width of that output, `hidden_size` if `None`.
 
@@ -440,8 +442,12 @@ class LLMDecoderConfig(LLMStackConfig):
     num_key_value_heads: int | None = 2
     classifier_bias: bool = False
     use_cache: bool = True
+    alibi_dtype: str | None = None
     add_cross_attention: bool = False
     cross_attention_hidden_size: int | None = None
+
+    def validate_alibi(self):
+        check_choice("alibi_dtype", self.alibi_dtype, (None, "bfloat16"))
 
     def validate_window(self):
         if self.sliding_window == 1:  # and transformers' caches would keep everything
@@ -489,6 +495,7 @@ _MIRRORED = (
     "num_key_value_heads",
     "head_dim",
     "vocab_size",
+    "initializer_range",
 )
 
 
@@ -544,7 +551,6 @@ class LLMEncoderDecoderConfig(_Versioned, PreTrainedConfig):
     classifier_activation: str = "tanh"
     classifier_dropout: float | int = 0.0
     classifier_bias: bool = True
-    initializer_range: float | int = 0.02
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None

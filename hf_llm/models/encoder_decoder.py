@@ -47,11 +47,35 @@ def shift_right(labels: torch.LongTensor, start_token_id: int | None, pad_token_
     return torch.nn.functional.pad(labels[:, :-1], (1, 0), value=start_token_id)
 
 
-class LLMEncoderDecoderModel(LLMPreTrainedModel):
-    """Source tokens to contextual vectors of target tokens."""
+class _EncoderDecoder(LLMPreTrainedModel):
+    """What the body and its heads share: two halves, with one token embedding or two."""
 
     config: LLMEncoderDecoderConfig
     _can_record_outputs = {}
+
+    def get_encoder(self, modality=None):
+        return self.base_model.encoder
+
+    def get_input_embeddings(self):
+        return self.base_model.encoder.embed_tokens
+
+    def set_input_embeddings(self, value):
+        self.base_model.encoder.embed_tokens = value
+        if self.config.share_embeddings:
+            self.base_model.decoder.embed_tokens = value
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args, **kwargs):
+        """As in transformers; both halves get the new vocabulary, whether or not they share its embedding."""
+        if not self.config.share_embeddings:
+            self.base_model.decoder.resize_token_embeddings(new_num_tokens, *args, **kwargs)
+        embeddings = super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
+        self.config.encoder.vocab_size = self.get_input_embeddings().num_embeddings
+        return embeddings
+
+
+class LLMEncoderDecoderModel(_EncoderDecoder):
+    """Source tokens to contextual vectors of target tokens."""
+
     _tied_weights_keys = {"encoder.embed_tokens.weight": "decoder.embed_tokens.weight"}
 
     def __init__(self, config: LLMEncoderDecoderConfig):
@@ -70,17 +94,6 @@ class LLMEncoderDecoderModel(LLMPreTrainedModel):
     def output_size(self) -> int:
         """Width of `last_hidden_state`."""
         return self.decoder.output_size
-
-    def get_encoder(self, modality=None):
-        return self.encoder
-
-    def get_input_embeddings(self):
-        return self.encoder.embed_tokens
-
-    def set_input_embeddings(self, value):
-        self.encoder.embed_tokens = value
-        if self.config.share_embeddings:
-            self.decoder.embed_tokens = value
 
     @can_return_tuple
     def forward(
@@ -149,11 +162,9 @@ class LLMEncoderDecoderModel(LLMPreTrainedModel):
         )
 
 
-class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, LLMPreTrainedModel, GenerationMixin):
+class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, _EncoderDecoder, GenerationMixin):
     """An encoder-decoder that writes text (summaries, translations, restored spans)."""
 
-    config: LLMEncoderDecoderConfig
-    _can_record_outputs = {}
     _tied_weights_keys = {"lm_head.weight": "model.decoder.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
     _fsdp_plan = {"lm_head": "keep_full_weight"}
@@ -172,15 +183,6 @@ class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, LLMPreTrained
     @property
     def stack_configs(self) -> list:
         return [self.config.encoder, self.config.decoder]
-
-    def get_encoder(self, modality=None):
-        return self.model.encoder
-
-    def get_input_embeddings(self):
-        return self.model.get_input_embeddings()
-
-    def set_input_embeddings(self, value):
-        self.model.set_input_embeddings(value)
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.LongTensor) -> torch.LongTensor:
         """Decoder inputs of labels (batch, target), for collators."""
@@ -282,31 +284,22 @@ class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, LLMPreTrained
         )
 
 
-class _EncoderDecoderHead(TaskHead, LLMPreTrainedModel):
+class _EncoderDecoderHead(TaskHead, _EncoderDecoder):
     """Task heads read the decoder, which is given the source once more, shifted right (BART's and T5's way)."""
 
-    config: LLMEncoderDecoderConfig
     backbone_class = LLMEncoderDecoderModel
-    _can_record_outputs = {}
     output_classes = {
         "sequence": Seq2SeqSequenceClassifierOutput,
         "token": Seq2SeqTokenClassifierOutput,
         "question": Seq2SeqQuestionAnsweringModelOutput,
     }
 
-    def get_input_embeddings(self):
-        return self.model.get_input_embeddings()
-
-    def set_input_embeddings(self, value):
-        self.model.set_input_embeddings(value)
-
-    def get_encoder(self, modality=None):
-        return self.model.encoder
-
     def pool(self, hidden_states, input_ids, attention_mask, **kwargs):
         if self.config.classifier_pooling == "eos":
             return last_chosen(hidden_states, self._ends(input_ids))
         offset = 1 if self.config.classifier_pooling == "next" else 0
+        if kwargs.get("decoder_input_ids") is not None:  # given, not made from the source: its own last token
+            input_ids, attention_mask, offset = kwargs["decoder_input_ids"], kwargs.get("decoder_attention_mask"), 0
         return last_token(hidden_states, input_ids, attention_mask, self.config.pad_token_id, offset)
 
     def _ends(self, input_ids: torch.LongTensor | None) -> torch.Tensor:

@@ -166,6 +166,14 @@ def test_padding_is_nothing_to_a_classifier(stack, side, with_mask):
     torch.testing.assert_close(logits_of(model, batch), alone, rtol=0, atol=1e-5)
 
 
+def test_a_classifier_reads_the_target_that_it_is_given():
+    """Of another length than the source: its last real token is classified."""
+    model = redraw(LLMEncoderDecoderForSequenceClassification(tiny_config("encoder_decoder"))).eval()
+    rows = rows_of("encoder_decoder")
+    alone = torch.cat([logits_of(model, row) for row in rows])
+    torch.testing.assert_close(logits_of(model, pad(rows, "right")), alone, rtol=0, atol=1e-5)
+
+
 def test_a_classifier_that_cannot_see_the_end_says_so():
     config = tiny_config("decoder", pad_token_id=None)
     model = LLMDecoderForSequenceClassification(config).eval()

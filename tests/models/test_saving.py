@@ -1,0 +1,286 @@
+"""Saving and opening: bit-exact, in every dtype and size of shard, with code that travels along."""
+
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+)
+
+import hf_llm
+from hf_llm import LLMEncoderDecoderConfig, LLMEncoderDecoderForConditionalGeneration
+from hf_llm.models.configuration import auto_map
+from hf_llm.models.positions import RotaryEmbedding
+
+from .tiny import EXPERTS, SIZES, STACKS, inputs_of, logits_of, redraw, tiny_config, tiny_model
+
+
+EVERYTHING = {  # parameters of every kind
+    **EXPERTS, "mlp_layer_types": "DE", "shared_expert_intermediate_size": 16, "shared_expert_gate": True,
+    "router_bias": True, "expert_bias": True, "attention_bias": True, "mlp_bias": True, "attention_sinks": True,
+    "norm_type": "layernorm", "norm_bias": True, "embedding_norm": True, "lm_head_bias": True,
+    "layer_types": "SL", "sliding_window": 3,
+}  # fmt: skip
+
+
+def rotaries(model):
+    return [module for module in model.modules() if isinstance(module, RotaryEmbedding)]
+
+
+def assert_same(model, reopened, inputs) -> None:
+    """The same class, tensors and logits, to the bit."""
+    assert type(reopened) is type(model)
+    tensors, reopened_tensors = model.state_dict(), reopened.state_dict()
+    assert tensors.keys() == reopened_tensors.keys()
+    for name, tensor in tensors.items():
+        assert reopened_tensors[name].dtype == tensor.dtype and reopened_tensors[name].equal(tensor), name
+    for parameter in reopened.parameters():  # where a tensor lies in memory decides how its products are rounded
+        parameter.data = parameter.data.clone()
+    assert logits_of(reopened, inputs).equal(logits_of(model, inputs))
+
+
+@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
+@pytest.mark.parametrize("fields", ({}, EVERYTHING), ids=("default", "everything"))
+def test_a_round_trip_is_bit_exact(stack, dtype, fields, tmp_path):
+    """In one file and in many, opened in the dtype it was saved in."""
+    model = tiny_model(stack, **fields).to(dtype)
+    inputs = inputs_of(stack)
+    for folder, size in (("whole", "1GB"), ("shards", "10KB")):
+        model.save_pretrained(tmp_path / folder, max_shard_size=size)
+        files = list((tmp_path / folder).glob("*.safetensors"))
+        assert (len(files) == 1) == (folder == "whole")
+        reopened = type(model).from_pretrained(tmp_path / folder)
+        assert reopened.dtype == dtype
+        assert_same(model, reopened, inputs)
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_rotary_frequencies_stay_float32(stack, tmp_path):
+    """Cast, moved, saved and opened in bfloat16, a model rotates as it did before."""
+    model = tiny_model(stack, rope_parameters={"rope_type": "yarn", "rope_theta": 10000.0, "factor": 2.0})
+    frequencies = [module.inv_freq.clone() for module in rotaries(model)]
+    assert frequencies
+    model.to(torch.bfloat16).half().bfloat16()
+    model.save_pretrained(tmp_path)
+    for changed in (model, type(model).from_pretrained(tmp_path, dtype=torch.bfloat16)):
+        assert changed.dtype == torch.bfloat16
+        for module, expected in zip(rotaries(changed), frequencies):
+            for buffer in (module.inv_freq, module.original_inv_freq):
+                assert buffer.dtype == torch.float32 and buffer.equal(expected)
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_configurations_come_back(stack, tmp_path):
+    """Equal after a round trip, and what is written says which code and version opens it."""
+    config = tiny_config(stack, **EVERYTHING)
+    config.save_pretrained(tmp_path)
+    reopened = AutoConfig.from_pretrained(tmp_path)
+    assert type(reopened) is type(config)
+    ignored = ("auto_map", "hf_llm_version", "transformers_version", "_name_or_path")
+    fields, reopened_fields = (
+        {name: value for name, value in c.to_dict().items() if name not in ignored} for c in (config, reopened)
+    )
+    assert fields == reopened_fields
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["auto_map"] == auto_map(stack) and written["hf_llm_version"] == hf_llm.__version__
+
+
+def test_any_head_opens_a_checkpoint(tmp_path):
+    """A body in a head of another kind: its weights are there, and the new layer is initialised."""
+    model = tiny_model("decoder", classifier_bias=True)
+    model.save_pretrained(tmp_path)
+    classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=5)
+    assert classifier.model.layers[0].mlp.up_proj.weight.equal(model.model.layers[0].mlp.up_proj.weight)
+    assert classifier.score.weight.shape == (5, 32)
+    assert 0.01 < classifier.score.weight.std() < 0.03 and not classifier.score.bias.any()
+    body = AutoModel.from_pretrained(tmp_path)
+    assert body.norm.weight.equal(model.model.norm.weight)
+    body.save_pretrained(tmp_path / "body")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "body")
+    assert_same(model, again, inputs_of("decoder"))
+
+
+# -- ties -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stack", ("decoder", "encoder"))
+@pytest.mark.parametrize("tied", (True, False))
+def test_tied_stays_tied_and_untied_untied(stack, tied, tmp_path):
+    model = tiny_model(stack, tie_word_embeddings=tied)
+    model.save_pretrained(tmp_path)
+    assert ("lm_head.weight" in safetensors.torch.load_file(tmp_path / "model.safetensors")) != tied
+    reopened = type(model).from_pretrained(tmp_path)
+    reopened.resize_token_embeddings(70)
+    assert (reopened.lm_head.weight is reopened.model.embed_tokens.weight) == tied
+    assert reopened.lm_head.weight.shape == (70, 32) and reopened.config.vocab_size == 70
+
+
+@pytest.mark.parametrize("shared", (True, False))
+@pytest.mark.parametrize("tied", (True, False))
+def test_halves_share_embeddings_or_not_and_tie_the_head_or_not(shared, tied, tmp_path):
+    config = LLMEncoderDecoderConfig(
+        encoder=SIZES, decoder=SIZES, share_embeddings=shared, tie_word_embeddings=tied, decoder_start_token_id=1
+    )
+    model = redraw(LLMEncoderDecoderForConditionalGeneration(config)).eval()
+    model.save_pretrained(tmp_path)
+    written = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    names = [name for name in written if "embed_tokens" in name or "lm_head" in name]
+    assert len(names) == 3 - shared - tied
+    reopened = LLMEncoderDecoderForConditionalGeneration.from_pretrained(tmp_path)
+    assert_same(model, reopened, inputs_of("encoder_decoder"))
+    reopened.resize_token_embeddings(70)
+    source, target = reopened.model.encoder.embed_tokens.weight, reopened.model.decoder.embed_tokens.weight
+    assert (source is target) == shared and (reopened.lm_head.weight is target) == tied
+    assert source.shape == target.shape == reopened.lm_head.weight.shape == (70, 32)
+    assert reopened(**inputs_of("encoder_decoder")).logits.shape[-1] == 70
+    assert {half.vocab_size for half in (reopened.config, reopened.config.encoder, reopened.config.decoder)} == {70}
+    reopened.save_pretrained(tmp_path / "resized")
+    resized = LLMEncoderDecoderForConditionalGeneration.from_pretrained(tmp_path / "resized")
+    assert_same(reopened, resized, inputs_of("encoder_decoder"))
+
+
+# -- devices ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_layers_and_heads_may_wait_on_the_disk(stack, tmp_path):
+    """`device_map="auto"` with little memory: the same logits, and the same loss from chunks of a head on the disk."""
+    model = tiny_model(stack, tie_word_embeddings=False)
+    model.save_pretrained(tmp_path)
+    labels = inputs_of(stack, seed=3).get("decoder_input_ids", inputs_of(stack, seed=3)["input_ids"])
+    inputs = inputs_of(stack)
+    size = sum(parameter.numel() * 4 for parameter in model.parameters())
+    offloaded = type(model).from_pretrained(
+        tmp_path, device_map="auto", max_memory={"cpu": int(size * 0.7)}, offload_folder=tmp_path / "offload"
+    )
+    places = set(offloaded.hf_device_map.values())
+    assert places == {"cpu", "disk"} and offloaded.hf_device_map["lm_head"] == "disk"
+    with torch.no_grad():
+        for skip in (False, True):
+            actual = offloaded(**inputs, labels=labels, skip_logits=skip)
+            expected = model(**inputs, labels=labels, skip_logits=skip)
+            torch.testing.assert_close(actual.loss, expected.loss, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("device_map", ("cpu", "auto"))
+def test_device_maps(device_map, tmp_path):
+    model = tiny_model("decoder", **EVERYTHING)
+    model.save_pretrained(tmp_path)
+    assert_same(model, type(model).from_pretrained(tmp_path, device_map=device_map), inputs_of("decoder"))
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_a_model_on_the_meta_device_can_be_traced(stack):
+    """Shapes of logits and loss, without memory for either weights or activations."""
+    model = tiny_model(stack, layer_types="SL", sliding_window=3).to("meta")
+    inputs = {name: value.to("meta") for name, value in inputs_of(stack).items()}
+    labels = inputs.get("decoder_input_ids", inputs["input_ids"])
+    for train in (True, False):
+        output = model.train(train)(**inputs, labels=labels)
+        assert output.loss.shape == () and output.loss.device.type == "meta"
+    assert output.logits.shape == (*labels.shape, 64)
+
+
+# -- code that travels along ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory) -> dict[str, Path]:
+    """A checkpoint of each stack with its code, and what its language model gives."""
+    folders = {}
+    for stack in STACKS:
+        folder = tmp_path_factory.mktemp("checkpoints") / stack
+        model = tiny_model(stack, **EXPERTS)
+        model.save_pretrained(folder)
+        inputs = inputs_of(stack)
+        safetensors.torch.save_file({**inputs, "logits": logits_of(model, inputs)}, folder / "expected.safetensors")
+        folders[stack] = folder
+    return folders
+
+
+def run_elsewhere(*names: str, **environment: str) -> list[str]:
+    """Lines that `elsewhere.py` prints, in a process of its own, far from this repository."""
+    script = Path(__file__).with_name("elsewhere.py")
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | environment
+    command = [sys.executable, str(script), *map(str, names)]
+    run = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=280)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return run.stdout.splitlines()
+
+
+def test_saving_writes_all_code(checkpoints):
+    """Every file of `hf_llm/models`, whichever class is saved."""
+    sources = {path.name for path in Path(hf_llm.__file__).parent.joinpath("models").glob("*.py")} - {"__init__.py"}
+    for stack, folder in checkpoints.items():
+        written = {path.name for path in folder.glob("*.py")}
+        others = {"encoder.py", "decoder.py", "encoder_decoder.py"} - {f"{stack}.py"}
+        assert sources - others <= written, stack
+
+
+def test_checkpoints_open_where_hf_llm_is_not_installed(checkpoints, tmp_path):
+    """By every head, from folders; the language models give the same logits."""
+    lines = run_elsewhere(*checkpoints.values(), HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
+    opened = {(Path(line.split()[0]).name, line.split()[1]) for line in lines}
+    assert opened == {(stack, name) for stack in STACKS for name in auto_map(stack) if name != "AutoConfig"}
+
+
+class Hub(http.server.SimpleHTTPRequestHandler):
+    """As much of the Hub's HTTP interface as downloading files takes; `/me/NAME` is a folder of that name."""
+
+    def do_HEAD(self):
+        self.answer(body=False)
+
+    def do_GET(self):
+        self.answer(body=True)
+
+    def answer(self, body: bool):
+        path = self.path.split("?")[0].strip("/").split("/")
+        file = Path(self.directory, path[1], *path[4:]) if path[2:3] == ["resolve"] else None
+        found = file is not None and file.is_file()
+        content = file.read_bytes() if found else b""
+        self.send_response(200 if found else 404)
+        self.send_header("Content-Length", str(len(content)))
+        if found:
+            self.send_header("X-Repo-Commit", "0" * 40)
+            self.send_header("ETag", f'"{path[1]}-{file.name}"')
+        else:
+            self.send_header("X-Error-Code", "EntryNotFound")
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.mark.slow
+def test_checkpoints_open_from_the_hub(checkpoints, tmp_path):
+    """Code files come one by one from a repository, by another way than from a folder."""
+    for stack, folder in checkpoints.items():
+        (tmp_path / "me").mkdir(exist_ok=True)
+        (tmp_path / "me" / stack).symlink_to(folder)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Hub, directory=str(tmp_path / "me")))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        lines = run_elsewhere(
+            *(f"me/{stack}" for stack in STACKS),
+            HF_HOME=str(tmp_path / "home"),
+            HF_HUB_OFFLINE="0",
+            HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}",
+        )
+    finally:
+        server.shutdown()
+    assert len(lines) == sum(len(auto_map(stack)) - 1 for stack in STACKS)
