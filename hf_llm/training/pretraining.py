@@ -40,7 +40,7 @@ from .config import RunConfig
 from .report import RunFacts, final_metrics, summary_text, write_report
 from .resuming import check_architecture, check_same_run, find_checkpoint
 from .samples import draw_samples
-from .stacks import STACKS, Stack, stack_of
+from .stacks import stack_of
 from .stream import StreamByIndex
 from .trainer import DATA_STATE, PretrainTrainer, preserved_rng
 
@@ -100,17 +100,18 @@ class _Run:
         self.args = args
         self.card_template = card_template
         self.run_dir = Path(config.output_dir)
-        self.stack: Stack = STACKS.get(config.model["model_type"]) or stack_of(
-            CONFIG_MAPPING[config.model["model_type"]]
-        )
+        self.stack = stack_of(CONFIG_MAPPING[config.model["model_type"]])
+        supervised = config.objective["name"] == "supervised"
+        self.columns = ("source", "target") if supervised else ("text",)
 
     def run(self) -> signal.Signals | None:
         with self.args.main_process_first():  # the first process fills the caches that the others read
             self.tokenizer = self.open_tokenizer()
             self.model_config = build_model_config(self.config, self.tokenizer)
-            check_positions(self.model_config, self.config.data.row_length)
             check_vocabulary(self.tokenizer, self.model_config.get_text_config(decoder=True).vocab_size)
             self.objective = self.make_objective()
+            data = self.config.data
+            check_positions(self.model_config, self.objective.capacity(data.row_length, data.target_row_length))
             train, evaluation = self.load_data()
         facts = {
             **self.config.to_dict(),
@@ -155,7 +156,7 @@ class _Run:
             return AutoTokenizer.from_pretrained(folder)
         documents = itertools.islice(self.documents("train"), _TOKENIZER_DOCUMENTS)
         tokenizer = train_tokenizer(
-            (document["text"] for document in documents),
+            (document[column] for document in documents for column in self.columns),
             section.algorithm,
             section.vocab_size,
             stack=self.stack.name,
@@ -172,6 +173,7 @@ class _Run:
             split,
             held_out_fraction=data.held_out_fraction,
             streaming=data.streaming,
+            columns=None if self.columns == ("text",) else self.columns,  # text may have another name at its source
             seed=self.config.seed,
         )
 
@@ -312,20 +314,22 @@ def build_model_config(config: RunConfig, tokenizer: PreTrainedTokenizerBase) ->
         raise ValueError(f"model: {error}") from error
 
 
-def check_positions(config: PreTrainedConfig, row_length: int) -> None:
+def check_positions(config: PreTrainedConfig, lengths: tuple[int, ...]) -> None:
     """Check that positions that end with a table cover a row.
 
+    Args:
+        lengths: tokens per row, (input,) or (input, target).
+
     Raises:
-        ValueError: `data.row_length` exceeds `max_position_embeddings` of a part with learned positions.
+        ValueError: a row is longer than `max_position_embeddings` of a part with learned or sinusoidal positions.
     """
-    for name in ("", *config.sub_configs):
-        part = getattr(config, name) if name else config
-        limit = getattr(part, "max_position_embeddings", None)
-        if getattr(part, "position_embedding", None) in _TABLE_POSITIONS and row_length > limit:
-            where = f"model.{name}.max_position_embeddings" if name else "model.max_position_embeddings"
+    parts = {"": config} if len(lengths) == 1 else {"encoder.": config.encoder, "decoder.": config.decoder}
+    fields = ("row_length", "target_row_length")
+    for (name, part), field, length in zip(parts.items(), fields, lengths, strict=False):
+        if part.position_embedding in _TABLE_POSITIONS and length > part.max_position_embeddings:
             raise ValueError(
-                f"data.row_length = {row_length} is longer than {where} = {limit} allows "
-                f"with position_embedding = {part.position_embedding!r}"
+                f"data.{field} = {length} is longer than model.{name}max_position_embeddings = "
+                f"{part.max_position_embeddings} allows with position_embedding = {part.position_embedding!r}"
             )
 
 

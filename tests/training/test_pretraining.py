@@ -170,6 +170,20 @@ def test_rows_longer_than_learned_positions_are_refused(settings):
         pretrain(run_config(plan))
 
 
+def test_supervised_pairs_train_an_encoder_decoder(settings, tmp_path):
+    pairs = [{"source": f"add {i} and {i % 7}", "target": f"the sum is {i + i % 7}"} for i in range(300)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)), encoding="utf-8")
+    plan = settings("encoder-decoder", max_steps=2)
+    plan["data"] |= {"corpus": str(tmp_path / "pairs.jsonl"), "target_row_length": 40}
+    plan["objective"] = {"name": "supervised"}
+    assert pretrain(run_config(plan)) is None
+    short = {"position_embedding": "learned", "max_position_embeddings": 39}
+    plan["model"]["decoder"] = {**plan["model"]["decoder"], **short}
+    plan["output_dir"] = str(tmp_path / "other")
+    with pytest.raises(ValueError, match="data.target_row_length = 40 is longer than model.decoder.max_position"):
+        pretrain(run_config(plan))
+
+
 def test_an_empty_corpus_is_refused(settings, tmp_path):
     (tmp_path / "empty.txt").write_text("", encoding="utf-8")
     plan = settings()
