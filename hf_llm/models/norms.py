@@ -40,9 +40,10 @@ class RMSNorm(LayerNorm):
         return self.weight
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        scale = self.scale().to(hidden_states.dtype)  # no kernel takes two dtypes, which autocast gives to qk norms
         if len(self.size) == 1:
-            return F.rms_norm(hidden_states, self.size, self.scale(), self.eps)
-        return F.rms_norm(hidden_states, self.size[-1:], eps=self.eps) * self.scale()
+            return F.rms_norm(hidden_states, self.size, scale, self.eps)
+        return F.rms_norm(hidden_states, self.size[-1:], eps=self.eps) * scale
 
 
 class UnitOffsetRMSNorm(RMSNorm):
