@@ -53,12 +53,12 @@ MIXTRAL = Family(
 
 
 def _reciprocal(value: float | None) -> float:
-    """The number whose reciprocal is `value`, to the bit where there is one."""
+    """The number whose reciprocal is `value` to the bit, where there is one; of several the one written shortest."""
     if value is None:
         return 1.0
     guess = 1 / value
     near = (guess, math.nextafter(guess, 0), math.nextafter(guess, math.inf))
-    return next((number for number in near if 1 / number == value), guess)
+    return min((number for number in near if 1 / number == value), key=lambda n: len(repr(n)), default=guess)
 
 
 GRANITE = Family(
