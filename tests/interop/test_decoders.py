@@ -79,3 +79,13 @@ def test_heads(family, head):
         if name in wanted:
             parity.assert_close(got[name], wanted[name], name)
     parity.assert_round_trip(native, ours)
+
+
+@pytest.mark.parametrize("family", CASES)
+def test_without_a_head(family):
+    native = parity.native_model(family, "Model", **CASES[family][0])
+    ours = parity.imported(native)
+    with torch.no_grad():
+        got, wanted = (model(parity.inputs()).last_hidden_state for model in (ours, native))
+    parity.assert_close(got, wanted, "last_hidden_state")
+    parity.assert_round_trip(native, ours)
