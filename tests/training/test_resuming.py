@@ -50,11 +50,11 @@ def same_weights(one: Path, other: Path) -> bool:
 )
 @pytest.mark.usefixtures("no_plots")
 def test_killed_while_saving_a_run_goes_on_to_the_same_weights(stack, settings, write_config, tmp_path):
-    steps = 30
+    steps = 14
     plan = settings(stack, max_steps=steps, eval_steps=1000, optimizer="muon")
     process = launch(write_config(plan))
     try:
-        wait_for(process, tmp_path / "run" / ".saving-checkpoint-6")
+        wait_for(process, tmp_path / "run" / ".saving-checkpoint-4")
     finally:
         process.kill()
         process.communicate()
