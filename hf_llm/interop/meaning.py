@@ -60,6 +60,7 @@ APPLIES: dict[str, Callable[[Any], bool]] = {
     "relative_attention_num_buckets": _positions("relative_bias"),
     "relative_attention_max_distance": _positions("relative_bias"),
     "alibi_scale": _positions("alibi"),
+    "alibi_dtype": _positions("alibi"),
     "intermediate_size": _has_dense_layers,
     "mlp_bias": lambda config: _has_dense_layers(config) or config.shared_expert_intermediate_size is not None,
     "hidden_act": lambda config: config.swiglu_limit is None and config.swiglu_alpha is None,

@@ -149,7 +149,8 @@ def self_attention_inputs(
             queries = torch.arange(q_length, device=device) + q_offset
             entry.distance = keys[None, :] - queries[:, None]  # (q_len, kv_len)
         if position_bias is not None:
-            _add_bias(entry, position_bias(entry.distance).to(inputs_embeds.dtype), batch)
+            bias = position_bias(entry.distance, _key_positions(mask, kv_offset + kv_length, device)[:, kv_offset:])
+            _add_bias(entry, bias.to(inputs_embeds.dtype), batch)
         if documents is not None and is_flash(config):
             real = real_documents(documents, mask)
             missing = kv_offset + kv_length - real.shape[-1]
@@ -158,6 +159,17 @@ def self_attention_inputs(
             entry.keywords = flash_arguments(real[:, -q_length:], keys[:, kv_offset : kv_offset + kv_length])
         inputs[layer_type] = entry
     return inputs
+
+
+def _key_positions(mask, length: int, device: torch.device) -> torch.LongTensor:
+    """Positions (batch or 1, length) of all keys so far. Where a mask tells which are real, these are counted: the
+    ones of a 2-D mask, those that the last query sees in a 4-D mask."""
+    if not isinstance(mask, torch.Tensor):
+        return torch.arange(length, device=device)[None]
+    if mask.ndim == 4:
+        mask = mask[:, 0, -1] if mask.dtype == torch.bool else mask[:, 0, -1] == 0
+    real = F.pad(mask.long(), (0, length - mask.shape[-1]))  # a static cache is longer than what has been seen
+    return (real.cumsum(-1) - 1) * real
 
 
 def cross_attention_inputs(

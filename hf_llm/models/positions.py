@@ -142,11 +142,20 @@ class AlibiBias(nn.Module):
         super().__init__()
         self.num_heads = config.num_attention_heads
         self.scale = 1.0 if config.alibi_scale is None else config.alibi_scale
+        self.dtype = getattr(config, "alibi_dtype", None)
         self.bidirectional = bidirectional
 
-    def forward(self, distance: torch.LongTensor) -> torch.Tensor:
-        """`distance` (q_len, kv_len) = key index - query index -> (1, heads, q_len, kv_len) float32."""
-        slopes = alibi_slopes(self.num_heads).to(distance.device) * self.scale
+    def forward(self, distance: torch.LongTensor, key_positions: torch.LongTensor | None = None) -> torch.Tensor:
+        """`distance` (q_len, kv_len) = key index - query index -> (1, heads, q_len, kv_len) float32.
+
+        With `alibi_dtype`, slope * `key_positions` (batch or 1, kv_len) instead, which the softmax takes for the same,
+        but for the rounding: (batch or 1, heads, q_len, kv_len) float32.
+        """
+        slopes = alibi_slopes(self.num_heads).to(distance.device)
+        if self.dtype is not None:
+            rounded = slopes.to(getattr(torch, self.dtype))[:, None] * key_positions[:, None]  # (batch, heads, kv_len)
+            return (rounded.float() * self.scale)[:, :, None].expand(-1, -1, len(distance), -1)
+        slopes = slopes * self.scale
         distance = -distance.abs() if self.bidirectional else distance
         return (slopes[:, None, None] * distance)[None]
 
@@ -177,7 +186,7 @@ class RelativeBias(nn.Module):
         far = (exact + (log_ratio * (num_buckets - exact)).long()).clamp(max=num_buckets - 1)
         return offset + torch.where(distance < exact, distance, far)
 
-    def forward(self, distance: torch.LongTensor) -> torch.Tensor:
+    def forward(self, distance: torch.LongTensor, key_positions: torch.LongTensor | None = None) -> torch.Tensor:
         """`distance` (q_len, kv_len) = key index - query index -> (1, heads, q_len, kv_len)."""
         return self.relative_attention_bias(self.buckets(distance)).permute(2, 0, 1)[None]
 

@@ -6,6 +6,7 @@ from . import parity
 TOKENS = {"vocab_size": parity.VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 GPT_SIZES = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}
+TWELVE_HEADS = {"hidden_size": 48, "num_attention_heads": 12}
 SCALED_ROPE = {"rope_type": "linear", "factor": 4.0, "rope_theta": 1000.0}
 
 # family -> its small base configuration, and cases: name -> native switches on top of it
@@ -119,8 +120,9 @@ GPT_LIKE = {
             "bias": {"bias": True},
             "multi-head": {"multi_query": False},
             "sequential": {"parallel_attn": False},
-            "alibi": {"alibi": True},
-            "rw": {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True},
+            # twelve heads, for the slopes of a power of two are no fractions that bfloat16 would round
+            "alibi": {"alibi": True, **TWELVE_HEADS},
+            "rw": {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True, **TWELVE_HEADS},
             "new": {"new_decoder_architecture": True, "num_kv_heads": 2},
             "new-bias": {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": True},
             "new-one-norm": {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1},

@@ -1,6 +1,7 @@
 """What the GPT-like families refuse, in either direction, and what their tables carry beside the architecture."""
 
 import pytest
+import torch
 import transformers
 
 import hf_llm
@@ -69,6 +70,27 @@ def test_fields_that_a_family_cannot_express_are_named(case):
     ours = convert.to_our_config(parity.FAMILIES[family], transformers.CONFIG_MAPPING[family](**base)).to_dict()
     with pytest.raises(InteropError, match=field):
         convert.to_native_config(parity.FAMILIES[family], hf_llm.LLMDecoderConfig.from_dict(ours | changes))
+
+
+@pytest.mark.parametrize("heads", [4, 12])
+@torch.no_grad()
+def test_falcon_rounds_its_position_bias(heads):
+    """To bfloat16, by the position of the key: seen in long rows, and wherever slopes are no power of two."""
+    sizes = {"num_hidden_layers": 2, "hidden_size": 4 * heads, "num_attention_heads": heads, "alibi": True}
+    native = parity.native_model("falcon", vocab_size=parity.VOCABULARY, pad_token_id=0, **sizes)
+    ours = parity.imported(native)
+    ids = parity.inputs(length=300)
+    mask = torch.ones_like(ids)
+    mask[1, :70] = 0
+    wanted = native(ids, attention_mask=mask).logits
+    parity.assert_close(ours(ids, attention_mask=mask).logits, wanted, "logits", mask)
+    options = {"attention_mask": mask, "max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
+    tokens = native.generate(ids, **options)
+    assert torch.equal(ours.generate(ids, **options), tokens)
+    assert torch.equal(ours.generate(ids, **options, cache_implementation="static"), tokens)
+
+    ours.model.position_bias.dtype = None
+    assert (ours(ids, attention_mask=mask).logits - wanted)[mask.bool()].abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neo", "gptj", "gpt_neox", "opt", "bloom", "falcon", "mpt"])

@@ -52,7 +52,8 @@ def _native_layers(ours) -> dict:
 
 def _positions(native) -> dict:
     if native.alibi:
-        return {"position_embedding": "alibi", "alibi_scale": native.head_dim**-0.5}
+        scale = native.head_dim**-0.5
+        return {"position_embedding": "alibi", "alibi_scale": scale, "alibi_dtype": "bfloat16"}
     return ROPE.to_ours(native)
 
 
@@ -106,7 +107,7 @@ FALCON = Family(
         ),
         Group(
             ("alibi", "rope_parameters"),
-            ("position_embedding", "rope_parameters", "alibi_scale"),
+            ("position_embedding", "rope_parameters", "alibi_scale", "alibi_dtype"),
             _positions,
             _native_positions,
         ),
