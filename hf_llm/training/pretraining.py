@@ -215,7 +215,10 @@ class _Run:
             self.args = training_arguments(self.config, steps)
 
     def whole_batches(self, evaluation: Dataset) -> Dataset:
-        """The first `validation_rows`; with several processes whole batches only, so that no row counts twice."""
+        """`validation_rows` rows, evenly spread, for neighbours come from the same documents.
+
+        With several processes whole batches only, so that no row counts twice.
+        """
         count = min(len(evaluation), self.config.data.validation_rows)
         if self.args.world_size > 1:
             unit = self.args.eval_batch_size * self.args.world_size
@@ -225,7 +228,7 @@ class _Run:
                     f"{self.args.world_size} processes = {unit}"
                 )
             count -= count % unit
-        return Subset(evaluation, range(count))
+        return Subset(evaluation, [i * len(evaluation) // count for i in range(count)])
 
     # ---- model and trainer -----------------------------------------------------------------------------------------
 
