@@ -117,7 +117,9 @@ class LLMEncoderDecoderModel(_EncoderDecoder):
         input_ids, attention_mask, position_ids, document_ids (batch, source): see [`LLMEncoderModel`]; those with
         `decoder_` (batch, target): see [`LLMDecoderModel`]. A document has the same id in source and target; where ids
         are not passed, they are found from positions that start again, and the n-th document of the target belongs to
-        the n-th of the source. Returns `last_hidden_state` (batch, target, hidden) of the decoder.
+        the n-th of the source. The decoder's inputs must be passed: BART makes them from the source where they are
+        missing, but then a forgotten argument goes unnoticed. Returns `last_hidden_state` (batch, target, hidden) of
+        the decoder.
         """
         if encoder_outputs is None:
             encoder_outputs = self.encoder(

@@ -248,6 +248,12 @@ def test_a_position_table_that_is_not_the_computed_one_is_refused():
         parity.imported(native)
 
 
+def test_a_text_without_an_end_token_has_no_class():
+    ours = parity.imported(parity.native_model("bart", "ForSequenceClassification", **BART[0]))
+    with pytest.raises(ValueError, match="no `eos_token_id=2`"):
+        ours(parity.inputs())
+
+
 def test_token_classification_of_t5_is_refused():
     native = transformers.T5ForTokenClassification(transformers.T5Config(**CASES["t5"][0]))
     with pytest.raises(convert.InteropError, match="no head like 'ForTokenClassification'"):

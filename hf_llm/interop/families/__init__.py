@@ -9,7 +9,7 @@ from ..family import Family
 # Where several families can express a model, the earlier one is the nearest. First qwen3, which is what a decoder with
 # hf_llm's defaults is (RMSNorm, RoPE, SwiGLU, GQA, QK norm); then those that the most engines serve, the plainer
 # before the more special. The rest follow by name.
-PREFERRED = ("qwen3", "llama", "mistral", "qwen2", "qwen3_moe", "mixtral", "qwen2_moe", "gpt2", "bert", "t5", "bart")
+PREFERRED = "qwen3 llama mistral qwen2 qwen3_moe mixtral qwen2_moe gpt2 bert electra t5 bart".split()
 
 
 def load_families() -> dict[str, Family]:

@@ -20,6 +20,10 @@ def _window_to_native(ours) -> dict[str, Any]:
     return {"layer_types": list(ours.layer_types)} | window
 
 
+def _marks_to_native(ours) -> dict[str, Any]:
+    return {"cls_token_id": ours.bos_token_id, "sep_token_id": ours.eos_token_id}
+
+
 HEAD = {"transform.dense": "head.dense", "transform.norm": "head.norm", "score": "classifier"}
 
 FAMILIES = (
@@ -40,6 +44,7 @@ FAMILIES = (
                 _window_to_native,
             ),
             ROPE_BY_LAYER,
+            Group(("cls_token_id", "sep_token_id"), (), lambda native: {}, _marks_to_native),
             *same("embedding_dropout", "classifier_dropout"),
             Field("attention_dropout", ("attention_dropout", "residual_dropout")),
             *renamed(activation_dropout="mlp_dropout"),
@@ -56,8 +61,6 @@ FAMILIES = (
         },
         ignores=(
             "initializer_cutoff_factor",
-            "cls_token_id",
-            "sep_token_id",
             "deterministic_flash_attn",
             "sparse_prediction",  # logits at masked positions alone: the same loss
             "sparse_pred_ignore_index",
