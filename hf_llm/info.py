@@ -19,7 +19,7 @@ from transformers import (
 from .interop import InteropError, nearest_family
 from .interop.convert import head_name, to_our_config
 from .interop.families import load_families
-from .presets import CONFIGS, load_preset, preset_config, preset_names
+from .presets import CONFIGS, load_preset, nearest_names, preset_config, preset_names
 from .training import optimizers
 from .training.throughput import flops_per_token
 
@@ -51,7 +51,11 @@ def build_on_meta(source: str, trust_remote_code: bool = False) -> PreTrainedMod
     if source in preset_names() and not Path(source).exists():
         config = preset_config(source)
     else:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        try:
+            config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        except OSError as error:
+            near = ", ".join(nearest_names(source))
+            raise OSError(f"{error}\n{source!r} is no preset either. The nearest: {near}.") from error
     candidates = [auto._model_mapping[type(config)] for auto in AUTO_CLASSES if type(config) in auto._model_mapping]
     if not candidates:
         raise ValueError(f"no model class is registered for model_type {config.model_type!r} of {source}")

@@ -133,6 +133,12 @@ def test_architecture_that_the_core_does_not_cover(tmp_path):
     assert "key-value cache" not in printed
 
 
+def test_misspelt_preset(capsys):
+    with pytest.raises(SystemExit):
+        main(["info", "lama-3-8b"])
+    assert "'lama-3-8b' is no preset either. The nearest: llama-3-8b" in capsys.readouterr().err
+
+
 def test_no_config(tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_info:
         main(["info", str(tmp_path)])

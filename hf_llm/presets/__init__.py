@@ -36,11 +36,15 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in Path(__file__).parent.glob("*.json"))
 
 
+def nearest_names(name: str) -> list[str]:
+    """The presets whose names are most like `name`, best first."""
+    return difflib.get_close_matches(name, preset_names(), n=8, cutoff=0.0)
+
+
 def load_preset(name: str) -> Preset:
     """The preset of that name. Raises ValueError, with the names that are nearest, if there is none."""
     if name not in preset_names():
-        near = difflib.get_close_matches(name, preset_names(), n=8, cutoff=0.0)
-        raise ValueError(f"There is no preset {name!r}. The nearest: {', '.join(near)}.")
+        raise ValueError(f"There is no preset {name!r}. The nearest: {', '.join(nearest_names(name))}.")
     return Preset(**json.loads((Path(__file__).parent / f"{name}.json").read_text(encoding="utf-8")))
 
 
