@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
 from .optimizers import OPTIMIZERS
@@ -99,6 +100,8 @@ class PretrainingArguments(TrainingArguments):
                 raise ValueError(f"training.{name} = {getattr(self, name)} is not between {low:g} and {high:g}")
         if self.max_steps <= 0:
             raise ValueError(f"training.max_steps = {self.max_steps} must be positive")
+        if not torch.accelerator.is_available():
+            self.use_cpu = True  # bf16 on a CPU must be asked for in transformers; here there is nothing else
         super().__post_init__()
         self._settle_batch_size()
 
