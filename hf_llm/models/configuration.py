@@ -66,6 +66,17 @@ def _tile(field: str, pattern: str, letters: dict[str, str], length: int) -> lis
 class _Versioned:
     """Configurations that say, when they are saved, which code opens them."""
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """As in transformers, which opens a checkpoint of another architecture with no more than a warning."""
+        found = config_dict.get("model_type", cls.model_type)
+        if found != cls.model_type:
+            raise ValueError(
+                f"`model_type={found!r}`: this checkpoint is of another architecture, {cls.__name__} opens "
+                f"{cls.model_type!r}. Use an Auto class, or import a native checkpoint with `hf-llm import`."
+            )
+        return super().from_dict(config_dict, **kwargs)
+
     def save_pretrained(self, save_directory, **kwargs):
         """As in transformers; writes the full `auto_map` and the version of this package as well."""
         self.auto_map = auto_map(self.model_type.removeprefix("hf_llm_"))

@@ -29,6 +29,7 @@ from .heads import (
     last_token,
     real_tokens,
 )
+from .inputs import check_labels, check_source
 from .masks import AttentionInputs, cross_attention_inputs, self_attention_inputs
 from .packing import is_flash, real_documents, repad, row_documents, unpad, unpadded_cross
 from .stack import TransformerStack
@@ -81,6 +82,7 @@ class LLMDecoderModel(TransformerStack):
         )
         hidden_states = self.embed(input_ids, inputs_embeds, position_ids)
         if encoder_hidden_states is not None:
+            self._check_source(encoder_hidden_states, encoder_attention_mask, hidden_states.shape[0])
             _check_packing(documents, encoder_document_ids)
 
         packed = None
@@ -130,6 +132,13 @@ class LLMDecoderModel(TransformerStack):
             last_hidden_state=hidden_states, past_key_values=past_key_values
         )
 
+    def _check_source(self, states: torch.Tensor, mask, batch: int) -> None:
+        if not self.config.add_cross_attention:
+            raise ValueError(
+                "`encoder_hidden_states` were passed, but `add_cross_attention=False`: nothing reads them."
+            )
+        check_source(states, mask, self.config.cross_attention_hidden_size or self.config.hidden_size, batch)
+
     def _new_cache(self) -> Cache:
         cache = DynamicCache(config=self.config)
         # the cross-attention cache has no configuration: it never slides
@@ -170,14 +179,16 @@ class LLMDecoderForCausalLM(LanguageModelHead, LLMPreTrainedModel, GenerationMix
             )
         return super().init_continuous_batching(*args, **kwargs)
 
-    def prepare_inputs_for_generation(self, input_ids, past_key_values=None, **kwargs):
+    def prepare_inputs_for_generation(self, input_ids, past_key_values=None, inputs_embeds=None, **kwargs):
         """As in transformers, but when a text outgrows longrope's short frequencies, its cached keys have been rotated
         by the wrong ones: the cache is computed anew, once (as in transformers' Phi-3)."""
         limit = self.config.longrope_limit
         outgrown = limit is not None and past_key_values is not None and input_ids.shape[1] > limit
         if outgrown and past_key_values.get_seq_length() <= limit:
             past_key_values, kwargs["next_sequence_length"] = None, None
-        return super().prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)
+        return super().prepare_inputs_for_generation(
+            input_ids, past_key_values=past_key_values, inputs_embeds=inputs_embeds, **kwargs
+        )
 
     @can_return_tuple
     def forward(
@@ -220,6 +231,7 @@ class LLMDecoderForCausalLM(LanguageModelHead, LLMPreTrainedModel, GenerationMix
             kept = slice_logits_to_keep(hidden_states, logits_to_keep)
         targets = kwargs.pop("shift_labels", None)
         if targets is None and labels is not None:
+            check_labels(labels, hidden_states)
             if document_ids is not None:
                 document_ids = document_ids[:, -labels.shape[1] :]  # those of a cache may come before
             documents = resolve_documents(document_ids, position_ids, attention_mask, None, labels.shape)

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from transformers.cache_utils import Cache
 from transformers.utils import is_torchdynamo_compiling
 
+from .inputs import check_documents
+
 
 def past_length(past_key_values: Cache | None) -> int | torch.Tensor:
     """Tokens in the cache: an int, or a tensor under static caches."""
@@ -61,6 +63,8 @@ def resolve_documents(
         if document_ids is None:
             return None
         known = document_ids.new_zeros(batch, past) if known is None else known
+    else:
+        check_documents(document_ids)
     if document_ids.shape == (batch, past + length):
         documents = document_ids
     elif known is not None and document_ids.shape == (batch, length):

@@ -15,6 +15,7 @@ from transformers.modeling_outputs import (
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
+from .inputs import check_labels
 from .losses import (
     classification_loss,
     linear_cross_entropy,
@@ -87,6 +88,7 @@ class LanguageModelHead:
         Logits are left out where nobody reads them: in training mode with labels, or on `skip_logits=True`. The loss
         is then taken chunk by chunk. logits_hidden: the states to give logits of, if not all (`logits_to_keep`).
         """
+        check_labels(labels, hidden_states)
         options = {
             name: kwargs[name]
             for name in ("num_items_in_batch", "label_smoothing", "z_loss", "ignore_index")

@@ -9,7 +9,11 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers.utils import is_torchdynamo_compiling
 
+from .checks import check_choice
+from .inputs import check_classes
 
+
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 CHUNK_ELEMENTS = 2**21  # logits held at a time: 8 MB of float32, which stays in a CPU's cache
 
 
@@ -123,6 +127,8 @@ def linear_cross_entropy(
     `num_items_in_batch`; 0 where there is no target.
     """
     hidden, labels = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1).to(hidden.device)
+    if (classes := getattr(head, "out_features", None)) is not None:
+        check_classes(labels, classes, ignore_index)
     is_target = labels != ignore_index
     count = is_target.sum()
     if not is_torchdynamo_compiling() and hidden.device.type != "meta" and int(count) < len(labels):
@@ -169,6 +175,7 @@ def logits_cross_entropy(
 ) -> torch.Tensor:
     """The same loss from logits (..., V) that exist already."""
     logits, labels = logits.reshape(-1, logits.shape[-1]).float(), labels.reshape(-1).to(logits.device)
+    check_classes(labels, logits.shape[-1], ignore_index)
     legal = labels != ignore_index
     loss, _ = _token_losses(logits, labels.where(legal, 0), label_smoothing, z_loss)
     total = loss.where(legal, 0.0).sum()
@@ -222,6 +229,7 @@ def classification_loss(
             problem_type = "single_label_classification"
         else:
             problem_type = "multi_label_classification"
+    check_choice("problem_type", problem_type, PROBLEM_TYPES)
     if problem_type == "single_label_classification":
         return logits_cross_entropy(logits, labels, num_items_in_batch=num_items_in_batch)
     if problem_type == "regression":

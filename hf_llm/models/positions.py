@@ -17,18 +17,17 @@ import torch
 from torch import nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 
+from .inputs import IdEmbedding
 
-class LearnedPositions(nn.Embedding):
+
+class LearnedPositions(IdEmbedding):
     """A table of `position_offset + max_position_embeddings` vectors."""
 
     kind = "embedding"
 
     def __init__(self, config, size: int):
-        super().__init__(config.max_position_embeddings + config.position_offset, size)
-        self.offset = config.position_offset
-
-    def forward(self, position_ids: torch.LongTensor) -> torch.Tensor:
-        return super().forward(position_ids + self.offset)
+        length = config.max_position_embeddings + config.position_offset
+        super().__init__(length, size, "position_ids", "max_position_embeddings", config.position_offset)
 
 
 class SinusoidalPositions(nn.Module):

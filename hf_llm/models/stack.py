@@ -8,17 +8,18 @@ from transformers.cache_utils import Cache
 from .base import LLMPreTrainedModel
 from .configuration import LLMStackConfig
 from .documents import default_positions, past_length, positions_in_documents, resolve_documents
+from .inputs import IdEmbedding, check_aligned, check_tokens
 from .layer import TransformerLayer
 from .masks import AttentionInputs
 from .norms import get_norm
 from .positions import POSITIONS, RotaryEmbedding
 
 
-class TokenEmbedding(nn.Embedding):
+class TokenEmbedding(IdEmbedding):
     """An embedding with a factor on its output (Gemma, Granite, BART's `scale_embedding`)."""
 
     def __init__(self, num_embeddings: int, embedding_dim: int, multiplier: float | None = None):
-        super().__init__(num_embeddings, embedding_dim)
+        super().__init__(num_embeddings, embedding_dim, "input_ids", "vocab_size")
         self.multiplier = multiplier
 
     def forward(self, input_ids: torch.LongTensor) -> torch.Tensor:
@@ -39,7 +40,9 @@ class TransformerStack(LLMPreTrainedModel):
         # the width of positions, token types and the embedding norm
         sum_size = token_size if config.embedding_projection == "embeddings" else config.hidden_size
         self.embed_tokens = TokenEmbedding(config.vocab_size, token_size, config.embedding_multiplier)
-        self.embed_token_types = nn.Embedding(config.type_vocab_size, sum_size) if config.type_vocab_size else None
+        self.embed_token_types = None
+        if config.type_vocab_size:
+            self.embed_token_types = IdEmbedding(config.type_vocab_size, sum_size, "token_type_ids", "type_vocab_size")
         self.embed_projection = self.output_projection = None
         if config.embedding_projection is not None:
             self.embed_projection = nn.Linear(token_size, config.hidden_size, bias=config.embedding_projection_bias)
@@ -80,9 +83,8 @@ class TransformerStack(LLMPreTrainedModel):
 
         Positions that are not passed are counted in each document, or by `position_ids_source`.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Pass exactly one of `input_ids` and `inputs_embeds`.")
-        tokens = input_ids if inputs_embeds is None else inputs_embeds
+        tokens = check_tokens(input_ids, inputs_embeds, self.config.embedding_size or self.config.hidden_size)
+        check_aligned(tokens, attention_mask, position_ids, past_length(past_key_values))
         length = tokens.shape[1]
         documents = resolve_documents(document_ids, position_ids, attention_mask, past_key_values, tokens.shape[:2])
         if position_ids is not None:
