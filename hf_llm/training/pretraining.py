@@ -89,6 +89,8 @@ def training_arguments(config: RunConfig, max_steps: int) -> PretrainingArgument
     settings = {k: v for k, v in config.training.items() if k != "num_train_epochs"}
     if not {"max_steps", "num_train_epochs"} & set(config.training):
         raise ValueError("training.max_steps or training.num_train_epochs is missing")
+    if config.data.streaming and "max_steps" not in config.training:
+        raise ValueError("data.streaming = True needs training.max_steps: a stream has no epochs")
     return PretrainingArguments(**{**settings, "max_steps": max_steps}, output_dir=config.output_dir, seed=config.seed)
 
 

@@ -216,6 +216,16 @@ def test_init_from_starts_with_the_weights_of_a_model(settings, tmp_path):
     assert same_weights(weights(tmp_path / "run"), weights(tmp_path / "second"))
 
 
+def test_a_stream_has_no_epochs(settings):
+    plan = settings(num_train_epochs=1)
+    del plan["training"]["max_steps"]
+    with pytest.raises(ValueError, match="training.max_steps or training.num_train_epochs is missing"):
+        pretrain(run_config({**plan, "training": {}}))
+    plan["data"]["streaming"] = True
+    with pytest.raises(ValueError, match="data.streaming = True needs training.max_steps"):
+        pretrain(run_config(plan))
+
+
 def test_epochs_become_steps(settings, tmp_path, card_template):
     plan = settings(num_train_epochs=0.1)
     del plan["training"]["max_steps"]
