@@ -4,18 +4,67 @@ is legal."""
 from typing import Any
 
 from transformers.activations import ACT2FN
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 
 NORM_TYPES = ("layernorm", "rmsnorm", "rmsnorm_unit_offset", "layernorm_non_affine", "rmsnorm_non_affine")
 NORM_PLACEMENTS = ("pre", "post", "sandwich", "branch", "parallel")
 POSITION_EMBEDDINGS = ("rope", "learned", "sinusoidal", "alibi", "relative_bias", "none")
 POSITION_BIASES = ("alibi", "relative_bias")
+ROPE_TYPES = ("default", *ROPE_INIT_FUNCTIONS)
 LAYER_TYPES = ("full_attention", "sliding_attention")
+
+AT_LEAST_ONE = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "intermediate_size",
+    "max_position_embeddings",
+    "sliding_window",
+    "embedding_size",
+    "num_experts",
+    "moe_intermediate_size",
+    "shared_expert_intermediate_size",
+)
+POSITIVE = ("attn_logit_softcapping", "final_logit_softcapping", "clip_qkv", "swiglu_limit")
+NOT_NEGATIVE = (
+    "norm_eps",
+    "position_offset",
+    "type_vocab_size",
+    "router_aux_loss_coef",
+    "router_z_loss_coef",
+    "initializer_range",
+    "embedding_initializer_range",
+)
+PROBABILITIES = (
+    "residual_dropout",
+    "embedding_dropout",
+    "attention_dropout",
+    "activation_dropout",
+    "classifier_dropout",
+    "router_jitter_noise",
+)
+EXPERT_FIELDS = (
+    "moe_intermediate_size",
+    "shared_expert_intermediate_size",
+    "shared_expert_gate",
+    "router_bias",
+    "expert_bias",
+)
 
 
 def check_choice(field: str, value: Any, legal) -> None:
     if value not in legal:
         raise ValueError(f"`{field}={value!r}` is not known. Legal values: {', '.join(map(repr, legal))}.")
+
+
+def check_token_ids(field: str, ids: int | list[int] | None, vocab_size: int) -> None:
+    for token in ids if isinstance(ids, list) else [ids]:
+        if token is not None and not 0 <= token < vocab_size:
+            raise ValueError(f"`{field}={token}` is outside the vocabulary: `vocab_size={vocab_size}`.")
 
 
 class StackChecks:
@@ -32,15 +81,20 @@ class StackChecks:
         check_choice("embedding_projection", self.embedding_projection, (None, "tokens", "embeddings"))
         check_choice("feed_forward", self.feed_forward, ("gated", "plain"))
         check_choice("residual_init", self.residual_init, ("depth_scaled", "normal", "zero"))
-        if self.hidden_act not in ACT2FN:
-            raise ValueError(f"`hidden_act={self.hidden_act!r}` is not known. Legal values: {', '.join(ACT2FN)}.")
+        check_choice("hidden_act", self.hidden_act, ACT2FN)
 
     def validate_sizes(self):
-        """Sizes are positive and divide where they must."""
-        for field in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-                      "head_dim", "intermediate_size", "max_position_embeddings"):  # fmt: skip
-            if getattr(self, field) < 1:
-                raise ValueError(f"`{field}={getattr(self, field)}` must be at least 1.")
+        """Numbers are in their ranges, and divide where they must."""
+        for fields, legal, meaning in (
+            (AT_LEAST_ONE, lambda value: value >= 1, "at least 1"),
+            (POSITIVE, lambda value: value > 0, "greater than 0"),
+            (NOT_NEGATIVE, lambda value: value >= 0, "at least 0"),
+            (PROBABILITIES, lambda value: 0 <= value < 1, "in [0, 1)"),
+        ):
+            for field in fields:
+                value = getattr(self, field)
+                if value is not None and not legal(value):
+                    raise ValueError(f"`{field}={value}` must be {meaning}.")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"`num_key_value_heads={self.num_key_value_heads}` must divide "
@@ -51,14 +105,9 @@ class StackChecks:
                 f"`embedding_size={self.embedding_size}` and `embedding_projection={self.embedding_projection!r}` "
                 "go together: set both ('tokens' or 'embeddings'), or neither."
             )
-        for field in ("residual_dropout", "embedding_dropout", "attention_dropout", "activation_dropout"):
-            if not 0 <= getattr(self, field) < 1:
-                raise ValueError(f"`{field}={getattr(self, field)}` must be a probability in [0, 1).")
 
     def validate_layer_pattern(self):
         """Windows and patterns belong together; lists have one entry per layer."""
-        if self.sliding_window is not None and self.sliding_window < 1:
-            raise ValueError(f"`sliding_window={self.sliding_window}` must be at least 1, or None.")
         slides = "sliding_attention" in self.layer_types
         if slides and self.sliding_window is None:
             raise ValueError("`layer_types` has sliding layers but `sliding_window=None`: set the window's size.")
@@ -83,9 +132,10 @@ class StackChecks:
                 raise ValueError("`layer_sharing` needs the same kind of feed-forward in every layer.")
 
     def validate_positions(self):
-        """Rotary widths are even; lists and offsets are used only where they mean something."""
+        """Fields of one kind of positions are used with that kind, and say something."""
         if self.rope_layers is not None and self.position_embedding != "rope":
             raise ValueError(f"`rope_layers` needs `position_embedding='rope'`, not {self.position_embedding!r}.")
+        self._check_rope_types()
         for layer_type, width in self.rotary_dim.items():
             if width < 2 or width % 2 or width > self.head_dim:
                 raise ValueError(
@@ -98,16 +148,41 @@ class StackChecks:
                 "`relative_attention_bias_per_layer=True` needs `position_embedding='relative_bias'`, "
                 f"not {self.position_embedding!r}."
             )
-        if self.position_offset < 0:
-            raise ValueError(f"`position_offset={self.position_offset}` must not be negative.")
+        if self.position_embedding == "relative_bias":
+            exact = self.relative_attention_num_buckets // (4 if self.is_bidirectional else 2)
+            if exact < 1 or self.relative_attention_max_distance <= exact:
+                raise ValueError(
+                    f"`relative_attention_num_buckets={self.relative_attention_num_buckets}` has {exact} buckets for "
+                    "single distances: there must be one at least, and "
+                    f"`relative_attention_max_distance={self.relative_attention_max_distance}` must be greater."
+                )
         if self.position_ids_source == "input_ids" and self.pad_token_id is None:
             raise ValueError("`position_ids_source='input_ids'` counts tokens that are not `pad_token_id`: set it.")
 
+    def validate_rope(self):
+        """As in transformers, but a missing key is an error of value."""
+        try:
+            super().validate_rope()
+        except KeyError as error:
+            raise ValueError(error.args[0]) from error
+
+    def _check_rope_types(self):
+        """The scaling exists, and parameters that are nested by layer type leave none out."""
+        if self.position_embedding != "rope":
+            return
+        nested = self.nested_rope_parameter_keys(self.rope_parameters)
+        for layer_type in dict.fromkeys(self.layer_types):
+            if nested and layer_type not in nested:
+                raise ValueError(
+                    f"`rope_parameters` has no entry for the layer type {layer_type!r}: add one, or None for no RoPE."
+                )
+        for parameters in self.rope_of_layer_types.values():
+            check_choice("rope_parameters['rope_type']", parameters.get("rope_type", "default"), ROPE_TYPES)
+
     def _check_longrope(self):
         """A factor for each rotated pair of dimensions."""
-        nested = self.rotary_dim and self.nested_rope_parameter_keys(self.rope_parameters)
         for layer_type, width in self.rotary_dim.items():
-            parameters = self.rope_parameters[layer_type] if nested else self.rope_parameters
+            parameters = self.rope_of_layer_types[layer_type]
             for field in ("short_factor", "long_factor"):
                 factors = parameters.get(field)
                 if factors is not None and len(factors) != width // 2:
@@ -120,7 +195,12 @@ class StackChecks:
         """Experts: the fields that need each other."""
         if self.mlp_layer_types is not None and "sparse" in self.mlp_layer_types and not self.num_experts:
             raise ValueError("`mlp_layer_types` has sparse layers but `num_experts` is not set.")
-        if self.num_experts is not None and not 1 <= self.num_experts_per_tok <= self.num_experts:
+        for field in EXPERT_FIELDS:
+            if getattr(self, field) and self.num_experts is None:
+                raise ValueError(f"`{field}={getattr(self, field)}` means nothing without `num_experts`.")
+        if self.shared_expert_gate and self.shared_expert_intermediate_size is None:
+            raise ValueError("`shared_expert_gate=True` means nothing without `shared_expert_intermediate_size`.")
+        if (self.num_experts or 0) > 0 and not 1 <= self.num_experts_per_tok <= self.num_experts:
             raise ValueError(
                 f"`num_experts_per_tok={self.num_experts_per_tok}` must be between 1 and "
                 f"`num_experts={self.num_experts}`."
@@ -131,7 +211,4 @@ class StackChecks:
     def validate_token_ids(self):
         """Special tokens are in the vocabulary."""
         for field in ("pad_token_id", "bos_token_id", "eos_token_id"):
-            ids = getattr(self, field)
-            for token in ids if isinstance(ids, list) else [ids]:
-                if token is not None and not 0 <= token < self.vocab_size:
-                    raise ValueError(f"`{field}={token}` is outside the vocabulary: `vocab_size={self.vocab_size}`.")
+            check_token_ids(field, getattr(self, field), self.vocab_size)

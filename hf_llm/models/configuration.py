@@ -12,7 +12,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from .checks import LAYER_TYPES, POSITION_BIASES, StackChecks, check_choice
+from .checks import LAYER_TYPES, POSITION_BIASES, StackChecks, check_choice, check_token_ids
 
 
 VERSION = "0.1.0"
@@ -59,7 +59,8 @@ def _tile(field: str, pattern: str, letters: dict[str, str], length: int) -> lis
     """`"SSSL"` tiled over `length` layers: `["sliding_attention"] * 3 + ["full_attention"] + ...`."""
     if not pattern or set(pattern) - set(letters):
         legal = ", ".join(f"{letter} ({meaning})" for letter, meaning in letters.items())
-        raise ValueError(f"`{field}={pattern!r}` must be a pattern of the letters {legal}, such as {'SSSL'!r}.")
+        example = "".join(letters)
+        raise ValueError(f"`{field}={pattern!r}` must be a pattern of the letters {legal}, such as {example!r}.")
     return [letters[pattern[i % len(pattern)]] for i in range(length)]
 
 
@@ -185,6 +186,7 @@ class LLMStackConfig(StackChecks, _Versioned, PreTrainedConfig):
     """
 
     keys_to_ignore_at_inference: ClassVar = ["past_key_values"]
+    is_bidirectional: ClassVar[bool] = False
 
     # Size
     vocab_size: int = 32000
@@ -340,17 +342,24 @@ class LLMStackConfig(StackChecks, _Versioned, PreTrainedConfig):
         return self.embedding_size if self.embedding_projection == "tokens" else self.hidden_size
 
     @property
-    def rotary_dim(self) -> dict[str, int]:
-        """Rotated dimensions of a head for each layer type that rotates."""
+    def rope_of_layer_types(self) -> dict[str, dict]:
+        """RoPE parameters of each layer type that rotates."""
         if self.position_embedding != "rope":
             return {}
         nested = self.nested_rope_parameter_keys(self.rope_parameters)
-        per_type = {
+        return {
             layer_type: self.rope_parameters[layer_type] if nested else self.rope_parameters
             for layer_type in dict.fromkeys(self.layer_types)
             if not nested or self.rope_parameters.get(layer_type) is not None
         }
-        return {t: int(self.head_dim * p.get("partial_rotary_factor", 1.0)) for t, p in per_type.items()}
+
+    @property
+    def rotary_dim(self) -> dict[str, int]:
+        """Rotated dimensions of a head for each layer type that rotates."""
+        return {
+            layer_type: int(self.head_dim * parameters.get("partial_rotary_factor", 1.0))
+            for layer_type, parameters in self.rope_of_layer_types.items()
+        }
 
     @property
     def longrope_limit(self) -> int | None:
@@ -482,6 +491,7 @@ class LLMEncoderConfig(LLMStackConfig):
     """
 
     model_type: ClassVar[str] = "hf_llm_encoder"
+    is_bidirectional: ClassVar[bool] = True
 
     head_transform: bool = False
     head_transform_bias: bool = True
@@ -601,6 +611,12 @@ class LLMEncoderDecoderConfig(_Versioned, PreTrainedConfig):
         check_choice("decoder_start", self.decoder_start, ("start_token", "last_token"))
         check_choice("classifier_pooling", self.classifier_pooling, ("last", "eos", "next"))
         check_choice("classifier_activation", self.classifier_activation, ACT2FN)
+
+    def validate_token_ids(self):
+        """Special tokens are in the vocabularies that they are looked up in."""
+        check_token_ids("decoder_start_token_id", self.decoder_start_token_id, self.decoder.vocab_size)
+        for field in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            check_token_ids(field, getattr(self, field), max(self.encoder.vocab_size, self.decoder.vocab_size))
 
     def validate_halves(self):
         """The two halves fit each other."""
