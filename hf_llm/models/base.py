@@ -71,6 +71,37 @@ class LLMPreTrainedModel(PreTrainedModel):
                 config._attn_implementation_internal = backend
             raise
 
+    @property
+    def supports_pp_plan(self) -> bool:
+        """Whether a pipeline of transformers computes what the model does: the head's plan alone says nothing."""
+        return self.config.base_model_pp_plan is not None
+
+    @classmethod
+    def maybe_distribute_model(cls, model, distributed_config, mesh_manager):
+        """As in transformers, which does not look at the plan before it splits a model into a pipeline."""
+        if mesh_manager is not None and distributed_config.pp_size > 1 and not model.supports_pp_plan:
+            raise ValueError(
+                f"`pp_size={distributed_config.pp_size}`: this configuration cannot run as a pipeline, which knows "
+                "token embeddings, layers and a last norm alone (see `base_model_pp_plan`). Use `tp_size` or "
+                "`fsdp_size`."
+            )
+        return super().maybe_distribute_model(model, distributed_config, mesh_manager)
+
+    def activation_checkpointing_enable(self, activation_checkpointing_kwargs: dict | None = None, **kwargs) -> None:
+        """As in transformers. Reentrant checkpoints are refused beside router losses, whose gradients they lose."""
+        stacks = [module.config for module in self.modules() if isinstance(module, PreTrainedModel)]
+        weights = [
+            stack.router_aux_loss_coef or stack.router_z_loss_coef
+            for stack in stacks
+            if isinstance(stack, LLMStackConfig) and stack.is_moe
+        ]
+        if any(weights) and (activation_checkpointing_kwargs or {}).get("use_reentrant"):
+            raise ValueError(
+                "`use_reentrant=True` loses the gradients of the router losses: set it to False, or "
+                "`router_aux_loss_coef` and `router_z_loss_coef` to 0."
+            )
+        super().activation_checkpointing_enable(activation_checkpointing_kwargs, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """

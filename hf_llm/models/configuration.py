@@ -8,11 +8,17 @@ configuration is made and are never changed afterwards.
 
 from typing import Any, ClassVar
 
-from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from .checks import LAYER_TYPES, POSITION_BIASES, StackChecks, check_choice, check_token_ids
+from .checks import (
+    LAYER_TYPES,
+    POSITION_BIASES,
+    StackChecks,
+    check_choice,
+    check_token_ids,
+    strict_configuration,
+)
 
 
 VERSION = "0.1.0"
@@ -85,7 +91,7 @@ class _Versioned:
         return super().save_pretrained(save_directory, **kwargs)
 
 
-@strict
+@strict_configuration
 class LLMStackConfig(StackChecks, _Versioned, PreTrainedConfig):
     r"""
     One stack of transformer layers. Not used by itself: see [`LLMDecoderConfig`] and [`LLMEncoderConfig`].
@@ -439,7 +445,7 @@ class LLMStackConfig(StackChecks, _Versioned, PreTrainedConfig):
         }
 
 
-@strict
+@strict_configuration
 class LLMDecoderConfig(LLMStackConfig):
     r"""
     A causal decoder (GPT- and Llama-like). The default is RMSNorm, RoPE, SwiGLU, grouped-query attention, QK norm and
@@ -474,7 +480,7 @@ class LLMDecoderConfig(LLMStackConfig):
             raise ValueError("`sliding_window=1` lets a token see nothing but itself: it must be at least 2, or None.")
 
 
-@strict
+@strict_configuration
 class LLMEncoderConfig(LLMStackConfig):
     r"""
     A bidirectional encoder (BERT-like). The default is the bidirectional version of the default decoder. See
@@ -531,7 +537,7 @@ def _mirror(field: str) -> property:
     return property(get, set_, doc=f"The decoder's `{field}`.")
 
 
-@strict
+@strict_configuration
 class LLMEncoderDecoderConfig(_Versioned, PreTrainedConfig):
     r"""
     An encoder and a decoder with cross-attention (T5- and BART-like).
@@ -558,6 +564,7 @@ class LLMEncoderDecoderConfig(_Versioned, PreTrainedConfig):
 
     model_type: ClassVar[str] = "hf_llm_encoder_decoder"
     keys_to_ignore_at_inference: ClassVar = ["past_key_values"]
+    base_model_fsdp_plan: ClassVar = {}  # the halves have theirs
     sub_configs_defaults: ClassVar = {"encoder": LLMEncoderConfig, "decoder": LLMDecoderConfig}
 
     encoder: LLMEncoderConfig | dict | None = None
