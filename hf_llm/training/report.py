@@ -114,7 +114,7 @@ def plot_loss_curve(path: Path, history: list[dict], title: str) -> None:
     figure.savefig(path, format="png")
 
 
-def _smooth(values: tuple[float, ...], weight: float = 0.85) -> list[float]:
+def _smooth(values: tuple[float, ...], weight: float = 0.6) -> list[float]:
     """Bias-corrected exponential moving average."""
     smoothed, average, mass = [], 0.0, 0.0
     for value in values:
