@@ -1,8 +1,11 @@
 """What a configuration must satisfy, checked once, when it is made. Each message names the field, its value and what
 is legal."""
 
+import functools
 from typing import Any
 
+from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -54,6 +57,28 @@ EXPERT_FIELDS = (
     "router_bias",
     "expert_bias",
 )
+
+
+class ConfigurationError(StrictDataclassError, ValueError):
+    """A configuration that cannot be: a ValueError, as everywhere, and what transformers' own configurations raise."""
+
+
+def strict_configuration(cls: type) -> type:
+    """`@strict`, raising [`ConfigurationError`] with the message of the check that failed."""
+    cls = strict(cls)
+    make = cls.__init__
+
+    @functools.wraps(make)
+    def __init__(self, *args, **kwargs):
+        try:
+            make(self, *args, **kwargs)
+        except ConfigurationError:  # of a part of this one
+            raise
+        except StrictDataclassError as error:
+            raise ConfigurationError(str(error.__cause__ or error)) from error
+
+    cls.__init__ = __init__
+    return cls
 
 
 def check_choice(field: str, value: Any, legal) -> None:
