@@ -537,6 +537,17 @@ def _mirror(field: str) -> property:
     return property(get, set_, doc=f"The decoder's `{field}`.")
 
 
+_HALVES = {"encoder": LLMEncoderConfig, "decoder": LLMDecoderConfig}
+
+
+def _half(half: str, **fields) -> LLMStackConfig:
+    """One half's configuration; what it refuses is said of that half."""
+    try:
+        return _HALVES[half](**fields)
+    except ValueError as error:
+        raise ValueError(f"{half}: {error}") from error
+
+
 @strict_configuration
 class LLMEncoderDecoderConfig(_Versioned, PreTrainedConfig):
     r"""
@@ -565,7 +576,7 @@ class LLMEncoderDecoderConfig(_Versioned, PreTrainedConfig):
     model_type: ClassVar[str] = "hf_llm_encoder_decoder"
     keys_to_ignore_at_inference: ClassVar = ["past_key_values"]
     base_model_fsdp_plan: ClassVar = {}  # the halves have theirs
-    sub_configs_defaults: ClassVar = {"encoder": LLMEncoderConfig, "decoder": LLMDecoderConfig}
+    sub_configs_defaults: ClassVar = _HALVES
 
     encoder: LLMEncoderConfig | dict | None = None
     decoder: LLMDecoderConfig | dict | None = None
@@ -588,12 +599,11 @@ class LLMEncoderDecoderConfig(_Versioned, PreTrainedConfig):
     def __post_init__(self, **kwargs):
         mirrored = {field: kwargs.pop(field) for field in _MIRRORED if field in kwargs}
         encoder, decoder = self.encoder or {}, self.decoder or {}
-        if isinstance(decoder, dict):
-            decoder = {**decoder, "add_cross_attention": True}
-            decoder.setdefault("tie_word_embeddings", self.tie_word_embeddings)
-            self.decoder = decoder
         if isinstance(encoder, dict):
-            self.encoder = {"tie_word_embeddings": self.tie_word_embeddings, **encoder}
+            self.encoder = _half("encoder", **{"tie_word_embeddings": self.tie_word_embeddings, **encoder})
+        if isinstance(decoder, dict):
+            decoder = {"tie_word_embeddings": self.tie_word_embeddings, **decoder, "add_cross_attention": True}
+            self.decoder = _half("decoder", **decoder)
         super().__post_init__(**kwargs)
         if isinstance(decoder, dict) and self.encoder.output_size != self.decoder.hidden_size:
             if self.decoder.cross_attention_hidden_size is None:
