@@ -31,7 +31,7 @@ from .heads import (
 )
 from .inputs import check_labels, check_source
 from .masks import AttentionInputs, cross_attention_inputs, self_attention_inputs
-from .packing import is_flash, real_documents, repad, row_documents, unpad, unpadded_cross
+from .packing import real_documents, repad, row_documents, unpad, unpadded_cross
 from .stack import TransformerStack
 
 
@@ -86,12 +86,7 @@ class LLMDecoderModel(TransformerStack):
             _check_packing(documents, encoder_document_ids)
 
         packed = None
-        if (
-            is_flash(self.config)
-            and past_key_values is None
-            and "cu_seq_lens_q" not in kwargs
-            and not kwargs.get("output_hidden_states")
-        ):
+        if past_key_values is None and self.runs_unpadded(kwargs):
             packed = real_documents(documents, attention_mask)
         cross = AttentionInputs()
         if encoder_hidden_states is not None and packed is None:
@@ -114,7 +109,13 @@ class LLMDecoderModel(TransformerStack):
             hidden_states, position_ids, documents = unpad(packed, hidden_states, position_ids, row_documents(packed))
             attention_mask = None
         attention = self_attention_inputs(
-            self.config, hidden_states, attention_mask, self_cache, documents, self.is_causal, self.position_bias
+            self.config,
+            hidden_states,
+            attention_mask,
+            self_cache,
+            documents,
+            self.attends_causally(kwargs),
+            self.position_bias,
         )
         hidden_states = self.run_layers(
             hidden_states,

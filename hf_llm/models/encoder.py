@@ -21,7 +21,7 @@ from .heads import (
     real_tokens,
 )
 from .masks import self_attention_inputs
-from .packing import is_flash, real_documents, repad, row_documents, unpad
+from .packing import real_documents, repad, row_documents, unpad
 from .stack import TransformerStack
 
 
@@ -57,13 +57,19 @@ class LLMEncoderModel(TransformerStack):
     def contextualise(self, hidden_states, attention_mask, position_ids, documents, **kwargs) -> torch.Tensor:
         """Run the layers; under flash attention on the real tokens alone."""
         packed = None
-        if is_flash(self.config) and not kwargs.get("output_hidden_states") and "cu_seq_lens_q" not in kwargs:
+        if self.runs_unpadded(kwargs):
             packed = real_documents(documents, attention_mask)
         if packed is not None:
             hidden_states, position_ids, rows = unpad(packed, hidden_states, position_ids, row_documents(packed))
             attention_mask, documents = None, rows
         attention = self_attention_inputs(
-            self.config, hidden_states, attention_mask, None, documents, self.is_causal, self.position_bias
+            self.config,
+            hidden_states,
+            attention_mask,
+            None,
+            documents,
+            self.attends_causally(kwargs),
+            self.position_bias,
         )
         hidden_states = self.run_layers(hidden_states, position_ids, attention, **kwargs)
         return hidden_states if packed is None else repad(packed, hidden_states)

@@ -12,6 +12,7 @@ from .inputs import IdEmbedding, check_aligned, check_tokens
 from .layer import TransformerLayer
 from .masks import AttentionInputs
 from .norms import get_norm
+from .packing import is_flash
 from .positions import POSITIONS, RotaryEmbedding
 
 
@@ -105,6 +106,18 @@ class TransformerStack(LLMPreTrainedModel):
                 f"The input has {past + length} tokens, but learned positions end at "
                 f"`max_position_embeddings={self.config.max_position_embeddings}`: shorten the input."
             )
+
+    def attends_causally(self, kwargs: dict) -> bool:
+        """Whether attention is causal: as the stack is, unless `is_causal` is passed (or set in the configuration)."""
+        asked = kwargs.get("is_causal")
+        return self.is_causal if asked is None else asked
+
+    def runs_unpadded(self, kwargs: dict) -> bool:
+        """Whether the layers run on real tokens alone: under flash attention, unless the caller gives lengths of its
+        own or wants the hidden states of the batch as it is."""
+        shown = kwargs.get("output_hidden_states")
+        shown = self.config.output_hidden_states if shown is None else shown
+        return is_flash(self.config) and "cu_seq_lens_q" not in kwargs and not shown
 
     def embed(
         self,

@@ -115,20 +115,19 @@ def test_backends_agree_with_eager(name, stack, flash_kernels, uncompiled):
             assert difference < 1e-5, f"{backend}: {difference}"
 
 
-def test_is_causal_false_makes_a_decoder_bidirectional(flash_kernels, uncompiled):
-    """transformers' own switch, on every backend."""
-    outputs = []
-    for backend in ("eager", *BACKENDS):
-        config = tiny_config("decoder", backend)
-        config.is_causal = False
-        model = redraw(LLMDecoderModel(config)).eval()
-        with torch.no_grad():
-            outputs.append(model(**inputs_of("decoder")).last_hidden_state)
-    changed = inputs_of("decoder")["input_ids"].clone()
-    changed[:, -1] = 3
-    assert (model(changed).last_hidden_state[:, 0] - outputs[0][:, 0]).abs().max() > 1e-3
-    for output in outputs[1:]:
-        torch.testing.assert_close(output, outputs[0], rtol=0, atol=1e-5)
+@pytest.mark.parametrize("fields", [{}, {"layer_types": "SL", "sliding_window": 3}], ids=("default", "window"))
+@pytest.mark.parametrize("backend", ("eager", *BACKENDS))
+def test_is_causal_false_makes_a_decoder_bidirectional(backend, fields, flash_kernels, uncompiled):
+    """transformers' own switch, in the configuration or in the call, gives what an encoder gives."""
+    encoder = LLMEncoderModel(tiny_config("encoder", "eager", **fields))
+    expected = redraw(encoder).eval()(**inputs_of("encoder")).last_hidden_state
+    model = redraw(LLMDecoderModel(tiny_config("decoder", backend, **fields))).eval()
+    with torch.no_grad():
+        asked = model(**inputs_of("decoder"), is_causal=False).last_hidden_state
+        torch.testing.assert_close(asked, expected, rtol=0, atol=1e-5)
+        model.config.is_causal = False
+        configured = model(**inputs_of("decoder")).last_hidden_state
+    torch.testing.assert_close(configured, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("stack", STACKS)
@@ -358,21 +357,40 @@ def test_flash_trains_like_sdpa(stack, fields, flash_kernels):
     torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)
 
 
-def test_hidden_states_of_flash_have_the_shape_of_the_batch(flash_kernels):
-    batch = packed_batch("decoder")
+@pytest.mark.parametrize("asked", ("in the call", "in the configuration"))
+@pytest.mark.parametrize("stack", ("decoder", "encoder"))
+def test_hidden_states_of_flash_have_the_shape_of_the_batch(stack, asked, flash_kernels):
+    batch = packed_batch(stack)
     real = batch["document_ids"] >= 0
     hidden = []
     for backend in ("sdpa", "flash_attention_2"):
-        model = tiny_model("decoder", backend)
+        model = tiny_model(stack, backend)
+        model.config.output_hidden_states = asked == "in the configuration"
+        options = NO_CACHE[stack] | ({"output_hidden_states": True} if asked == "in the call" else {})
         with torch.no_grad():
-            hidden.append(torch.stack(model(**batch, output_hidden_states=True).hidden_states)[:, real])
+            hidden.append(torch.stack(model(**batch, **options).hidden_states)[:, real])
     torch.testing.assert_close(hidden[1], hidden[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("stack", ("decoder", "encoder_decoder"))
+@pytest.mark.parametrize("fields", [{}, {"layer_types": "SL", "sliding_window": 3}], ids=("default", "window"))
+def test_flash_decodes_behind_a_cache(stack, fields, flash_kernels):
+    """Left-padded prompts, token by token: the tokens and scores of sdpa."""
+    prompts, _ = padded_inputs(stack, "left")
+    prompts = {name: value for name, value in prompts.items() if not name.startswith("decoder_")}
+    settings = {"max_new_tokens": 6, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    sdpa, flash = (
+        tiny_model(stack, backend, **fields).generate(**prompts, **settings)
+        for backend in ("sdpa", "flash_attention_2")
+    )
+    assert flash.sequences.equal(sdpa.sequences)
+    torch.testing.assert_close(flash.logits, sdpa.logits, rtol=0, atol=1e-4)
 
 
 # -- paged attention --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fields", [{}, {"attention_sinks": True}, {"layer_types": "SL", "sliding_window": 4}])
+@pytest.mark.parametrize("fields", [{}, {"attention_sinks": True}], ids=("default", "sinks"))
 def test_continuous_batching_gives_the_tokens_of_generate(fields):
     """Paged eager attention."""
     model = tiny_model("decoder", "eager", **fields)
