@@ -134,12 +134,32 @@ class _Experts(nn.Module):
 
 
 # `use_experts_implementation` fixes form and bias of the weights for a class, so there is a class for each pair.
-EXPERTS: dict[tuple[bool, bool], type[_Experts]] = {
-    (gated, bias): use_experts_implementation(has_gate=gated, has_bias=bias)(
-        type(f"{'Gated' if gated else 'Plain'}{'Biased' if bias else ''}Experts", (_Experts,), {})
-    )
-    for gated in (True, False)
-    for bias in (True, False)
+@use_experts_implementation(has_gate=True, has_bias=False)
+class GatedExperts(_Experts):
+    pass
+
+
+@use_experts_implementation(has_gate=True, has_bias=True)
+class GatedBiasedExperts(_Experts):
+    pass
+
+
+@use_experts_implementation(has_gate=False, has_bias=False)
+class PlainExperts(_Experts):
+    pass
+
+
+@use_experts_implementation(has_gate=False, has_bias=True)
+class PlainBiasedExperts(_Experts):
+    pass
+
+
+# (feed_forward, expert_bias)
+EXPERTS: dict[tuple[str, bool], type[_Experts]] = {
+    ("gated", False): GatedExperts,
+    ("gated", True): GatedBiasedExperts,
+    ("plain", False): PlainExperts,
+    ("plain", True): PlainBiasedExperts,
 }
 
 
@@ -150,7 +170,7 @@ class MixtureOfExperts(nn.Module):
     def __init__(self, config: LLMStackConfig):
         super().__init__()
         self.gate = Router(config)
-        self.experts = EXPERTS[config.feed_forward == "gated", config.expert_bias](config)
+        self.experts = EXPERTS[config.feed_forward, config.expert_bias](config)
         self.shared_expert = self.shared_expert_gate = None
         if config.shared_expert_intermediate_size is not None:
             self.shared_expert = FEED_FORWARDS[config.feed_forward](config, config.shared_expert_intermediate_size)

@@ -261,6 +261,26 @@ def test_every_backend_of_the_table_exists():
     assert set(BACKEND_FEATURES) <= {"eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()}
 
 
+@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize("feed_forward", ("gated", "plain"))
+@pytest.mark.parametrize("bias", (True, False))
+def test_implementations_of_experts_agree(stack, feed_forward, bias):
+    """One expert after the other, batched and grouped: logits and gradients."""
+    fields = {"feed_forward": feed_forward, "expert_bias": bias, "router_bias": bias, "mlp_layer_types": "DE"}
+    if feed_forward == "gated":
+        fields |= {"swiglu_limit": 1.0, "swiglu_alpha": 1.7} if bias else {}
+    results = []
+    for implementation in ("eager", "batched_mm", "grouped_mm"):
+        model = tiny_model(stack, **EXPERTS | fields)
+        model.set_experts_implementation(implementation)
+        output = model(**packed_batch(stack))
+        output.loss.backward()
+        gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+        results.append((output.logits[target_documents(packed_batch(stack)) >= 0], gradients))
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0], rtol=0, atol=1e-5)
+
+
 # -- what reaches flash attention -------------------------------------------------------------------------------------
 
 

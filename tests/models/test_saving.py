@@ -1,8 +1,10 @@
 """Saving and opening: bit-exact, in every dtype and size of shard, with code that travels along."""
 
+import copy
 import http.server
 import json
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -96,6 +98,13 @@ def test_configurations_come_back(stack, tmp_path):
     assert fields == reopened_fields
     written = json.loads((tmp_path / "config.json").read_text())
     assert written["auto_map"] == auto_map(stack) and written["hf_llm_version"] == hf_llm.__version__
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_a_model_can_be_copied_and_sent_to_another_process(stack):
+    model = tiny_model(stack, **EVERYTHING)
+    for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert_same(model, again, inputs_of(stack))
 
 
 def test_any_head_opens_a_checkpoint(tmp_path):
