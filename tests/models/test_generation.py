@@ -7,80 +7,29 @@ import pytest
 import torch
 from transformers import (
     CompileConfig,
-    ContinuousBatchingConfig,
     DynamicCache,
     EncoderDecoderCache,
-    GenerationConfig,
     StoppingCriteria,
     StoppingCriteriaList,
 )
 
-from .tiny import EXPERTS, MODELS, VOCABULARY, tiny_config, tokens
+from .generating import ABSOLUTE, NEW, PROMPT, SLIDING, VARIANTS, assert_same, generate, pad, prompts, tiny_model
+from .tiny import EXPERTS, VOCABULARY
 
 
 STACKS = ("decoder", "encoder_decoder")
-PROMPT, NEW = 9, 7
-# Longer than the window of 4, so that it slides in the prompt already and goes on sliding.
-SLIDING = {"layer_types": "SL", "sliding_window": 4}
-ABSOLUTE = ("learned", "sinusoidal")
-VARIANTS = {
-    "rope": {},
-    **{name: {"position_embedding": name} for name in (*ABSOLUTE, "alibi", "relative_bias", "none")},
-    "some layers slide": SLIDING,
-    "all layers slide": {"layer_types": "S", "sliding_window": 4},
-    "sliding alibi": {**SLIDING, "position_embedding": "alibi"},
-    "bias per layer": {**SLIDING, "position_embedding": "relative_bias", "relative_attention_bias_per_layer": True},
-    "rope by layer type": {
-        **SLIDING,
-        "rope_parameters": {
-            "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
-            "full_attention": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0},
-        },
-    },
-    "no positions in a layer": {"rope_layers": [True, False]},
-    "positions by the mask": {
-        "position_embedding": "learned",
-        "position_offset": 2,
-        "position_ids_source": "attention_mask",
-    },
-    "softcap": {"attn_logit_softcapping": 3.0},
-    "sinks": {"attention_sinks": True},
-    "experts": EXPERTS,
-    "shared layers": {"layer_sharing": [0, 0]},
-    "factorised embeddings": {"embedding_size": 16, "embedding_projection": "tokens"},
-    "parallel": {"norm_placement": "parallel"},
+FLASH = ("rope", "learned", "some layers slide", "softcap", "experts")
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0] * 4,
+    "long_factor": [3.0] * 4,
+    "factor": 4.0,
+    "original_max_position_embeddings": 12,
 }
 
 variants = pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
 stacks = pytest.mark.parametrize("stack", STACKS)
-
-
-def tiny_model(stack: str, attn_implementation: str | None = None, seed: int = 0, **fields):
-    """Weights so large that the next token depends on all before it."""
-    torch.manual_seed(seed)
-    return MODELS[stack](tiny_config(stack, attn_implementation, initializer_range=0.3, **fields)).eval()
-
-
-def prompts(batch: int = 2, length: int = PROMPT) -> dict[str, torch.Tensor]:
-    return {"input_ids": tokens(batch, length), "attention_mask": torch.ones(batch, length, dtype=torch.long)}
-
-
-def generate(model, inputs, **kwargs):
-    """New tokens (batch, new) and their logits (new, batch, vocabulary); greedy unless told otherwise."""
-    settings = {"max_new_tokens": NEW, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
-    output = model.generate(**inputs, **(settings | kwargs))
-    prompt = 1 if model.config.is_encoder_decoder else inputs.get("input_ids", torch.empty(1, 0)).shape[1]
-    return output.sequences[:, prompt:], torch.stack(output.logits)
-
-
-def assert_same(actual, expected):
-    assert actual[0].tolist() == expected[0].tolist()
-    torch.testing.assert_close(actual[1], expected[1], rtol=1e-4, atol=1e-5)
-
-
-def pad(inputs: dict[str, torch.Tensor], side: str, count: int = 3) -> dict[str, torch.Tensor]:
-    padding = (count, 0) if side == "left" else (0, count)
-    return {name: torch.nn.functional.pad(tensor, padding) for name, tensor in inputs.items()}
 
 
 # -- caches -----------------------------------------------------------------------------------------------------------
@@ -109,6 +58,33 @@ def test_greedy_tokens_are_those_of_one_forward_pass(stack, fields):
             start = torch.full((2, 1), model.config.decoder_start_token_id)
             logits = model(**prompts(), decoder_input_ids=torch.cat((start, new), dim=1)).logits[:, :-1]
     assert logits.argmax(-1).tolist() == new.tolist()
+
+
+@variants
+def test_a_prompt_in_chunks_gives_the_same_tokens(fields):
+    model = tiny_model("decoder", **fields)
+    assert_same(generate(model, prompts(), prefill_chunk_size=4), generate(model, prompts()))
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"cache_implementation": "static", "disable_compile": True}])
+@stacks
+def test_a_text_outgrows_the_short_frequencies_of_longrope(stack, kwargs):
+    """All keys are rotated anew, once."""
+    model = tiny_model(stack, rope_parameters=LONGROPE)
+    whole = generate(model, prompts(), use_cache=False, max_new_tokens=16)
+    assert_same(generate(model, prompts(), max_new_tokens=16, **kwargs), whole)
+
+
+@pytest.mark.parametrize("name", FLASH)
+@stacks
+def test_flash_attention_gives_the_same_tokens(stack, name, flash_kernels):
+    model, flash = (tiny_model(stack, backend, **VARIANTS[name]) for backend in (None, "flash_attention_2"))
+    long, short = prompts(1), prompts(1, PROMPT - 3)
+    padded = pad(short, "left" if stack == "decoder" else "right")
+    for inputs in (prompts(), {name: torch.cat((long[name], padded[name])) for name in long}):
+        assert_same(generate(flash, inputs), generate(model, inputs))
+        assert_same(generate(flash, inputs, use_cache=False), generate(model, inputs))
+    assert flash_kernels.calls
 
 
 @stacks
@@ -367,43 +343,3 @@ def test_attentions_and_hidden_states_of_every_step(stack):
     if stack == "encoder_decoder":
         assert output.cross_attentions[1][0].shape == (2, 4, 1, PROMPT)
         assert output.encoder_attentions[0].shape == (2, 4, PROMPT, PROMPT)
-
-
-# -- continuous batching ----------------------------------------------------------------------------------------------
-
-
-PAGED = {name: VARIANTS[name] for name in ("learned", "some layers slide", "experts", "shared layers")}
-
-
-def settings_of(**kwargs) -> dict:
-    """A small paged cache: the default takes most of the machine's memory."""
-    return {
-        "generation_config": GenerationConfig(max_new_tokens=NEW, do_sample=False, eos_token_id=-1, **kwargs),
-        "continuous_batching_config": ContinuousBatchingConfig(page_size=16, num_blocks=8, max_batch_tokens=32),
-    }
-
-
-@pytest.mark.parametrize("fields", PAGED.values(), ids=PAGED)
-def test_continuous_batching_gives_the_tokens_of_generate(fields):
-    """Under sdpa; more prompts than fit into one batch of tokens."""
-    model = tiny_model("decoder", "sdpa", **fields, attention_dropout=0.1)
-    lengths = (5, PROMPT, 14, 20)
-    outputs = model.generate_batch([tokens(n, seed=n).tolist() for n in lengths], **settings_of())
-    assert [output.error for output in outputs.values()] == [None] * len(lengths)
-    for n, output in zip(lengths, outputs.values()):
-        expected, _ = generate(model, {"input_ids": tokens(1, n, seed=n)})
-        assert output.generated_tokens == expected[0].tolist()
-
-
-def test_continuous_batching_in_eager_attention():
-    model = tiny_model("decoder", "eager", attention_dropout=0.1)
-    outputs = model.generate_batch([prompts()["input_ids"][0].tolist()], **settings_of())
-    assert next(iter(outputs.values())).generated_tokens == generate(model, prompts(1))[0][0].tolist()
-    assert model.config._attn_implementation == "eager"
-
-
-@pytest.mark.parametrize("position_embedding", ["alibi", "relative_bias"])
-def test_continuous_batching_refuses_position_biases(position_embedding):
-    model = tiny_model("decoder", position_embedding=position_embedding)
-    with pytest.raises(ValueError, match=f"position_embedding='{position_embedding}'"):
-        model.generate_batch([[3, 4, 5]], **settings_of())
