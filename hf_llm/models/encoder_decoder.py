@@ -168,6 +168,10 @@ class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, _EncoderDecod
     """An encoder-decoder that writes text (summaries, translations, restored spans)."""
 
     _tied_weights_keys = {"lm_head.weight": "model.decoder.embed_tokens.weight"}
+    # PEFT 0.21 takes hold of this method by the name that it had before transformers 5.23
+    _prepare_encoder_decoder_kwargs_for_generation = (
+        GenerationMixin._prepare_text_encoder_decoder_kwargs_for_generation
+    )
     _tp_plan = {"lm_head": "colwise_gather_output"}
     _fsdp_plan = {"lm_head": "keep_full_weight"}
 
