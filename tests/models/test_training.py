@@ -56,6 +56,32 @@ def test_gradient_checkpointing_changes_no_gradient(stack, name, reentrant):
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
 
 
+HALF = {
+    "default": {},
+    "experts": EXPERTS | {"expert_bias": True, "router_bias": True},
+    "biases": {"position_embedding": "relative_bias", "norm_type": "layernorm", "norm_bias": True, "qk_norm": "full"},
+    "alibi": {"position_embedding": "alibi", "qk_norm": "per_head", "embedding_multiplier": 3.0},
+    "sinusoidal": {"position_embedding": "sinusoidal", "residual_multiplier": 0.5},
+    "gemma": {"norm_type": "rmsnorm_unit_offset", "attn_logit_softcapping": 3.0, "final_logit_softcapping": 5.0},
+    "sinks": {"attention_sinks": True, "layer_types": "SL", "sliding_window": 3},
+}
+
+
+@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize("name", HALF)
+def test_half_precision_is_near_float32(stack, name):
+    """Autocast, and parameters in bfloat16 and float16: the loss is close, in float32, and gradients are finite."""
+    model, batch = tiny_model(stack, **HALF[name]), packed_batch(stack)
+    expected, _ = step(model, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = [step(model, batch)]
+    losses += [step(model.to(dtype), batch) for dtype in (torch.bfloat16, torch.float16)]
+    for loss, gradients in losses:
+        assert loss.dtype == torch.float32
+        torch.testing.assert_close(loss, expected, rtol=0.02, atol=0.02)
+        assert all(gradient.isfinite().all() for gradient in gradients.values())
+
+
 # -- compilation ------------------------------------------------------------------------------------------------------
 
 
@@ -100,7 +126,7 @@ def test_every_stack_compiles(stack, name, fresh_compiler):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize("stack", ("decoder", "encoder_decoder"))
 def test_compiled_code_computes_the_same(stack, fresh_compiler):
     """With torch's own compiler."""
     assert_compiles(stack, WINDOW, "inductor")
