@@ -316,6 +316,17 @@ def test_generation_from_embeddings(stack):
     assert_same(generate(model, with_embeds), generate(model, inputs))
 
 
+@pytest.mark.parametrize("kwargs", [{}, {"use_cache": False}, {"num_beams": 3}])
+@pytest.mark.parametrize("fields", [{}, SLIDING, {"position_embedding": "learned"}, {"position_embedding": "alibi"}])
+def test_behind_packed_documents_the_last_one_goes_on(fields, kwargs):
+    """Positions that start again say where it begins."""
+    model = tiny_model("decoder", **fields)
+    last = {name: tensor[:, 4:] for name, tensor in prompts().items()}
+    positions = torch.cat((torch.arange(4), torch.arange(PROMPT - 4))).expand(2, -1)
+    packed = generate(model, {**prompts(), "position_ids": positions}, **kwargs)[0]
+    assert packed.tolist() == generate(model, last, **kwargs)[0].tolist()
+
+
 def test_a_target_that_has_begun_goes_on():
     model = tiny_model("encoder_decoder", **SLIDING)
     whole = model.generate(**prompts(), max_new_tokens=NEW, do_sample=False)
