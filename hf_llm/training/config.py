@@ -67,6 +67,7 @@ class RunConfig:
         objective: `name` and options of `hf_llm.data.make_objective`.
         training: fields of `PretrainingArguments`.
         init_from: checkpoint whose weights the run starts from (same architecture).
+        word_vectors: word2vec or GloVe file whose vectors the token embeddings start from, where a token is a word.
         resume: "auto" goes on from the last good checkpoint in `output_dir`, "never" refuses to, or a checkpoint path.
         seed: of initialisation, dropout, data order and mask draws.
         cpu_threads: threads of a CPU run; default: `accelerate launch` sets one, the run takes all cores instead.
@@ -80,6 +81,7 @@ class RunConfig:
     data: DataSection = field(default_factory=DataSection)
     samples: SamplesSection = field(default_factory=SamplesSection)
     init_from: str | None = None
+    word_vectors: str | None = None
     resume: str = "auto"
     seed: int = 0
     cpu_threads: int | None = None

@@ -43,6 +43,7 @@ from .samples import draw_samples
 from .stacks import stack_of
 from .stream import StreamByIndex
 from .trainer import DATA_STATE, PretrainTrainer, preserved_rng
+from .word_vectors import init_embeddings_from_word_vectors
 
 
 logger = logging.getLogger(__name__)
@@ -238,7 +239,13 @@ class _Run:
         set_seed(self.config.seed)
         source = self.config.init_from
         if source is None:
-            return self.stack.auto_class.from_config(self.model_config)
+            model = self.stack.auto_class.from_config(self.model_config)
+            if self.config.word_vectors is not None:
+                found = init_embeddings_from_word_vectors(model, self.tokenizer, self.config.word_vectors)
+                self.say(f"{found:,} of {len(self.tokenizer):,} tokens start from {self.config.word_vectors}.")
+            return model
+        if self.config.word_vectors is not None:
+            raise ValueError(f"word_vectors = {self.config.word_vectors!r} has no effect with init_from = {source!r}")
         check_architecture(source, AutoConfig.from_pretrained(source).to_dict(), self.model_config)
         return self.stack.auto_class.from_pretrained(source, dtype=torch.float32)
 

@@ -17,6 +17,7 @@ _FREE = (
     "output_dir",
     "resume",
     "init_from",
+    "word_vectors",
     "cpu_threads",
     "samples",
     "data.num_proc",

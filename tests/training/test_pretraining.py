@@ -234,3 +234,15 @@ def test_epochs_become_steps(settings, tmp_path, card_template):
     card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
     rows = int(next(line for line in card.splitlines() if line.startswith("| rows |")).split("|")[2].replace(",", ""))
     assert steps == math.ceil(0.1 * rows / 4)
+
+
+def test_embeddings_start_from_word_vectors(settings, tmp_path, capsys):
+    """A word of the file that is a token; the run says how many there were."""
+    plan = settings(max_steps=1)
+    width = plan["model"]["hidden_size"]
+    vectors = tmp_path / "vectors.txt"
+    vectors.write_text("".join(f"{word} {' '.join(['0.5'] * width)}\n" for word in ("the", "a", "zzzz")))
+    pretrain(run_config(plan | {"word_vectors": str(vectors)}))
+    assert f"tokens start from {vectors}" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="word_vectors = .* has no effect with init_from"):
+        pretrain(run_config(plan | {"word_vectors": "x", "init_from": "y", "output_dir": str(tmp_path / "other")}))
