@@ -2,8 +2,8 @@
 
 A document is one module of the running interpreter's standard library, or one topic of `pydoc_data.topics` (the
 language reference). The generated character tables of `encodings` are left out: they are copies of each other but for
-a few lines, so any split would have the same tables on both sides. Nothing is downloaded. The text is the same for every run of one Python release; it differs
-between releases. Licence: PSF-2.0.
+a few lines, so any split would have the same tables on both sides. Nothing is downloaded. The text is the same for
+every run of one Python release; it differs between releases. Licence: PSF-2.0.
 """
 
 import sysconfig
