@@ -98,7 +98,8 @@ COMPILED = {
     "experts": EXPERTS,
     "relative_bias": {"position_embedding": "relative_bias"},
     "softcap_sinks": {"attention_sinks": True, "attn_logit_softcapping": 3.0},
-    "dynamic_rope": {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}},
+    # not "dynamic" or "longrope": transformers chooses their frequencies by the largest position, in Python
+    "yarn": {"rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 2.0}},
     "untied": {"tie_word_embeddings": False, "lm_head_bias": True, "final_logit_softcapping": 3.0},
 }
 
