@@ -98,6 +98,8 @@ class PretrainTrainer(Trainer):
     # ---- the boundary of a step ------------------------------------------------------------------------------------
 
     def _maybe_log_save_evaluate(self, tr_loss, grad_norm, *args, **kwargs):
+        if self.state.global_step == self.state.max_steps:
+            self.control.should_log = True  # the last figures are those of the whole run
         pausing = self.control.should_evaluate or self.control.should_save
         if pausing or self.control.should_log:
             self._check_finite(tr_loss, grad_norm)

@@ -246,3 +246,10 @@ def test_embeddings_start_from_word_vectors(settings, tmp_path, capsys):
     assert f"tokens start from {vectors}" in capsys.readouterr().out
     with pytest.raises(ValueError, match="word_vectors = .* has no effect with init_from"):
         pretrain(run_config(plan | {"word_vectors": "x", "init_from": "y", "output_dir": str(tmp_path / "other")}))
+
+
+def test_a_run_shorter_than_the_logging_interval_counts_all_its_tokens(settings, tmp_path):
+    pretrain(run_config(settings(max_steps=3, logging_steps=10)))
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["step"] == 3
+    assert 0 < metrics["tokens"] <= 3 * 4 * 48
