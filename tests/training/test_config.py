@@ -2,7 +2,8 @@
 
 import pytest
 
-from hf_llm.training.config import load_run_config, load_yaml, parse_overrides, run_config
+from hf_llm.training.config import load_run_config, run_config
+from hf_llm.training.settings import load_yaml, parse_overrides
 
 
 def minimal():
