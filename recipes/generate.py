@@ -16,8 +16,8 @@ from transformers import AutoConfig, AutoTokenizer
 from hf_llm.training.checkpoints import last_good_checkpoint
 from hf_llm.training.report import final_metrics, summary_text
 from hf_llm.training.samples import draw_samples
+from hf_llm.training.saving import RUN_CONFIG
 from hf_llm.training.stacks import stack_of
-from hf_llm.training.trainer import RUN_CONFIG
 
 
 def main() -> int:

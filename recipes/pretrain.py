@@ -13,7 +13,7 @@ from pathlib import Path
 from hf_llm.training.checkpoints import CheckpointError
 from hf_llm.training.config import load_run_config
 from hf_llm.training.pretraining import pretrain
-from hf_llm.training.trainer import TrainingDiverged
+from hf_llm.training.saving import TrainingDiverged
 
 
 CARD_TEMPLATE = Path(__file__).resolve().parents[1] / "model_cards" / "template.md"

@@ -42,8 +42,8 @@ class ProgressLine(TrainerCallback):
             return
         if "loss" in logs:
             self.bar.set_postfix_str(progress_text(logs), refresh=False)
-        elif "eval_loss" in logs:
-            self.bar.write(f"step {state.global_step}: {evaluation_text(logs)}", file=sys.stderr)
+        elif text := evaluation_text(logs):
+            self.bar.write(f"step {state.global_step}: {text}", file=sys.stderr)
 
     def on_train_end(self, args, state, control, **kwargs):
         if self.bar is not None:
@@ -51,16 +51,32 @@ class ProgressLine(TrainerCallback):
             self.bar = None
 
 
+# key of a training log -> how the progress line shows it
+_PROGRESS = {
+    "loss": "loss {:.3f}",
+    "reward": "reward {:.3f}",
+    "objective/kl": "KL {:.2f}",
+    "tokens_per_second": "{:,.0f} tokens/s",
+    "mfu": "{:.0%} of peak FLOPs",
+}
+# measures of an evaluation that a line about it leaves out
+_BOOKKEEPING = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "num_tokens")
+
+
 def progress_text(logs: dict) -> str:
     """The changing part of the progress line, from one training log entry."""
-    text = f"loss {logs['loss']:.3f}, {logs['tokens_per_second']:,.0f} tokens/s"
-    return text + (f", {logs['mfu']:.0%} of peak FLOPs" if "mfu" in logs else "")
+    return ", ".join(form.format(logs[key]) for key, form in _PROGRESS.items() if key in logs)
 
 
 def evaluation_text(metrics: dict) -> str:
-    """One line about an evaluation."""
-    text = f"validation loss {metrics['eval_loss']:.4f}, perplexity {metrics['eval_perplexity']:,.2f}"
-    return text + (f", {metrics['eval_bits_per_byte']:.4f} bits per byte" if "eval_bits_per_byte" in metrics else "")
+    """One line about an evaluation, or nothing if these are not the figures of one."""
+    measures = {k.removeprefix("eval_"): v for k, v in metrics.items() if k.startswith("eval_")}
+    shown = [f"{k.replace('_', ' ')} {v:,.4f}" for k, v in measures.items() if k not in _BOOKKEEPING and _is_number(v)]
+    return "validation " + ", ".join(shown) if shown else ""
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 class StopOnSignal(TrainerCallback):

@@ -104,15 +104,18 @@ def last_good_checkpoint(run_dir: Path, contents: bool = True) -> Path | None:
     return None
 
 
-def prune(run_dir: Path, keep: int | None) -> None:
-    """Delete the oldest checkpoints beyond the `keep` newest whole ones (None or 0: all are kept).
+def prune(run_dir: Path, keep: int | None, keep_also: str | Path | None = None) -> None:
+    """Delete the oldest checkpoints beyond the `keep` newest whole ones (None or 0: all are kept) and `keep_also`.
 
     Torn checkpoints do not count towards `keep` and go as soon as a newer whole one exists.
     """
     if not keep:
         return
     good = 0
+    protected = None if keep_also is None else Path(keep_also).resolve()
     for checkpoint in reversed(list_checkpoints(run_dir)):
+        if checkpoint.resolve() == protected:
+            continue
         if good and (good >= keep or defect(checkpoint, contents=False)):
             shutil.rmtree(checkpoint, ignore_errors=True)
         elif not defect(checkpoint, contents=False):

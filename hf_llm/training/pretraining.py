@@ -1,12 +1,10 @@
 """One pretraining run, from a `RunConfig` to a model directory with its report."""
 
-import contextlib
 import dataclasses
 import itertools
 import json
 import logging
 import math
-import os
 import signal
 from pathlib import Path
 
@@ -15,9 +13,6 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, Subset
 from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase, set_seed
-from transformers.integrations import TensorBoardCallback
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.utils.logging import disable_progress_bar
 
 from hf_llm.data import (
     EvaluationSamples,
@@ -33,12 +28,13 @@ from hf_llm.data import (
     train_tokenizer,
 )
 
+from . import runs
 from .arguments import PretrainingArguments
-from .callbacks import ProgressLine, ReportAtSave, StopOnSignal
-from .checkpoints import clear_staging, exclusive
+from .callbacks import ReportAtSave
 from .config import RunConfig
 from .report import RunFacts, final_metrics, summary_text, write_report
-from .resuming import check_architecture, check_same_run, find_checkpoint
+from .resuming import check_architecture, find_checkpoint
+from .runs import run_directory, set_cpu_threads
 from .samples import draw_samples
 from .stacks import stack_of
 from .stream import StreamByIndex
@@ -68,21 +64,9 @@ def pretrain(config: RunConfig, card_template: Path | None = None) -> signal.Sig
         TrainingDiverged: the loss is not finite any more.
     """
     set_cpu_threads(config.cpu_threads)
-    disable_progress_bar()  # transformers' bars for loading and saving would break up the one that counts
     args = training_arguments(config, config.training.get("max_steps") or 1)
-    run_dir = Path(config.output_dir)
-    with exclusive(run_dir) if args.should_save else contextlib.nullcontext():
-        if args.should_save:
-            clear_staging(run_dir)
+    with run_directory(args):
         return _Run(config, args, card_template).run()
-
-
-def set_cpu_threads(threads: int | None) -> None:
-    """Use `threads` CPU threads; by default all cores under `accelerate launch`, which would leave a process one."""
-    if threads is None and "ACCELERATE_MIXED_PRECISION" in os.environ:
-        threads = max(len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
-    if threads is not None:
-        torch.set_num_threads(threads)
 
 
 def training_arguments(config: RunConfig, max_steps: int) -> PretrainingArguments:
@@ -124,23 +108,12 @@ class _Run:
         checkpoint = find_checkpoint(self.run_dir, self.config.resume)
         if checkpoint is not None:
             check_architecture(checkpoint, _saved_config(checkpoint), self.model_config)
-            check_same_run(checkpoint, facts)
             if isinstance(train, StreamByIndex):
                 train.load_state_dict(json.loads((checkpoint / DATA_STATE).read_text(encoding="utf-8")))
-            logger.warning("resuming from %s", checkpoint)
 
         trainer = self.make_trainer(train, evaluation, facts)
-        stop = StopOnSignal()
         trainer.add_callback(ReportAtSave(lambda: self.write_report(trainer)))
-        trainer.add_callback(stop)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if stop.received is not None:
-            self.say(
-                f"Stopped by {stop.received.name} at step {trainer.state.global_step} of {self.args.max_steps}; "
-                f"saved {self.run_dir}/checkpoint-{trainer.state.global_step}. The same command goes on from there."
-            )
-            return stop.received
-        return self.finish(trainer)
+        return runs.train(trainer, checkpoint) or self.finish(trainer)
 
     def say(self, text: str) -> None:
         if self.args.should_save:
@@ -250,7 +223,7 @@ class _Run:
         return self.stack.auto_class.from_pretrained(source, dtype=torch.float32)
 
     def make_trainer(self, train: Dataset, evaluation: Dataset, facts: dict) -> PretrainTrainer:
-        trainer = PretrainTrainer(
+        return PretrainTrainer(
             model=self.make_model(),
             args=self.args,
             data_collator=collate,
@@ -260,14 +233,6 @@ class _Run:
             run_facts=facts,
             row_length=self.config.data.row_length,
         )
-        for callback in trainer.callback_handler.callbacks:
-            if isinstance(callback, TensorBoardCallback):
-                callback.logging_dir = callback.logging_dir or str(self.run_dir / "runs")
-        trainer.remove_callback(ProgressCallback)
-        trainer.remove_callback(PrinterCallback)
-        if not self.args.disable_tqdm:
-            trainer.add_callback(ProgressLine)
-        return trainer
 
     # ---- report ----------------------------------------------------------------------------------------------------
 

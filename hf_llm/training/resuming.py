@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import PreTrainedConfig
 
 from .checkpoints import MANIFEST, checkpoint_step, defect, last_good_checkpoint, list_checkpoints
-from .trainer import RUN_CONFIG
+from .saving import RUN_CONFIG
 
 
 logger = logging.getLogger(__name__)

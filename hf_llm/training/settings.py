@@ -99,8 +99,9 @@ def build_section(cls: type, settings: Any, where: str = "") -> Any:
     values = {}
     for name, value in settings.items():
         key = _join(where, name)
-        if dataclasses.is_dataclass(hints[name]):
-            values[name] = build_section(hints[name], value, key)
+        section = next((t for t in (hints[name], *typing.get_args(hints[name])) if dataclasses.is_dataclass(t)), None)
+        if section is not None and value is not None:
+            values[name] = build_section(section, value, key)
         else:
             check_type(value, hints[name], key)
             values[name] = value

@@ -40,7 +40,8 @@ def flops_per_token(model: nn.Module, row_length: int) -> float:
 
     The convention of PaLM (https://arxiv.org/abs/2204.02311, appendix B): forward and backward, no credit for causal
     masks or recomputation. Of a mixture of experts only the chosen share counts. A tied or untied head counts once;
-    embedding look-ups are free. For an encoder-decoder, tokens of both sides count alike.
+    embedding look-ups are free. For an encoder-decoder, tokens of both sides count alike, and weights that its halves
+    share count in both.
 
     Args:
         model: a `PreTrainedModel`.
@@ -52,7 +53,7 @@ def flops_per_token(model: nn.Module, row_length: int) -> float:
 
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     weights = 0.0
-    for parameter in model.parameters():
+    for _, parameter in model.named_parameters(remove_duplicate=False):
         if parameter.ndim >= 2 and id(parameter) not in embeddings:
             weights += parameter.numel() * (chosen if parameter.ndim == 3 else 1.0)
     head = model.get_output_embeddings()

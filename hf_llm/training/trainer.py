@@ -10,17 +10,12 @@ from pathlib import Path
 import torch
 from transformers import Trainer
 
-from . import checkpoints
 from .optimizers import build_optimizer
+from .saving import AtomicCheckpoints
 from .throughput import flops_per_token, peak_flops
 
 
-RUN_CONFIG = "run_config.json"
 DATA_STATE = "data_state.json"
-
-
-class TrainingDiverged(RuntimeError):
-    """Loss or gradient norm is no longer a finite number."""
 
 
 @contextlib.contextmanager
@@ -31,7 +26,7 @@ def preserved_rng() -> Iterator[None]:
         yield
 
 
-class PretrainTrainer(Trainer):
+class PretrainTrainer(AtomicCheckpoints, Trainer):
     """`Trainer` whose interrupted and resumed run has exactly the weights of an uninterrupted one.
 
     Args:
@@ -48,7 +43,6 @@ class PretrainTrainer(Trainer):
         self.flops_per_token = flops_per_token(self.model, row_length)
         low = self.args.bf16 or next(self.model.parameters()).dtype == torch.bfloat16
         self.peak_flops = peak_flops(self.args.device, torch.bfloat16 if low else torch.float32)
-        self._staged_run_dir: Path | None = None
         self._new_tokens = torch.zeros((), dtype=torch.int64, device=self.args.device)
         self._interval = {"start": time.perf_counter(), "tokens": 0}
 
@@ -101,23 +95,10 @@ class PretrainTrainer(Trainer):
         if self.state.global_step == self.state.max_steps:
             self.control.should_log = True  # the last figures are those of the whole run
         pausing = self.control.should_evaluate or self.control.should_save
-        if pausing or self.control.should_log:
-            self._check_finite(tr_loss, grad_norm)
         start = time.perf_counter()
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
         if pausing:  # evaluating and saving do not count as training time
             self._interval["start"] += time.perf_counter() - max(start, self._interval["start"])
-
-    def _check_finite(self, tr_loss: torch.Tensor, grad_norm) -> None:
-        norm = torch.as_tensor(0.0 if grad_norm is None else grad_norm)
-        if torch.isfinite(tr_loss) and torch.isfinite(norm):
-            return
-        good = checkpoints.last_good_checkpoint(self.args.output_dir, contents=False)
-        raise TrainingDiverged(
-            f"the loss is not finite at step {self.state.global_step} (gradient norm {norm.item():.3g}). "
-            + (f"The last good checkpoint is {good}. " if good else "There is no checkpoint yet. ")
-            + "Lower training.learning_rate or training.max_grad_norm, or lengthen training.warmup_steps."
-        )
 
     # ---- evaluation ------------------------------------------------------------------------------------------------
 
@@ -147,54 +128,13 @@ class PretrainTrainer(Trainer):
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
-    def _get_output_dir(self, trial) -> str:
-        return str(self._staged_run_dir or super()._get_output_dir(trial))
-
     def _save_checkpoint(self, model, trial) -> None:
-        run_dir, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
         self.count_tokens()
-        with checkpoints.saving(run_dir, name):
-            self._staged_run_dir = checkpoints.staging_dir(run_dir, name)
-            try:
-                super()._save_checkpoint(model, trial)
-            finally:
-                staged, self._staged_run_dir = self._staged_run_dir / name, None
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                self._save_run_state(staged)
-                checkpoints.publish(staged, run_dir / name)
-                staged.parent.rmdir()
-                checkpoints.prune(run_dir, self.args.save_total_limit)
-        self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(model, trial)
 
     def _save_run_state(self, staged: Path) -> None:
-        (staged / RUN_CONFIG).write_text(json.dumps(self.run_facts, indent=2), encoding="utf-8")
+        super()._save_run_state(staged)
         if hasattr(self.train_dataset, "state_dict"):
             consumed = self.state.global_step * self.args.global_batch_size
             state = self.train_dataset.state_dict(consumed)
             (staged / DATA_STATE).write_text(json.dumps(state), encoding="utf-8")
-
-    def _save(self, output_dir=None, state_dict=None) -> None:
-        config = self.model.config
-        config.use_cache, training_choice = True, config.use_cache  # the saved model generates with a cache
-        try:
-            super()._save(output_dir, state_dict)
-        finally:
-            config.use_cache = training_choice
-        # Trainer's pickle of its arguments: nothing here reads it, and nobody should have to open it
-        (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
-
-    def save_final_model(self) -> None:
-        """Put model, tokenizer and configuration into `output_dir` itself; each file appears whole."""
-        run_dir = Path(self.args.output_dir)
-        staged = checkpoints.staging_dir(run_dir, "model")
-        if self.is_fsdp_enabled:
-            self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
-        with checkpoints.saving(run_dir, "the final model"):
-            self.save_model(str(staged), _internal_call=True)
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                for path in staged.iterdir():
-                    path.replace(run_dir / path.name)
-                staged.rmdir()
-        self.accelerator.wait_for_everyone()

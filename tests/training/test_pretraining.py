@@ -14,7 +14,8 @@ from hf_llm.training.callbacks import StopOnSignal
 from hf_llm.training.checkpoints import CheckpointError
 from hf_llm.training.config import run_config
 from hf_llm.training.pretraining import pretrain
-from hf_llm.training.trainer import PretrainTrainer, TrainingDiverged
+from hf_llm.training.saving import TrainingDiverged
+from hf_llm.training.trainer import PretrainTrainer
 
 
 AUTO = {"decoder": AutoModelForCausalLM, "encoder": AutoModelForMaskedLM, "encoder-decoder": AutoModelForSeq2SeqLM}

@@ -34,7 +34,7 @@ def test_final_metrics_are_the_last_of_training_and_of_evaluation():
 def test_texts():
     assert progress_text(HISTORY[0]) == "loss 6.000, 50 tokens/s, 25% of peak FLOPs"
     assert progress_text({"loss": 1.0, "tokens_per_second": 2000.0}) == "loss 1.000, 2,000 tokens/s"
-    assert evaluation_text(HISTORY[2]) == "validation loss 4.5000, perplexity 90.00, 2.2500 bits per byte"
+    assert evaluation_text(HISTORY[2]) == "validation loss 4.5000, perplexity 90.0000, bits per byte 2.2500"
     assert [duration_text(s) for s in (5, 65, 7500)] == ["5 s", "1 min 5 s", "2 h 5 min"]
     assert "perplexity 90.00" in summary_text("outputs/x", final_metrics(HISTORY))
     assert notable_fields({"hidden_size": 8, "decoder": {"hidden_size": 4}, "norm_eps": 1}) == {
