@@ -1,5 +1,5 @@
 # Each target makes what it needs: the first one called builds .venv (Python >= 3.11, exact versions from
-# constraints.txt). `make PYTHON=/path/to/python3.12 ...` chooses another interpreter.
+# constraints.txt); the tests add what they alone need. `make PYTHON=/path/to/python3.12 ...` chooses another interpreter.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-all conformance style check clean
@@ -13,7 +13,9 @@ WORKERS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
 SUITE := .cache/conformance
 STACKS := decoder decoder_experts encoder encoder_decoder
 
@@ -33,8 +35,12 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "hf_llm needs Python 3.11 or later, and none is on PATH: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "hf_llm needs Python 3.11 or later; $(PYTHON) is older" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP) torch==2.13.0
+	$(PIP) -e '.[train]'
+	touch $@
+
+$(INSTALLED_DEV): $(INSTALLED)
+	$(PIP) -e '.[dev]'
 	touch $@
 
 demo: $(INSTALLED)
@@ -42,24 +48,24 @@ demo: $(INSTALLED)
 	    recipes/pretrain.py --config recipes/configs/demo.yaml
 	$(BIN)/python recipes/generate.py outputs/demo
 
-test: $(INSTALLED)
+test: $(INSTALLED_DEV)
 	$(TEST_ENV) $(BIN)/pytest -n $(WORKERS)
 
-test-all: $(INSTALLED)
+test-all: $(INSTALLED_DEV)
 	$(TEST_ENV) $(BIN)/pytest -n $(WORKERS) -m "slow or not slow"
 
-$(SUITE)/.ready: $(INSTALLED) tests/conformance/fetch.py $(wildcard tests/conformance/stand_ins/*.py tests/conformance/stand_ins/*/*.py)
+$(SUITE)/.ready: $(INSTALLED_DEV) tests/conformance/fetch.py $(wildcard tests/conformance/stand_ins/*.py tests/conformance/stand_ins/*/*.py)
 	$(BIN)/python tests/conformance/fetch.py $(SUITE)
 	touch $@
 
 conformance: $(SUITE)/.ready
 	$(TEST_ENV) PYTHONPATH=$(SUITE) $(BIN)/pytest -n $(WORKERS) $(STACKS:%=tests/conformance/%.py)
 
-style: $(INSTALLED)
+style: $(INSTALLED_DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-check: $(INSTALLED)
+check: $(INSTALLED_DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
