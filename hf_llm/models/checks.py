@@ -50,6 +50,20 @@ PROBABILITIES = (
     "classifier_dropout",
     "router_jitter_noise",
 )
+# what the halves of an encoder-decoder need not have in common to share their layers
+FREE_IN_SHARED_LAYERS = (
+    *PROBABILITIES,
+    "vocab_size",
+    "tie_word_embeddings",
+    "layer_types",
+    "sliding_window",
+    "relative_attention_num_buckets",
+    "classifier_bias",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+    "hf_llm_version",
+)
 EXPERT_FIELDS = (
     "moe_intermediate_size",
     "shared_expert_intermediate_size",

@@ -6,12 +6,14 @@ embeddings and head, residual stream, training. Derived values (`head_dim`, `lay
 configuration is made and are never changed afterwards.
 """
 
+import dataclasses
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
 from .checks import (
+    FREE_IN_SHARED_LAYERS,
     LAYER_TYPES,
     POSITION_BIASES,
     StackChecks,
@@ -538,6 +540,12 @@ def _mirror(field: str) -> property:
 
 
 _HALVES = {"encoder": LLMEncoderConfig, "decoder": LLMDecoderConfig}
+_BASE_FIELDS = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+_FIELDS_OF_SHARED_LAYERS = [
+    field.name
+    for field in dataclasses.fields(LLMStackConfig)
+    if field.name not in _BASE_FIELDS and field.name not in FREE_IN_SHARED_LAYERS
+]
 
 
 def _half(half: str, **fields) -> LLMStackConfig:
@@ -555,6 +563,8 @@ class LLMEncoderDecoderConfig(_Versioned, PreTrainedConfig):
 
         encoder, decoder: an [`LLMEncoderConfig`] and an [`LLMDecoderConfig`], or dicts of their fields.
         share_embeddings: encoder and decoder (and, if tied, the head) use one token embedding.
+        share_layers: the encoder has the decoder's weights, all but the decoder's cross-attention and the relative
+            position bias ("shared" in https://arxiv.org/abs/1907.12461).
         tie_word_embeddings: the head's weight is the decoder's token embedding.
         decoder_start: what the decoder's inputs begin with where they are made from labels or, for task heads, from
             the source: `start_token` (`decoder_start_token_id`) or `last_token` (the last real token, which is a
@@ -581,6 +591,7 @@ class LLMEncoderDecoderConfig(_Versioned, PreTrainedConfig):
     encoder: LLMEncoderConfig | dict | None = None
     decoder: LLMDecoderConfig | dict | None = None
     share_embeddings: bool = True
+    share_layers: bool = False
     tie_word_embeddings: bool = True
     is_encoder_decoder: bool = True
     use_cache: bool = True
@@ -652,6 +663,13 @@ class LLMEncoderDecoderConfig(_Versioned, PreTrainedConfig):
                 f"`decoder.cross_attention_hidden_size={self.decoder.cross_attention_hidden_size}` must be the width "
                 f"of the encoder's output, {self.encoder.output_size}."
             )
+        if self.share_layers:
+            for field in _FIELDS_OF_SHARED_LAYERS:
+                encoder, decoder = getattr(self.encoder, field), getattr(self.decoder, field)
+                if encoder != decoder:
+                    raise ValueError(
+                        f"`share_layers=True` needs equal `{field}`: encoder {encoder}, decoder {decoder}."
+                    )
 
 
 for _field in _MIRRORED:

@@ -82,13 +82,25 @@ class LLMEncoderDecoderModel(_EncoderDecoder):
         super().__init__(config)
         self.encoder = LLMEncoderModel(config.encoder)
         self.decoder = LLMDecoderModel(config.decoder)
+        if config.share_layers:  # saving looks for the names here
+            self._tied_weights_keys = {**self._tied_weights_keys, **self._layer_ties()}
         self.post_init()
 
+    def _layer_ties(self) -> dict[str, str]:
+        """The encoder's weights that `share_layers` ties to the decoder's."""
+        names = [name for name, _ in self.encoder.named_parameters(remove_duplicate=False)]
+        own = ("embed_tokens.", "position_bias.")
+        return {f"encoder.{name}": f"decoder.{name}" for name in names if not any(part in name for part in own)}
+
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict:
-        """The halves share one embedding if `share_embeddings`, whether or not the head is tied to it."""
+        """The halves share one embedding if `share_embeddings`, whether or not the head is tied to it, and the rest if
+        `share_layers`."""
         if all_submodels:
             return super().get_expanded_tied_weights_keys(all_submodels)
-        return dict(self._tied_weights_keys) if self.config.share_embeddings else {}
+        ties = dict(self._tied_weights_keys)
+        if not self.config.share_embeddings:
+            del ties["encoder.embed_tokens.weight"]
+        return ties
 
     @property
     def output_size(self) -> int:
