@@ -1,6 +1,7 @@
 """The `hf-llm` command: look at models, and exchange them with native checkpoints, from the shell."""
 
 import argparse
+import json
 
 
 def info(arguments: argparse.Namespace) -> None:
@@ -31,6 +32,23 @@ def export_native(arguments: argparse.Namespace) -> None:
     print(f"{arguments.destination}: {type(model).__name__} (model_type {model.config.model_type!r})")
 
 
+def check_checkpoint(arguments: argparse.Namespace) -> None:
+    from hf_llm.publishing import check
+
+    report = check(arguments.source, arguments.revision)
+    print(json.dumps(report.to_dict(), indent=2) if arguments.json else report)
+    if report.failures:
+        raise SystemExit(1)
+
+
+def publish_checkpoint(arguments: argparse.Namespace) -> None:
+    from hf_llm.publishing import publish
+
+    private = True if arguments.private else None
+    report, commit = publish(arguments.source, arguments.repository, private=private, revision=arguments.revision)
+    print(f"{report}\n{commit.commit_url}")
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="hf-llm", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -50,6 +68,17 @@ def main(argv: list[str] | None = None) -> None:
     command.add_argument("destination", metavar="DST", help="the folder to write, new or empty")
     command.add_argument("--as", dest="family", metavar="FAMILY", help="its model_type; by default the nearest")
     command.set_defaults(run=export_native)
+    command = commands.add_parser("check", help="try a checkpoint as its users will; exit code 1 if anything fails")
+    command.add_argument("source", metavar="PATH|REPO", help="a checkpoint of hf_llm, or a Hub id")
+    command.add_argument("--revision", help="of a repository")
+    command.add_argument("--json", action="store_true", help="the table as JSON")
+    command.set_defaults(run=check_checkpoint)
+    command = commands.add_parser("publish", help="check a checkpoint and, if nothing fails, upload it to the Hub")
+    command.add_argument("source", metavar="PATH", help="a checkpoint of hf_llm")
+    command.add_argument("repository", metavar="REPO", help="OWNER/NAME, made if it does not exist")
+    command.add_argument("--private", action="store_true", help="a new repository is private")
+    command.add_argument("--revision", help="the branch to upload to, made if it does not exist (default: main)")
+    command.set_defaults(run=publish_checkpoint)
     arguments = parser.parse_args(argv)
     try:
         arguments.run(arguments)

@@ -1,0 +1,285 @@
+"""A checkpoint in the hands of someone who has no hf_llm: opened by its own code and tried. Run by `check.py`:
+
+    python -P bare.py '{"sources": ["FOLDER or REPOSITORY", ...], "revision": null, "rows": "FILE"}'
+
+Imports torch and transformers alone. Each row of the table is written to FILE as a line of JSON when it is known, so
+that what was found remains if the process dies. Everything runs in float32 on the CPU; the head that was saved is
+loaded once for all that is tried with it, and every other head once.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+
+
+TOLERANCE = 1e-4  # of the largest logit: what float32 leaves between two orders of summation
+LEAK = 1e-6  # of the largest logit: nothing at all, but for the shapes of experts' batches
+DOCUMENTS = (5, 4)  # tokens
+TARGETS = (3, 4)  # tokens of their targets, in an encoder-decoder
+PADDING = 3
+NEW_TOKENS = 12
+PROMPT = "def main(arguments):"
+
+
+class NotApplicable(Exception):
+    """There is nothing to check; the message says why."""
+
+
+@dataclass
+class Trial:
+    """A checkpoint that is being tried. `tokenizer` is None unless it opens and fits; `model` is in float32."""
+
+    source: str
+    revision: str | None
+    rows: Path
+    config: object = None
+    tokenizer: object = None
+    model: object = None
+
+    @property
+    def arguments(self) -> dict:
+        return {"revision": self.revision, "trust_remote_code": True}
+
+
+def attempt(trial: Trial, name: str, check: Callable[..., str], *arguments) -> None:
+    """Write the row of one check."""
+    try:
+        result, seen = "passed", check(trial, *arguments)
+    except NotApplicable as reason:
+        result, seen = "skipped", str(reason)
+    except Exception as error:  # whatever a user would have met
+        text = " ".join(str(error).split())
+        result, seen = "failed", text if isinstance(error, AssertionError) else f"{type(error).__name__}: {text}"
+    row = {"source": trial.source, "check": name, "result": result, "seen": seen}
+    with open(trial.rows, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def own_code(thing: object) -> str:
+    """The name of the thing's class, which must come from the checkpoint."""
+    assert type(thing).__module__.startswith("transformers_modules."), (
+        f"{type(thing).__module__}.{type(thing).__name__} is not the checkpoint's own code"
+    )
+    return type(thing).__name__
+
+
+# ---- opening -------------------------------------------------------------------------------------------------------
+
+
+def open_config(trial: Trial) -> str:
+    config = transformers.AutoConfig.from_pretrained(trial.source, **trial.arguments)
+    name, trial.config = own_code(config), config
+    return name
+
+
+def open_tokenizer(trial: Trial) -> str:
+    """It opens, no id is beyond the embeddings, and a text becomes ids."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(trial.source, **trial.arguments)
+    size = trial.config.get_text_config(decoder=True).vocab_size
+    assert len(tokenizer), "it has no tokens: tokenizer files are missing"
+    last = max(tokenizer.get_vocab().values())
+    assert last < size, f"its ids go up to {last}, but the model has embeddings for {size} (`vocab_size`)"
+    ids = tokenizer(PROMPT)["input_ids"]
+    assert ids, f"{PROMPT!r} becomes no ids at all"
+    trial.tokenizer = tokenizer
+    template = ", with a chat template" if tokenizer.chat_template else ""
+    return f"{type(tokenizer).__name__} of {len(tokenizer):,} tokens{template}; the model has {size:,} embeddings"
+
+
+def open_head(trial: Trial, auto_name: str) -> str:
+    """The head opens with the checkpoint's weights and answers. Only the head itself may have new weights."""
+    auto_class = getattr(transformers, auto_name)
+    main = trial.model is not None and trial.config.auto_map[auto_name].endswith(f".{type(trial.model).__name__}")
+    if main:  # the same class under another name: its weights are known already
+        with torch.device("meta"):
+            return f"{own_code(auto_class.from_config(trial.config, trust_remote_code=True))}, as above"
+    is_named = trial.config.auto_map[auto_name].split(".")[-1] in (trial.config.architectures or ())
+    dtype = {"dtype": torch.float32} if is_named else {}
+    model, found = auto_class.from_pretrained(trial.source, output_loading_info=True, **dtype, **trial.arguments)
+    name, new = own_code(model), sorted(found["missing_keys"])
+    body = "" if model.base_model is model else f"{model.base_model_prefix}."
+    lacking = [key for key in new if is_named or key.startswith(body)]
+    assert not lacking, f"{name}: the checkpoint lacks {shortened(lacking)}"
+    extra = sorted(found["unexpected_keys"]) if is_named else []
+    assert not extra, f"{name}: the checkpoint has weights that the class does not: {shortened(extra)}"
+    with torch.no_grad():
+        output = model.eval()(**some_inputs(trial.config, auto_name))
+    assert all(value.isfinite().all() for value in output.values() if isinstance(value, torch.Tensor)), (
+        f"{name}: outputs that are not finite"
+    )
+    if is_named:
+        trial.model = model
+        return f"{name}, {model.num_parameters():,} parameters"
+    return f"{name}; new: {shortened(new)}" if new else name
+
+
+def shortened(names: list[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+# ---- inputs --------------------------------------------------------------------------------------------------------
+
+
+def some_ids(config, length: int, seed: int) -> torch.LongTensor:
+    """(1, length) ids that are no special tokens."""
+    special = set()
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
+        value = getattr(config, name, None)
+        special.update(value if isinstance(value, list) else [value])
+    size = config.get_text_config(decoder=True).vocab_size
+    words = torch.tensor([i for i in range(min(size, 1000)) if i not in special])
+    return words[torch.randint(len(words), (1, length), generator=torch.Generator().manual_seed(seed))]
+
+
+def some_inputs(config, auto_name: str) -> dict[str, torch.Tensor]:
+    """A batch of one text for a head; of two choices where it chooses."""
+    if auto_name == "AutoModelForMultipleChoice":
+        return {"input_ids": some_ids(config, 2 * DOCUMENTS[0], 0).view(1, 2, -1)}
+    inputs = {"input_ids": some_ids(config, DOCUMENTS[0], 0)}
+    if config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = some_ids(config, TARGETS[0], 1)
+    return inputs
+
+
+@torch.no_grad()
+def outputs(model, **inputs) -> torch.Tensor:
+    """(seq, size) logits of a language model, last hidden states of any other."""
+    if model.get_output_embeddings() is not None:
+        return model(**inputs).logits[0]
+    return model.base_model(**inputs).last_hidden_state[0]
+
+
+def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest difference, as a share of the largest logit where that is above one."""
+    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1.0))
+
+
+def within(share: float) -> str:
+    return f"within {share:.0e}" if share else "equal"
+
+
+# ---- trying --------------------------------------------------------------------------------------------------------
+
+
+def generate(trial: Trial) -> str:
+    """Greedy tokens with a cache and without: the logits agree up to the first token that differs (a tie), if any."""
+    ids = some_ids(trial.config, DOCUMENTS[0], 0)
+    if trial.tokenizer is not None:
+        ids = trial.tokenizer(PROMPT, return_tensors="pt")["input_ids"]
+    settings = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "num_beams": 1, "use_cache": True}
+    settings |= {"output_logits": True, "return_dict_in_generate": True, "attention_mask": torch.ones_like(ids)}
+    cached = trial.model.generate(ids, **settings)
+    uncached = trial.model.generate(ids, **{**settings, "use_cache": False})
+    worst, steps = 0.0, 0
+    for found, expected in zip(cached.logits, uncached.logits):
+        worst, steps = max(worst, difference(found, expected)), steps + 1
+        if not found.argmax(-1).equal(expected.argmax(-1)):
+            break
+    assert worst <= TOLERANCE, f"logits with a cache and without differ by {worst:.1e} within {steps} tokens"
+    new = cached.sequences[0] if trial.config.is_encoder_decoder else cached.sequences[0, ids.shape[1] :]
+    text = (
+        str(new.tolist()) if trial.tokenizer is None else repr(trial.tokenizer.decode(new, skip_special_tokens=True))
+    )
+    asked = "ids" if trial.tokenizer is None else repr(PROMPT)
+    return f"{asked} -> {text}; with a cache and without {within(worst)}"
+
+
+def fill_mask(trial: Trial) -> str:
+    """A masked token gets a guess."""
+    if trial.tokenizer is None:
+        raise NotApplicable("needs the tokenizer")
+    assert trial.tokenizer.mask_token_id is not None, "the tokenizer has no mask token"
+    ids = trial.tokenizer(PROMPT, return_tensors="pt")["input_ids"]
+    ids[0, ids.shape[1] // 2] = trial.tokenizer.mask_token_id
+    guess = outputs(trial.model, input_ids=ids)[ids.shape[1] // 2].argmax()
+    return f"{trial.tokenizer.decode(ids[0])!r}: {trial.tokenizer.decode(guess)!r}"
+
+
+def halves(trial: Trial, first_seed: int, second_seed: int) -> list[dict[str, torch.LongTensor]]:
+    """Two documents, each as the inputs of a batch of its own."""
+    documents = []
+    for i, seed in enumerate((first_seed, second_seed)):
+        document = {"input_ids": some_ids(trial.config, DOCUMENTS[i], seed)}
+        if trial.config.is_encoder_decoder:
+            document["decoder_input_ids"] = some_ids(trial.config, TARGETS[i], seed + 100)
+        documents.append(document)
+    return documents
+
+
+def pack(trial: Trial, documents: list[dict[str, torch.LongTensor]]) -> list[torch.Tensor]:
+    """Outputs of the documents in one row, cut where they end."""
+    row = {}
+    for name in documents[0]:
+        parts = [document[name] for document in documents]
+        row[name] = torch.cat(parts, dim=-1)
+        numbers = [torch.full_like(part, number) for number, part in enumerate(parts)]
+        row[name.replace("input_ids", "document_ids")] = torch.cat(numbers, dim=-1)
+    lengths = TARGETS if trial.config.is_encoder_decoder else DOCUMENTS
+    return list(outputs(trial.model, **row).split(lengths))
+
+
+def check_packing(trial: Trial) -> str:
+    """Two documents in a row: each as if alone, and neither hears of a change in the other."""
+    documents = halves(trial, 1, 2)
+    packed = pack(trial, documents)
+    worst = max(difference(found, outputs(trial.model, **alone)) for found, alone in zip(packed, documents))
+    assert worst <= TOLERANCE, f"a document packed with another and alone differ by {worst:.1e} of the largest logit"
+    others = halves(trial, 3, 4)
+    changes = (([others[0], documents[1]], 1), ([documents[0], others[1]], 0))
+    leak = max(difference(pack(trial, row)[kept], packed[kept]) for row, kept in changes)
+    assert leak <= LEAK, f"changing one document changes the other by {leak:.1e} of the largest logit"
+    return f"packed and alone {within(worst)}; beside a document that changes, {within(leak)}"
+
+
+def check_padding(trial: Trial) -> str:
+    """Padding on either side, with the positions that real tokens have, changes nothing."""
+    alone = halves(trial, 1, 2)[0]
+    expected, worst = outputs(trial.model, **alone), {}
+    fill = getattr(trial.config, "pad_token_id", None) or 0
+    for side, widths in {"left": (PADDING, 0), "right": (0, PADDING)}.items():
+        batch = {}
+        for name, ids in alone.items():
+            mask = torch.nn.functional.pad(torch.ones_like(ids), widths)
+            batch[name] = torch.nn.functional.pad(ids, widths, value=fill)
+            batch[name.replace("input_ids", "attention_mask")] = mask
+            batch[name.replace("input_ids", "position_ids")] = (mask.cumsum(-1) - 1).clamp(min=0)
+        found = outputs(trial.model, **batch)[widths[0] : widths[0] + len(expected)]
+        worst[side] = difference(found, expected)
+        assert worst[side] <= TOLERANCE, f"padding on the {side} changes outputs by {worst[side]:.1e}"
+    return f"left {within(worst['left'])}, right {within(worst['right'])}"
+
+
+def trials(model) -> dict[str, Callable[[Trial], str]]:
+    """What is tried with a model."""
+    if model.can_generate():
+        use = {"generation": generate}
+    else:
+        use = {} if model.get_output_embeddings() is None else {"filling masks": fill_mask}
+    return {**use, "packing": check_packing, "padding": check_padding}
+
+
+def try_checkpoint(trial: Trial) -> None:
+    attempt(trial, "AutoConfig", open_config)
+    if trial.config is None:
+        return
+    attempt(trial, "AutoTokenizer", open_tokenizer)
+    heads = {auto: target for auto, target in trial.config.auto_map.items() if auto != "AutoConfig"}
+    named = [auto for auto, target in heads.items() if target.split(".")[-1] in (trial.config.architectures or ())]
+    for auto_name in (*named, *(auto for auto in heads if auto not in named)):
+        attempt(trial, auto_name, open_head, auto_name)
+    for name, check in () if trial.model is None else trials(trial.model).items():
+        attempt(trial, name, check)
+
+
+if __name__ == "__main__":
+    sys.modules["hf_llm"] = None  # any import of it, or of a part of it, raises ImportError
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    request = json.loads(sys.argv[1])
+    for source in request["sources"]:
+        try_checkpoint(Trial(source, request["revision"], Path(request["rows"])))

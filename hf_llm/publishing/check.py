@@ -1,0 +1,165 @@
+"""`hf-llm check`: whether others can use a checkpoint, as a table of what was tried and what was seen."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from huggingface_hub import snapshot_download
+
+from ..interop import InteropError, from_native, to_native
+from ..interop.loading import load_strictly
+from .bare import DOCUMENTS, TARGETS, TOLERANCE, NotApplicable, difference, some_ids, within
+from .folder import CHECKS, NOT_PUBLISHED, Folder, read_folder
+
+
+PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One check: its name, how it went, and what was seen."""
+
+    check: str
+    result: str
+    seen: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """The rows of one checkpoint."""
+
+    source: str
+    rows: list[Row]
+
+    @property
+    def failures(self) -> list[Row]:
+        return [row for row in self.rows if row.result == FAILED]
+
+    def __str__(self) -> str:
+        width = max(len(row.check) for row in self.rows)
+        lines = [f"{row.check:<{width}}  {row.result:<7}  {row.seen}" for row in self.rows]
+        counts = [f"{sum(row.result == result for row in self.rows)} {result}" for result in (PASSED, FAILED, SKIPPED)]
+        return "\n".join((*lines, f"{self.source}: {', '.join(counts)}"))
+
+    def to_dict(self) -> dict:
+        return {
+            "source": self.source,
+            "passed": not self.failures,
+            "rows": [asdict(row) for row in self.rows],
+        }
+
+
+def check(source: str | Path, revision: str | None = None) -> Report:
+    """
+    Try a checkpoint as its users will.
+
+    Files, code, weights and card are looked at here; every head is opened, and the model used, in a process that has
+    no hf_llm; and the model is exported and read back by this hf_llm.
+
+    Args:
+        source: a folder, or a repository of the Hub, which is then opened by its id.
+        revision: of a repository.
+
+    Raises:
+        OSError: the repository cannot be reached.
+    """
+    source = str(source)
+    local = Path(source).is_dir()
+    path = Path(source if local else snapshot_download(source, revision=revision, ignore_patterns=NOT_PUBLISHED))
+    row, folder = attempt("configuration", read_folder, path)
+    if folder is None:
+        return Report(source, [row])
+    described = f"{folder.config['model_type']}, {', '.join(folder.config.get('architectures') or ('no class',))}"
+    rows = [Row("configuration", PASSED, described)]
+    rows += [attempt(name, inspect, folder)[0] for name, inspect in CHECKS.items()]
+    if any(row.check == "weights" and row.result == FAILED for row in rows):
+        rows += [Row(name, SKIPPED, "the weights are not whole") for name in ("opening by its own code", "export")]
+    else:
+        rows += run_bare([str(path.resolve()) if local else source], revision)[0]
+        rows.append(attempt("export", check_export, folder)[0])
+    return Report(source, rows)
+
+
+def attempt(name: str, look: Callable, argument) -> tuple[Row, object]:
+    """The row of one check, and what it returned (None if it did not pass)."""
+    try:
+        found = look(argument)
+    except NotApplicable as reason:
+        return Row(name, SKIPPED, str(reason)), None
+    except Exception as error:  # whatever is wrong with a checkpoint is a row, not the end of the table
+        return Row(name, FAILED, _one_line(error)), None
+    return Row(name, PASSED, found if isinstance(found, str) else ""), found
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
+
+
+# ---- the bare process ----------------------------------------------------------------------------------------------
+
+
+def run_bare(sources: list[str], revision: str | None = None) -> list[list[Row]]:
+    """The rows of each source, from one process without hf_llm and without code files that were fetched before.
+
+    A process that dies (of memory, say) leaves a failed row where it stopped.
+    """
+    with tempfile.TemporaryDirectory() as empty:
+        written = Path(empty, "rows.jsonl")
+        written.touch()
+        request = json.dumps({"sources": sources, "revision": revision, "rows": str(written)})
+        environment = {**os.environ, "HF_MODULES_CACHE": str(Path(empty, "modules"))}
+        if all(Path(source).is_dir() for source in sources):
+            environment["HF_HUB_OFFLINE"] = "1"
+        command = [sys.executable, "-P", str(Path(__file__).with_name("bare.py")), request]
+        run = subprocess.run(command, env=environment, cwd=empty, capture_output=True, text=True)
+        found = [json.loads(line) for line in written.read_text(encoding="utf-8").splitlines()]
+    rows = {source: [] for source in sources}
+    for row in found:
+        rows[row.pop("source")].append(Row(**row))
+    if run.returncode:
+        last = " ".join(run.stderr.split())[-300:]
+        where = next((source for source in reversed(sources) if rows[source]), sources[0])
+        rows[where].append(Row("process without hf_llm", FAILED, f"ended with exit code {run.returncode}: {last}"))
+    return list(rows.values())
+
+
+# ---- export --------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def check_export(folder: Folder) -> str:
+    """The nearest native family gives the same outputs, and its weights come back to the bit."""
+    model_class = getattr(transformers, (folder.config.get("architectures") or [""])[0])
+    model = load_strictly(model_class, str(folder.path), dtype=torch.float32).eval()
+    try:
+        native = to_native(model).eval()
+    except InteropError as error:
+        raise NotApplicable(f"refused: {' '.join(str(error).split())}") from error
+    inputs = {"input_ids": some_ids(model.config, DOCUMENTS[0], 0)}
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = some_ids(model.config, TARGETS[0], 1)
+    worst = max(map(difference, _tensors(native(**inputs)), _tensors(model(**inputs))))
+    if worst > TOLERANCE:
+        raise ValueError(f"{type(native).__name__} differs by {worst:.1e} of the largest output")
+    state, again = model.state_dict(), from_native(native).state_dict()
+    changed = [name for name, tensor in state.items() if name not in again or not tensor.equal(again[name])]
+    if changed or len(again) != len(state):
+        raise ValueError(
+            f"{type(native).__name__} and back: other weights {changed[:4] or sorted(set(again) - set(state))}"
+        )
+    return f"{type(native).__name__} ({native.config.model_type}), outputs {within(worst)}; and back to the bit"
+
+
+def _tensors(output) -> Iterator[torch.Tensor]:
+    """The outputs that both sides have under one name."""
+    for name in ("logits", "start_logits", "end_logits", "last_hidden_state"):
+        if name in output:
+            yield output[name]

@@ -1,0 +1,96 @@
+"""Upload of checkpoints to the Hub: the finished ones checked first, those of a run in progress as they come."""
+
+from concurrent.futures import Future
+from fnmatch import fnmatch
+from pathlib import Path
+
+from huggingface_hub import CommitInfo, HfApi
+
+from .check import Report, check
+from .folder import NOT_PUBLISHED, published_files
+
+
+# Files of an earlier upload that are deleted if the new one does not replace them: other shards, other code.
+REPLACED = ("*.safetensors", "*.safetensors.index.json", "*.py")
+REPORT = ("README.md", "*.png", "samples.md")  # what a run writes about itself at each save
+
+
+class CheckFailed(ValueError):
+    """A checkpoint that others could not use, and that was therefore not uploaded.
+
+    Attributes:
+        report: what was tried and seen.
+    """
+
+    def __init__(self, report: Report):
+        names = ", ".join(row.check for row in report.failures)
+        super().__init__(f"{report}\nNot uploaded: {names} failed. Mend that, and run `hf-llm publish`.")
+        self.report = report
+
+
+def publish(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+) -> tuple[Report, CommitInfo]:
+    """
+    Check the checkpoint in a folder and, if nothing failed, upload it as one commit.
+
+    Args:
+        repo_id: `owner/name`; made if it does not exist.
+        private: whether a new repository is private; None is the owner's default.
+        revision: the branch to upload to, made if it does not exist; `main` if None.
+        token: of the Hub; the one of `hf auth login` if None.
+
+    Raises:
+        CheckFailed: at least one check failed. Nothing was uploaded, and no repository made.
+        OSError: the Hub cannot be reached or refuses.
+    """
+    report = check(folder)
+    if report.failures:
+        raise CheckFailed(report)
+    hub = HfApi(token=token)
+    repo_id = hub.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    if revision is not None:
+        hub.create_branch(repo_id, branch=revision, exist_ok=True)
+    files = published_files(Path(folder))
+    stale = [
+        name
+        for name in hub.list_repo_files(repo_id, revision=revision)
+        if name not in files and "/" not in name and any(fnmatch(name, pattern) for pattern in REPLACED)
+    ]
+    commit = hub.upload_folder(
+        repo_id=repo_id,
+        folder_path=folder,
+        revision=revision,
+        commit_message="Upload model",
+        ignore_patterns=list(NOT_PUBLISHED),
+        delete_patterns=stale or None,
+    )
+    return report, commit
+
+
+def push_in_background(
+    checkpoint: str | Path,
+    run_dir: str | Path,
+    repo_id: str,
+    message: str,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+) -> list[Future]:
+    """
+    Upload the model of a checkpoint of a run in progress, unchecked, and what the run says about itself.
+
+    Returns:
+        The two uploads, which run one after the other in the background; `checkpoint` must stay until they are done.
+    """
+    hub = HfApi(token=token)
+    settings = {"repo_id": repo_id, "revision": revision, "commit_message": message, "run_as_future": True}
+    return [
+        hub.upload_folder(folder_path=checkpoint, ignore_patterns=list(NOT_PUBLISHED), **settings),
+        hub.upload_folder(folder_path=run_dir, allow_patterns=list(REPORT), **settings),
+    ]
