@@ -21,6 +21,7 @@ from .checks import (
     check_token_ids,
     strict_configuration,
 )
+from .lookup import name_in_transformers
 
 
 VERSION = "0.1.0"
@@ -61,6 +62,10 @@ def auto_map(stack: str) -> dict[str, str]:
     prefix = "LLM" + "".join(part.capitalize() for part in stack.split("_"))
     heads = {auto: f"{stack}.{prefix}{suffix}" for auto, suffix in _AUTO_HEADS[stack].items()}
     return {"AutoConfig": f"configuration.{prefix}Config", **heads}
+
+
+for _stack in _AUTO_HEADS:
+    name_in_transformers(auto_map(_stack))
 
 
 def _tile(field: str, pattern: str, letters: dict[str, str], length: int) -> list[str]:
