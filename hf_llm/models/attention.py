@@ -16,6 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from .configuration import POSITION_BIASES, LLMStackConfig
 from .norms import get_qk_norm
 from .positions import RelativeBias, apply_rotary
+from .precision import cast_once
 
 
 # What each backend can honour beyond plain, masked attention. Anything else it would refuse or silently drop.
@@ -169,6 +170,7 @@ class Attention(nn.Module):
         layer_idx: place in the cache (differs from `self.layer_idx` where layers are shared).
         """
         layer_idx = self.layer_idx if layer_idx is None else layer_idx
+        hidden_states = cast_once(hidden_states)
         query = self._project(self.q_proj, self.q_norm, hidden_states)
         if self.is_cross_attention:
             key, value = self._encoder_key_value(encoder_hidden_states, past_key_values, layer_idx)
@@ -219,6 +221,7 @@ class Attention(nn.Module):
         if cached and past_key_values.is_updated.get(layer_idx):
             layer = past_key_values.cross_attention_cache.layers[layer_idx]
             return layer.keys, layer.values
+        encoder_hidden_states = cast_once(encoder_hidden_states)
         key = self._project(self.k_proj, self.k_norm, encoder_hidden_states)
         value = self._project(self.v_proj, None, encoder_hidden_states)
         if cached:

@@ -10,6 +10,7 @@ from transformers.activations import ACT2FN
 from transformers.integrations.moe import use_experts_implementation
 
 from .configuration import LLMStackConfig
+from .precision import cast_once
 
 
 class FeedForward(nn.Module):
@@ -44,6 +45,7 @@ class GatedFeedForward(FeedForward):
         self.gate = _gate_function(config)
 
     def activate(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        hidden_states = cast_once(hidden_states)
         return self.gate(self.act_fn, self.gate_proj(hidden_states), self.up_proj(hidden_states))
 
 

@@ -28,15 +28,14 @@ def transform_logits(
     return logits
 
 
-def _token_losses(logits, labels, label_smoothing, z_loss):
-    """Summed loss of logits (n, V) float32 whose labels (n,) are all legal, and its logsumexp (n,)."""
-    lse = logits.logsumexp(-1)
+def _token_losses(logits, lse, labels, label_smoothing, z_loss):
+    """Losses (n,) of logits (n, V) float32 with logsumexp (n,), whose labels (n,) are all legal."""
     loss = lse - (1 - label_smoothing) * logits.gather(-1, labels[:, None])[:, 0]
     if label_smoothing:
         loss = loss - label_smoothing * logits.mean(-1)
     if z_loss:
         loss = loss + z_loss * lse.square()
-    return loss, lse
+    return loss
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -61,22 +60,25 @@ class _LinearCrossEntropy(torch.autograd.Function):
             target = target.where(legal, 0)
             raw = F.linear(chunk, weight, bias)
             logits = transform_logits(raw.float(), logit_scale, softcap)
-            loss, lse = _token_losses(logits, target, label_smoothing, z_loss)
+            peak = logits.amax(-1, keepdim=True)
+            grad = (logits - peak).exp_()
+            mass = grad.sum(-1, keepdim=True)
+            lse = (mass.log() + peak)[:, 0]
+            loss = _token_losses(logits, lse, target, label_smoothing, z_loss)
             total += loss.where(legal, 0.0).sum()
             if not any(wants):
                 continue
-            # d loss / d logits = softmax * (1 + 2 z lse) - (1 - s) onehot - s / V
-            slope = 1.0 if softcap is None else 1.0 - (logits / softcap).square()
-            grad = (logits - lse[:, None]).exp_()
-            if z_loss:
-                grad *= (1 + 2 * z_loss * lse)[:, None]
+            # d loss / d logits = softmax * (1 + 2 z lse) - (1 - s) onehot - s / V; 0 for labels that are ignored
+            weights = legal.float()[:, None]
+            grad *= weights * (1 + 2 * z_loss * lse[:, None]) / mass
             if label_smoothing:
-                grad -= label_smoothing / vocabulary
-            grad.scatter_add_(-1, target[:, None], grad.new_full((len(target), 1), label_smoothing - 1.0))
-            grad *= slope
+                grad -= weights * (label_smoothing / vocabulary)
+            grad.scatter_add_(-1, target[:, None], weights * (label_smoothing - 1.0))
+            if softcap is not None:
+                grad *= 1.0 - (logits / softcap).square()
             if logit_scale is not None:
                 grad *= logit_scale
-            grad = grad.masked_fill_(~legal[:, None], 0.0).to(raw.dtype)
+            grad = grad.to(raw.dtype)
             if wants[0]:
                 grad_hidden[start : start + rows] = grad @ weight.to(raw.dtype)
             if wants[1]:
@@ -152,7 +154,7 @@ def _called_cross_entropy(hidden, head, labels, logit_scale, softcap, label_smoo
     def chunk_loss(chunk, target):
         logits = transform_logits(head(chunk).float(), logit_scale, softcap)
         legal = target != ignore_index
-        loss, _ = _token_losses(logits, target.where(legal, 0), label_smoothing, z_loss)
+        loss = _token_losses(logits, logits.logsumexp(-1), target.where(legal, 0), label_smoothing, z_loss)
         return loss.where(legal, 0.0).sum()
 
     vocabulary = getattr(head, "out_features", None) or 1
@@ -177,7 +179,7 @@ def logits_cross_entropy(
     logits, labels = logits.reshape(-1, logits.shape[-1]).float(), labels.reshape(-1).to(logits.device)
     check_classes(labels, logits.shape[-1], ignore_index)
     legal = labels != ignore_index
-    loss, _ = _token_losses(logits, labels.where(legal, 0), label_smoothing, z_loss)
+    loss = _token_losses(logits, logits.logsumexp(-1), labels.where(legal, 0), label_smoothing, z_loss)
     total = loss.where(legal, 0.0).sum()
     if num_items_in_batch is None:
         return total / legal.sum().clamp(min=1)
