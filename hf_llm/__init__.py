@@ -3,7 +3,7 @@
 Importing this package registers its models with transformers' Auto classes.
 """
 
-from . import presets, registration
+from . import presets, registration, surgery
 from .models.configuration import VERSION as __version__
 from .models.configuration import LLMDecoderConfig, LLMEncoderConfig, LLMEncoderDecoderConfig
 from .models.decoder import (
@@ -57,6 +57,7 @@ __all__ = [
 
 registration.register()
 presets.attach()
+surgery.attach()
 
 
 def __getattr__(name: str):

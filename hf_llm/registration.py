@@ -28,6 +28,13 @@ NAME_TABLES = {
 }
 
 
+def model_classes(stack: str) -> list[type]:
+    """The body of a stack and all its heads."""
+    config_class, module = STACKS[stack]
+    names = {target.split(".")[1]: None for target in configuration.auto_map(stack).values()}
+    return [getattr(module, name) for name in names if name != config_class.__name__]
+
+
 def register() -> None:
     """Register every configuration and model. Calling it again changes nothing."""
     # importing `transformers.processing_utils` puts a second module object in the place of the first: both are in use

@@ -3,11 +3,10 @@
 import pytest
 import safetensors.torch
 import torch
+from models.tiny import SIZES, inputs_of, logits_of, redraw
 
 from hf_llm import LLMEncoderDecoderConfig, LLMEncoderDecoderForConditionalGeneration, to_native
 from hf_llm.training.throughput import flops_per_token
-
-from models.tiny import SIZES, inputs_of, logits_of, redraw
 
 
 VARIANTS = {
