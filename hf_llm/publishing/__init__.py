@@ -1,6 +1,6 @@
 """Whether others can use a checkpoint (`hf-llm check`), and giving it to them (`hf-llm publish`)."""
 
-from .check import Report, Row, check
+from .checking import Report, Row, check
 from .hub import CheckFailed, publish
 
 

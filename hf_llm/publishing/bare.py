@@ -1,4 +1,4 @@
-"""A checkpoint in the hands of someone who has no hf_llm: opened by its own code and tried. Run by `check.py`:
+"""A checkpoint in the hands of someone who has no hf_llm: opened by its own code and tried. Run by `checking.py`:
 
     python -P bare.py '{"sources": ["FOLDER or REPOSITORY", ...], "revision": null, "rows": "FILE"}'
 

@@ -202,7 +202,7 @@ def check_card(folder: Folder) -> str:
     if not isinstance(tag, str):
         raise ValueError("`pipeline_tag` is missing: the Hub would not know what the model does")
     expected = PIPELINE_TAGS.get(folder.head)
-    if tag in PIPELINE_TAGS.values() and tag != expected:
+    if folder.head and tag in PIPELINE_TAGS.values() and tag != expected:
         raise ValueError(f"`pipeline_tag: {tag}`, but {folder.head} is for {expected or 'none of these tasks'}")
     said = set(re.findall(r"\bhf_llm (\d+\.\d+\.\d+\w*)", card.read_text(encoding="utf-8")))
     if said - {folder.config.get("hf_llm_version")}:

@@ -5,8 +5,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub.errors import HTTPError
 
-from .check import Report, check
+from .checking import Report, check
 from .folder import NOT_PUBLISHED, published_files
 
 
@@ -35,6 +36,7 @@ def publish(
     private: bool | None = None,
     revision: str | None = None,
     token: str | None = None,
+    message: str = "Upload model",
 ) -> tuple[Report, CommitInfo]:
     """
     Check the checkpoint in a folder and, if nothing failed, upload it as one commit.
@@ -44,6 +46,7 @@ def publish(
         private: whether a new repository is private; None is the owner's default.
         revision: the branch to upload to, made if it does not exist; `main` if None.
         token: of the Hub; the one of `hf auth login` if None.
+        message: of the commit.
 
     Raises:
         CheckFailed: at least one check failed. Nothing was uploaded, and no repository made.
@@ -53,24 +56,28 @@ def publish(
     if report.failures:
         raise CheckFailed(report)
     hub = HfApi(token=token)
-    repo_id = hub.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    if revision is not None:
-        hub.create_branch(repo_id, branch=revision, exist_ok=True)
-    files = published_files(Path(folder))
-    stale = [
-        name
-        for name in hub.list_repo_files(repo_id, revision=revision)
-        if name not in files and "/" not in name and any(fnmatch(name, pattern) for pattern in REPLACED)
-    ]
-    commit = hub.upload_folder(
-        repo_id=repo_id,
-        folder_path=folder,
-        revision=revision,
-        commit_message="Upload model",
-        ignore_patterns=list(NOT_PUBLISHED),
-        delete_patterns=stale or None,
-    )
+    try:
+        repo_id = hub.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None:
+            hub.create_branch(repo_id, branch=revision, exist_ok=True)
+        commit = hub.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            revision=revision,
+            commit_message=message,
+            ignore_patterns=list(NOT_PUBLISHED),
+            delete_patterns=_stale(hub, repo_id, revision, published_files(Path(folder))) or None,
+        )
+    except HTTPError as error:
+        raise OSError(f"{repo_id} cannot be published: {error}") from error
     return report, commit
+
+
+def _stale(hub: HfApi, repo_id: str, revision: str | None, files: list[str]) -> list[str]:
+    """Files of the repository that an upload of `files` would leave behind to mislead."""
+    names = hub.list_repo_files(repo_id, revision=revision)
+    others = [name for name in names if "/" not in name and name not in files]
+    return [name for name in others if any(fnmatch(name, pattern) for pattern in REPLACED)]
 
 
 def push_in_background(

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from .folder import CHECKS, NOT_PUBLISHED, Folder, read_folder
 
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
+WIDTH = 240  # letters of what was seen that a table shows
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,10 @@ class Report:
 
     def __str__(self) -> str:
         width = max(len(row.check) for row in self.rows)
-        lines = [f"{row.check:<{width}}  {row.result:<7}  {row.seen}" for row in self.rows]
+        lines = [
+            f"{row.check:<{width}}  {row.result:<7}  {textwrap.shorten(row.seen, WIDTH, placeholder=' ...')}"
+            for row in self.rows
+        ]
         counts = [f"{sum(row.result == result for row in self.rows)} {result}" for result in (PASSED, FAILED, SKIPPED)]
         return "\n".join((*lines, f"{self.source}: {', '.join(counts)}"))
 
@@ -73,34 +78,40 @@ def check(source: str | Path, revision: str | None = None) -> Report:
     source = str(source)
     local = Path(source).is_dir()
     path = Path(source if local else snapshot_download(source, revision=revision, ignore_patterns=NOT_PUBLISHED))
-    row, folder = attempt("configuration", read_folder, path)
-    if folder is None:
-        return Report(source, [row])
-    described = f"{folder.config['model_type']}, {', '.join(folder.config.get('architectures') or ('no class',))}"
-    rows = [Row("configuration", PASSED, described)]
-    rows += [attempt(name, inspect, folder)[0] for name, inspect in CHECKS.items()]
-    if any(row.check == "weights" and row.result == FAILED for row in rows):
-        rows += [Row(name, SKIPPED, "the weights are not whole") for name in ("opening by its own code", "export")]
-    else:
-        rows += run_bare([str(path.resolve()) if local else source], revision)[0]
-        rows.append(attempt("export", check_export, folder)[0])
+    rows = inspect(path)
+    failed = {row.check for row in rows if row.result == FAILED}
+    if "configuration" in failed:
+        return Report(source, rows)
+    if "weights" in failed:
+        rows += [Row(name, SKIPPED, "the weights cannot be used") for name in ("opening by its own code", "export")]
+        return Report(source, rows)
+    rows += run_bare([str(path.resolve()) if local else source], revision)[0]
+    rows.append(attempt("export", check_export, read_folder(path)))
     return Report(source, rows)
 
 
-def attempt(name: str, look: Callable, argument) -> tuple[Row, object]:
-    """The row of one check, and what it returned (None if it did not pass)."""
+def inspect(path: Path) -> list[Row]:
+    """The rows of what can be seen without opening anything."""
     try:
-        found = look(argument)
+        folder = read_folder(path)
+    except ValueError as error:
+        return [Row("configuration", FAILED, str(error))]
+    described = f"{folder.config['model_type']}, {', '.join(folder.config.get('architectures') or ('no class',))}"
+    return [
+        Row("configuration", PASSED, described),
+        *(attempt(name, look, folder) for name, look in CHECKS.items()),
+    ]
+
+
+def attempt(name: str, look: Callable[[Folder], str], folder: Folder) -> Row:
+    """The row of one check."""
+    try:
+        return Row(name, PASSED, look(folder))
     except NotApplicable as reason:
-        return Row(name, SKIPPED, str(reason)), None
+        return Row(name, SKIPPED, str(reason))
     except Exception as error:  # whatever is wrong with a checkpoint is a row, not the end of the table
-        return Row(name, FAILED, _one_line(error)), None
-    return Row(name, PASSED, found if isinstance(found, str) else ""), found
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
+        text = " ".join(str(error).split())
+        return Row(name, FAILED, text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}")
 
 
 # ---- the bare process ----------------------------------------------------------------------------------------------
@@ -142,7 +153,8 @@ def check_export(folder: Folder) -> str:
     try:
         native = to_native(model).eval()
     except InteropError as error:
-        raise NotApplicable(f"refused: {' '.join(str(error).split())}") from error
+        reasons = str(error).splitlines()  # the first says that there are some
+        raise NotApplicable(f"refused: {reasons[min(1, len(reasons) - 1)]}") from error
     inputs = {"input_ids": some_ids(model.config, DOCUMENTS[0], 0)}
     if model.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = some_ids(model.config, TARGETS[0], 1)
