@@ -1,0 +1,30 @@
+"""Pearson correlation: how linearly predictions follow references (scipy; STS-B's metric)."""
+
+import datasets
+import evaluate
+from scipy.stats import pearsonr
+
+
+class Pearsonr(evaluate.Metric):
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=__doc__,
+            citation="",
+            inputs_description=self._compute.__doc__,
+            features=datasets.Features(
+                {
+                    "predictions": datasets.Value("float64"),
+                    "references": datasets.Value("float64"),
+                }
+            ),
+        )
+
+    def _compute(self, predictions, references):
+        """
+        Args:
+            predictions, references: numbers.
+
+        Returns:
+            {"pearsonr": float between -1 and 1}
+        """
+        return {"pearsonr": float(pearsonr(references, predictions).statistic)}
