@@ -6,12 +6,16 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils.output_capturing import OutputRecorder
 
+from .adapters import register_adapter_targets
 from .attention import Attention, check_backend
 from .configuration import LLMStackConfig
 from .feedforward import Router, _Experts
 from .layer import TransformerLayer
 from .norms import LayerNorm
 from .positions import RelativeBias
+
+
+register_adapter_targets()
 
 
 class LLMPreTrainedModel(PreTrainedModel):

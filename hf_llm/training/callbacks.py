@@ -60,7 +60,7 @@ _PROGRESS = {
     "mfu": "{:.0%} of peak FLOPs",
 }
 # measures of an evaluation that a line about it leaves out
-_BOOKKEEPING = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "num_tokens")
+BOOKKEEPING = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "num_tokens")
 
 
 def progress_text(logs: dict) -> str:
@@ -71,7 +71,7 @@ def progress_text(logs: dict) -> str:
 def evaluation_text(metrics: dict) -> str:
     """One line about an evaluation, or nothing if these are not the figures of one."""
     measures = {k.removeprefix("eval_"): v for k, v in metrics.items() if k.startswith("eval_")}
-    shown = [f"{k.replace('_', ' ')} {v:,.4f}" for k, v in measures.items() if k not in _BOOKKEEPING and _is_number(v)]
+    shown = [f"{k.replace('_', ' ')} {v:,.4f}" for k, v in measures.items() if k not in BOOKKEEPING and _is_number(v)]
     return "validation " + ", ".join(shown) if shown else ""
 
 

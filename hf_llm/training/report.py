@@ -94,7 +94,7 @@ def plot_loss_curve(path: Path, history: list[dict], title: str) -> None:
     if train:
         steps, losses, tokens = zip(*train, strict=True)
         axes.plot(steps, losses, color="#9ecae1", linewidth=1, label="training, as logged")
-        axes.plot(steps, _smooth(losses), color="#2171b5", linewidth=1.8, label="training, smoothed")
+        axes.plot(steps, smooth(losses), color="#2171b5", linewidth=1.8, label="training, smoothed")
         if steps[-1] and tokens[-1]:
             per_step = tokens[-1] / steps[-1]
             top = axes.secondary_xaxis("top", functions=(lambda s: s * per_step, lambda t: t / per_step))
@@ -114,7 +114,7 @@ def plot_loss_curve(path: Path, history: list[dict], title: str) -> None:
     figure.savefig(path, format="png")
 
 
-def _smooth(values: tuple[float, ...], weight: float = 0.6) -> list[float]:
+def smooth(values: tuple[float, ...], weight: float = 0.6) -> list[float]:
     """Bias-corrected exponential moving average."""
     smoothed, average, mass = [], 0.0, 0.0
     for value in values:

@@ -25,7 +25,18 @@ _FREE = (
     "data.validation_rows",
 )
 # what must not: with these the order of samples, the optimizer's state or the weights would mean something else
-_FIXED = ("model", "tokenizer", "data", "objective", "seed", "training.optimizer", "global_batch_size", "fingerprint")
+_FIXED = (
+    "model",
+    "tokenizer",
+    "data",
+    "task",
+    "objective",
+    "peft",
+    "seed",
+    "training.optimizer",
+    "global_batch_size",
+    "fingerprint",
+)
 # fields of a saved configuration that say nothing about the architecture
 _INCIDENTAL = (
     "_name_or_path",

@@ -1,0 +1,207 @@
+"""The `peft:` section of a tuning run: a method by name, fields of its PEFT configuration, the model that it wraps.
+
+peft: {method: lora, r: 16, lora_alpha: 32}
+peft: {method: lora, target_parameters: [experts.gate_up_proj, experts.down_proj]}    # mixtures of experts
+"""
+
+import dataclasses
+import logging
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import peft
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel, TrainerCallback
+
+from hf_llm.training.settings import check_keys, suggestion
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to adapt a model.
+
+    Attributes:
+        config: name of its configuration class in PEFT.
+        fields: fields of it that make the method.
+        source: the paper.
+    """
+
+    config: str
+    source: str
+    fields: dict = field(default_factory=dict)
+
+
+METHODS = {
+    "lora": Method("LoraConfig", "arxiv.org/abs/2106.09685"),
+    "dora": Method("LoraConfig", "arxiv.org/abs/2402.09353", {"use_dora": True}),
+    "rslora": Method("LoraConfig", "arxiv.org/abs/2312.03732", {"use_rslora": True}),
+    "qlora": Method("LoraConfig", "arxiv.org/abs/2305.14314"),
+    "adalora": Method("AdaLoraConfig", "arxiv.org/abs/2303.10512"),
+    "ia3": Method("IA3Config", "arxiv.org/abs/2205.05638"),
+    "vera": Method("VeraConfig", "arxiv.org/abs/2310.11454"),
+    "oft": Method("OFTConfig", "arxiv.org/abs/2306.07280"),
+    "boft": Method("BOFTConfig", "arxiv.org/abs/2311.06243"),
+    "ln_tuning": Method("LNTuningConfig", "arxiv.org/abs/2312.11420"),
+    "loha": Method("LoHaConfig", "arxiv.org/abs/2108.06098"),
+    "lokr": Method("LoKrConfig", "arxiv.org/abs/2309.14859"),
+    "hra": Method("HRAConfig", "arxiv.org/abs/2405.17484"),
+    "randlora": Method("RandLoraConfig", "arxiv.org/abs/2502.00987"),
+    "fourierft": Method("FourierFTConfig", "arxiv.org/abs/2405.03003"),
+    "prompt": Method("PromptTuningConfig", "arxiv.org/abs/2104.08691"),
+    "p_tuning": Method("PromptEncoderConfig", "arxiv.org/abs/2103.10385"),
+    "prefix": Method("PrefixTuningConfig", "arxiv.org/abs/2101.00190"),
+    "trainable_tokens": Method("TrainableTokensConfig", "huggingface.co/docs/peft/package_reference/trainable_tokens"),
+}
+
+# head of our classes -> PEFT's name of the task
+_TASK_TYPES = {
+    "ForCausalLM": "CAUSAL_LM",
+    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
+    "ForSequenceClassification": "SEQ_CLS",
+    "ForTokenClassification": "TOKEN_CLS",
+    "ForQuestionAnswering": "QUESTION_ANS",
+}
+# parts of a task head, which are trained beside the adapter: a fresh one says nothing
+_HEAD_PARTS = ("score", "transform")
+# fields that the run fills in
+_MANAGED = ("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "inference_mode")
+_EMBEDDINGS = {"embed_tokens", "lm_head"}
+
+
+def check_peft_section(section: dict) -> None:
+    """Check a `peft` section before anything is loaded.
+
+    Raises:
+        ValueError: unknown method or field, or QLoRA without what it needs.
+    """
+    method = section.get("method")
+    if method not in METHODS:
+        raise ValueError(f"peft.method = {method!r} is unknown{suggestion(str(method), METHODS)}")
+    fields = [f.name for f in dataclasses.fields(getattr(peft, METHODS[method].config)) if f.name not in _MANAGED]
+    check_keys({k: v for k, v in section.items() if k != "method"}, fields, "peft")
+    if method == "qlora" and not torch.cuda.is_available():
+        raise ValueError("peft.method = 'qlora' needs a CUDA GPU, and none is here: use lora")
+
+
+def adapter_config(section: dict, model: PreTrainedModel, total_steps: int | None = None) -> PeftConfig:
+    """
+    The PEFT configuration of a `peft` section.
+
+    Args:
+        model: the base; its head decides the task type, and is trained whole if it is a task head.
+        total_steps: optimizer steps of the run, over which AdaLoRA plans its ranks.
+
+    Raises:
+        ValueError: what PEFT refuses.
+    """
+    method = METHODS[section["method"]]
+    config_class = getattr(peft, method.config)
+    legal = {f.name for f in dataclasses.fields(config_class)}
+    fields = {**method.fields, **{k: v for k, v in section.items() if k != "method"}}
+    fields["task_type"] = next((t for head, t in _TASK_TYPES.items() if type(model).__name__.endswith(head)), None)
+    head = [name for name in _HEAD_PARTS if getattr(model, name, None) is not None]
+    if head and "modules_to_save" in legal:
+        fields["modules_to_save"] = sorted({*head, *(fields.get("modules_to_save") or ())})
+    if _EMBEDDINGS & _named(fields) and "ensure_weight_tying" in legal:
+        fields.setdefault("ensure_weight_tying", bool(model.config.tie_word_embeddings))
+    if method.config == "AdaLoraConfig" and total_steps is not None:
+        fields.setdefault("total_step", total_steps)
+        fields.setdefault("tinit", total_steps // 10)
+        fields.setdefault("tfinal", total_steps // 3)
+    try:
+        return config_class(**fields)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"peft: {error}") from error
+
+
+def _named(fields: dict) -> set[str]:
+    """Modules that a configuration names, to adapt or to save."""
+    lists = [fields.get(name) for name in ("target_modules", "modules_to_save")]
+    return {name for names in lists if isinstance(names, (list, set)) for name in names}
+
+
+def add_adapter(model: PreTrainedModel, section: dict, total_steps: int | None = None) -> PeftModel:
+    """`model` with the adapter that a `peft` section describes; what it has to say of itself is logged.
+
+    Raises:
+        ValueError: the method does not fit the model.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Unsupported layer type")  # of norms, which LN-tuning copies whole
+            adapted = get_peft_model(model, adapter_config(section, model, total_steps))
+    except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
+        raise ValueError(f"peft: method {section['method']!r} does not fit this model: {error}") from error
+    trainable, total = adapted.get_nb_trainable_parameters()
+    logger.info(
+        "%s: %d of %d parameters are trained (%.2f %%)", section["method"], trainable, total, 100 * trainable / total
+    )
+    return adapted
+
+
+class AllocateRanks(TrainerCallback):
+    """AdaLoRA's budget: after each step it moves ranks to where they matter (section 3.3 of its paper)."""
+
+    def on_optimizer_step(self, args, state, control, model=None, **kwargs):
+        while not hasattr(model, "update_and_allocate"):  # DDP and PeftModel stand around it
+            model = model.module if hasattr(model, "module") else model.base_model
+        model.update_and_allocate(state.global_step)
+
+
+def adapter_callbacks(section: dict | None) -> list[TrainerCallback]:
+    """Callbacks that a method needs while training."""
+    return [AllocateRanks()] if section is not None and section["method"] == "adalora" else []
+
+
+def merge_adapter(model: PreTrainedModel, path: str | Path) -> PreTrainedModel:
+    """
+    `model` with the weights of an adapter added to its own.
+
+    Raises:
+        ValueError: `path` is no adapter, or one for another base.
+    """
+    return open_adapter(model, path).merge_and_unload()
+
+
+def open_adapter(model: PreTrainedModel, path: str | Path, adapter_name: str = "default") -> PeftModel:
+    """
+    `model` with the adapter at `path`, which must have been trained on the same architecture.
+
+    Raises:
+        ValueError: `path` is no adapter, or one for another base: shapes or names of weights disagree.
+    """
+    try:
+        config = PeftConfig.from_pretrained(str(path))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model.adapter = {str(path)!r} is no PEFT adapter: {error}") from error
+    base = config.base_model_name_or_path
+    if base and model.name_or_path and Path(base).resolve() != Path(model.name_or_path).resolve():
+        logger.warning("the adapter %s was trained on %s, not on %s", path, base, model.name_or_path)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*missing adapter keys.*")
+            warnings.filterwarnings("error", message="Found missing adapter keys.*")
+            return PeftModel.from_pretrained(model, str(path), adapter_name=adapter_name, config=config)
+    except (RuntimeError, ValueError, UserWarning, KeyError) as error:
+        raise ValueError(f"model.adapter = {str(path)!r} is for another base, {base}: {error}") from error
+
+
+def open_quantised(model: PreTrainedModel) -> PreTrainedModel:
+    """The checkpoint that `model.name_or_path` names, its weights in NF4 on this process's GPU, for QLoRA."""
+    from accelerate import PartialState
+    from transformers import BitsAndBytesConfig
+
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    device = {"": PartialState().process_index}
+    quantised = type(model).from_pretrained(model.name_or_path, quantization_config=quantization, device_map=device)
+    return peft.prepare_model_for_kbit_training(quantised)
