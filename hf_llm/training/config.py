@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING
 
+from ..models.configuration import LLMDecoderConfig, LLMEncoderDecoderConfig
 from .arguments import MANAGED_ARGUMENTS, PretrainingArguments
 from .settings import build_section, check_keys, check_training_fields, load_settings, suggestion
 
@@ -49,6 +50,21 @@ class SamplesSection:
 
 
 @dataclass
+class FromDecoderSection:
+    """The decoder that an encoder or encoder-decoder starts from (see `hf_llm.surgery`).
+
+    `path`: a checkpoint of ours or a native one, or a Hub id. Its tokenizer is used, with the special tokens that the
+    stack needs; sizes are the decoder's, and the `model` section holds what else is to be otherwise. For an
+    encoder-decoder, `tied` lets the halves share their layers, and `cross_attention` says what it starts from:
+    "self_attention", "zero" or "random".
+    """
+
+    path: str
+    tied: bool = False
+    cross_attention: str = "self_attention"
+
+
+@dataclass
 class RunConfig:
     """Everything that defines a run.
 
@@ -59,6 +75,7 @@ class RunConfig:
         objective: `name` and options of `hf_llm.data.make_objective`.
         training: fields of `PretrainingArguments`.
         init_from: checkpoint whose weights the run starts from (same architecture).
+        from_decoder: decoder whose weights, tokenizer and sizes an encoder or encoder-decoder starts from.
         word_vectors: word2vec or GloVe file whose vectors the token embeddings start from, where a token is a word.
         resume: "auto" goes on from the last good checkpoint in `output_dir`, "never" refuses to, or a checkpoint path.
         seed: of initialisation, dropout, data order and mask draws.
@@ -73,6 +90,7 @@ class RunConfig:
     data: DataSection = field(default_factory=DataSection)
     samples: SamplesSection = field(default_factory=SamplesSection)
     init_from: str | None = None
+    from_decoder: FromDecoderSection | None = None
     word_vectors: str | None = None
     resume: str = "auto"
     seed: int = 0
@@ -98,7 +116,30 @@ def run_config(settings: dict) -> RunConfig:
     check_training_fields(config.training, PretrainingArguments, MANAGED_ARGUMENTS)
     if not isinstance(config.objective.get("name"), str):
         raise ValueError("objective.name is missing: which objective of hf_llm.data.OBJECTIVES to train with")
+    if config.from_decoder is not None:
+        _check_from_decoder(config)
     return config
+
+
+def _check_from_decoder(config: RunConfig) -> None:
+    """Nothing else says where weights and tokenizer come from, and the stack is one that can start from a decoder."""
+    for key, value in (
+        ("init_from", config.init_from),
+        ("word_vectors", config.word_vectors),
+        ("tokenizer.path", config.tokenizer.path),
+    ):
+        if value is not None:
+            raise ValueError(f"{key} = {value!r} has no effect with from_decoder: set one of them")
+    model_type = config.model["model_type"]
+    if model_type == LLMDecoderConfig.model_type:
+        raise ValueError(
+            f"model.model_type = {model_type!r} has no use for from_decoder: init_from goes on with a decoder"
+        )
+    if model_type != LLMEncoderDecoderConfig.model_type:
+        for field in dataclasses.fields(config.from_decoder):
+            value = getattr(config.from_decoder, field.name)
+            if field.name != "path" and value != field.default:
+                raise ValueError(f"from_decoder.{field.name} = {value!r} is for an encoder-decoder")
 
 
 def check_model_fields(model: dict) -> None:

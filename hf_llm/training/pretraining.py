@@ -32,6 +32,7 @@ from . import runs
 from .arguments import PretrainingArguments
 from .callbacks import ReportAtSave
 from .config import RunConfig
+from .from_decoder import DecoderStart
 from .report import RunFacts, final_metrics, summary_text, write_report
 from .resuming import check_architecture, find_checkpoint
 from .runs import run_directory, set_cpu_threads
@@ -93,8 +94,7 @@ class _Run:
 
     def run(self) -> signal.Signals | None:
         with self.args.main_process_first():  # the first process fills the caches that the others read
-            self.tokenizer = self.open_tokenizer()
-            self.model_config = build_model_config(self.config, self.tokenizer)
+            self.tokenizer, self.model_config = self.open_tokenizer_and_config()
             check_vocabulary(self.tokenizer, self.model_config.get_text_config(decoder=True).vocab_size)
             self.objective = self.make_objective()
             data = self.config.data
@@ -120,6 +120,14 @@ class _Run:
             print(text, flush=True)
 
     # ---- tokenizer and data ----------------------------------------------------------------------------------------
+
+    def open_tokenizer_and_config(self) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig]:
+        if self.config.from_decoder is None:
+            tokenizer = self.open_tokenizer()
+            return tokenizer, build_model_config(self.config, tokenizer)
+        self.start = DecoderStart(self.config.from_decoder, self.stack.name)
+        fields = {k: v for k, v in self.config.model.items() if k != "model_type"}
+        return self.start.tokenizer, self.start.model_config(fields)
 
     def open_tokenizer(self) -> PreTrainedTokenizerBase:
         section = self.config.tokenizer
@@ -155,6 +163,8 @@ class _Run:
 
     def make_objective(self):
         options = {k: v for k, v in self.config.objective.items() if k != "name"}
+        if self.model_config.is_encoder_decoder:
+            options = {"decoder_start_token_id": self.model_config.decoder_start_token_id, **options}
         return make_objective(self.config.objective["name"], self.tokenizer, stack=self.stack.name, **options)
 
     def load_data(self) -> tuple[Dataset, Dataset]:
@@ -210,6 +220,8 @@ class _Run:
 
     def make_model(self):
         set_seed(self.config.seed)
+        if self.config.from_decoder is not None:
+            return self.start.make_model(self.model_config)
         source = self.config.init_from
         if source is None:
             model = self.stack.auto_class.from_config(self.model_config)

@@ -17,6 +17,7 @@ _FREE = (
     "output_dir",
     "resume",
     "init_from",
+    "from_decoder",
     "word_vectors",
     "cpu_threads",
     "samples",
