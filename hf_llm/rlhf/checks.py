@@ -1,0 +1,100 @@
+"""What can be known to be wrong before the first rollout."""
+
+from collections.abc import Callable
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, is_peft_model
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .config import PPOConfig
+
+
+def check_tokenizer(tokenizer) -> None:
+    """Raise ValueError unless it is a tokenizer with an end and a pad token."""
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise ValueError(
+            f"processing_class is a {type(tokenizer).__name__}, but PPO trains on text alone: pass a tokenizer"
+        )
+    if tokenizer.eos_token_id is None:
+        raise ValueError("processing_class has no end token: set tokenizer.eos_token, which ends completions")
+    if tokenizer.pad_token_id is None:
+        raise ValueError(
+            "processing_class has no pad token: set one, for instance tokenizer.pad_token = tokenizer.eos_token "
+            "(masks come from lengths, so the two may be the same)"
+        )
+
+
+def check_policy(model, args: PPOConfig, accelerator: Accelerator) -> None:
+    """Raise ValueError for models and launches that PPO does not train."""
+    base = model.get_base_model() if is_peft_model(model) else model
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise ValueError(f"distributed_type = {accelerator.distributed_type}: PPO spreads over processes by DDP alone")
+    if not base.can_generate() or base.get_output_embeddings() is None:
+        raise ValueError(
+            f"{type(base).__name__} writes no text: the policy must be a causal or seq2seq language model"
+        )
+    if is_peft_model(model) and model.active_peft_config.is_prompt_learning:
+        raise ValueError(
+            f"peft_config = {type(model.active_peft_config).__name__}: its virtual tokens take no part in the "
+            "positions that PPO passes; use adapters inside the layers, such as LoRA"
+        )
+    if base.config.is_encoder_decoder:
+        for name in ("use_vllm", "use_transformers_continuous_batching"):
+            if getattr(args, name):
+                raise ValueError(
+                    f"{name} = True, but {type(base).__name__} is an encoder-decoder: it generates without"
+                )
+
+
+def check_prompts(
+    name: str, dataset, batch: int, model: PreTrainedModel, max_completion_length: int, tokenize: Callable
+) -> None:
+    """Check a dataset's size, columns, and the lengths of all its prompts.
+
+    Streams cannot be looked through: they are checked prompt by prompt as they come (`check_lengths`).
+
+    Args:
+        name: "train_dataset" or "eval_dataset".
+        batch: prompts in one rollout.
+        tokenize: from prompts to lists of token ids.
+
+    Raises:
+        ValueError: naming the first prompt that does not fit.
+    """
+    columns = dataset.column_names
+    if columns is not None and "prompt" not in columns:
+        raise ValueError(f'{name} has the columns {columns}, but none named "prompt"')
+    if not isinstance(dataset, Dataset):
+        return
+    if len(dataset) < batch:
+        raise ValueError(f"{name} has {len(dataset)} prompts, fewer than the {batch} of one rollout")
+    for start in range(0, len(dataset), 1000):
+        prompts = dataset[start : start + 1000]["prompt"]
+        check_lengths(name, [len(ids) for ids in tokenize(prompts)], model, max_completion_length, start)
+
+
+def check_lengths(
+    name: str, lengths: list[int], model: PreTrainedModel, max_completion_length: int, start: int = 0
+) -> None:
+    """Raise ValueError if prompts of these lengths leave too little of the model's context for a completion."""
+    decoder_positions = _positions(model.config.get_text_config(decoder=True))
+    if model.config.is_encoder_decoder:
+        room = _positions(model.config.get_text_config(encoder=True))
+        if decoder_positions is not None and max_completion_length > decoder_positions:
+            raise ValueError(
+                f"max_completion_length = {max_completion_length}, but the decoder has {decoder_positions} positions"
+            )
+        rest = f"the encoder has {room} positions"
+    else:
+        room = None if decoder_positions is None else decoder_positions - max_completion_length
+        rest = f"max_completion_length = {max_completion_length} leaves {room} of {decoder_positions} positions"
+    for i, length in enumerate(lengths):
+        if length == 0:
+            raise ValueError(f"{name}: prompt {start + i} has no tokens")
+        if room is not None and length > room:
+            raise ValueError(f"{name}: prompt {start + i} has {length} tokens, but {rest}: shorten or filter prompts")
+
+
+def _positions(config) -> int | None:
+    return getattr(config, "max_position_embeddings", None)

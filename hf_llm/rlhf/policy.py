@@ -1,0 +1,181 @@
+"""What PPO needs of a policy's forward pass: log-probabilities, entropies and values of given completions."""
+
+import contextlib
+import functools
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import MethodType
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from . import critic as critics
+from .trl_internals import disable_dropout_in_model, selective_log_softmax_and_entropy
+
+
+@dataclass
+class CompletionScores(ModelOutput):
+    """What the policy and the critic say of completions.
+
+    Attributes:
+        log_probs: (batch, completion) float32, of each token given those before it.
+        entropy: (batch, completion) float32, nats, without gradient.
+        values: (batch, completion) float32, of the state in which each token was chosen; None without a critic.
+        aux_loss: scalar, load balancing of experts, if it was asked for.
+    """
+
+    log_probs: torch.Tensor = None
+    entropy: torch.Tensor = None
+    values: torch.Tensor | None = None
+    aux_loss: torch.Tensor | None = None
+
+
+def score_completions_in_forward(model: PreTrainedModel) -> None:
+    """Let `model(..., completion_ids=ids, temperature=t)` return [`CompletionScores`]; other calls stay as they are.
+
+    DDP and autocast wrap the forward pass, so the critic is reached through it. A decoder's completion is the end of
+    its `input_ids`; an encoder-decoder's is what `decoder_input_ids`, shifted by one, lead to. The logits are the
+    model's own, so scales, caps, head transforms and adapters on the head are all in them.
+    """
+    plain = model.forward
+    is_encoder_decoder = model.config.is_encoder_decoder
+    parameters = inspect.signature(type(model).forward).parameters
+
+    @functools.wraps(type(model).forward)  # `generate` reads the signature
+    def forward(self, *args, completion_ids: torch.LongTensor | None = None, temperature: float = 1.0, **kwargs):
+        if completion_ids is None:
+            return plain(*args, **kwargs)
+        inputs = {name: value for name, value in kwargs.items() if name in _INPUTS and value is not None}
+        options = {"use_cache": False}
+        if kwargs.get("output_router_logits"):
+            options["output_router_logits"] = True
+        length = completion_ids.shape[1]
+        if "logits_to_keep" in parameters and not is_encoder_decoder:
+            options["logits_to_keep"] = length + 1
+        chosen = slice(None) if is_encoder_decoder else slice(-length - 1, -1)
+        with _last_hidden_states(self.get_decoder()) as seen:
+            outputs = plain(**inputs, **options)
+        log_probs, entropy = selective_log_softmax_and_entropy(
+            outputs.logits[:, chosen].float(), completion_ids, entropy_requires_grad=False, temperature=temperature
+        )
+        critic = getattr(self, critics.NAME, None)
+        return CompletionScores(
+            log_probs=log_probs,
+            entropy=entropy,
+            values=None if critic is None else critic(seen[0], inputs)[:, chosen],
+            aux_loss=getattr(outputs, "aux_loss", None),
+        )
+
+    model.forward = MethodType(forward, model)
+
+
+_INPUTS = ("input_ids", "attention_mask", "position_ids", "decoder_input_ids", "decoder_attention_mask")
+
+
+@contextlib.contextmanager
+def _last_hidden_states(stack: nn.Module) -> Iterator[list[torch.Tensor]]:
+    seen = []
+    handle = stack.register_forward_hook(lambda module, args, output: seen.append(output[0]))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def completion_inputs(
+    batch: dict[str, torch.Tensor], start_token_id: int | None = None, with_position_ids: bool = True
+) -> dict[str, torch.Tensor]:
+    """A policy's inputs for prompts and completions.
+
+    Args:
+        batch: `prompt_ids`, `prompt_mask` (batch, prompt); `completion_ids`, `completion_mask` (batch, completion).
+            Prompts are padded on the left for a decoder, on the right for an encoder-decoder.
+        start_token_id: what an encoder-decoder's decoder begins with; None for decoders.
+        with_position_ids: for decoders: positions are counted from the first real token.
+    """
+    ids, mask = batch["completion_ids"], batch["completion_mask"]
+    if start_token_id is not None:
+        start = torch.full_like(ids[:, :1], start_token_id)
+        return {
+            "input_ids": batch["prompt_ids"],
+            "attention_mask": batch["prompt_mask"],
+            "decoder_input_ids": torch.cat([start, ids[:, :-1]], 1),
+            "decoder_attention_mask": torch.cat([torch.ones_like(start), mask[:, :-1]], 1),
+            "completion_ids": ids,
+        }
+    attention_mask = torch.cat([batch["prompt_mask"], mask], 1)
+    inputs = {
+        "input_ids": torch.cat([batch["prompt_ids"], ids], 1),
+        "attention_mask": attention_mask,
+        "completion_ids": ids,
+    }
+    if with_position_ids:
+        inputs["position_ids"] = (attention_mask.cumsum(1) - 1).clamp(min=0)
+    return inputs
+
+
+def start_token_of(model: PreTrainedModel) -> int | None:
+    """What the decoder of an encoder-decoder begins with; None for a decoder.
+
+    Raises:
+        ValueError: an encoder-decoder does not say.
+    """
+    if not model.config.is_encoder_decoder:
+        return None
+    for name in ("decoder_start_token_id", "bos_token_id"):
+        for source in (model.generation_config, model.config):
+            if getattr(source, name, None) is not None:
+                return getattr(source, name)
+    raise ValueError(f"{type(model).__name__} says neither decoder_start_token_id nor bos_token_id: set one of them")
+
+
+@contextlib.contextmanager
+def without_critic(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+    """The policy alone: what generates, is saved and is loaded."""
+    critic = model._modules.pop(critics.NAME, None)
+    try:
+        yield model
+    finally:
+        if critic is not None:
+            model._modules[critics.NAME] = critic
+
+
+class NoDropout:
+    """Dropout of a model switched off: layers, functional dropout in modules, and rates read from configurations.
+
+    `restored()` gives the configurations their rates back, so that a saved model keeps them.
+    """
+
+    def __init__(self, model: nn.Module):
+        disable_dropout_in_model(model)
+        self.rates = []
+        for module in model.modules():
+            _zero(module, vars(module))
+        configs = {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}
+        for config in configs.values():
+            self.rates += [(config, name, rate) for name, rate in _zero(config, vars(config)).items()]
+
+    @contextlib.contextmanager
+    def restored(self) -> Iterator[None]:
+        for config, name, rate in self.rates:
+            setattr(config, name, rate)
+        try:
+            yield
+        finally:
+            for config, name, _ in self.rates:
+                setattr(config, name, 0.0)
+
+
+def _zero(owner, attributes: dict) -> dict[str, float]:
+    rates = {
+        name: value
+        for name, value in attributes.items()
+        if re.search("drop", name) and isinstance(value, float) and 0 < value < 1
+    }
+    for name in rates:
+        setattr(owner, name, 0.0)
+    return rates

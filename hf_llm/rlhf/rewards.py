@@ -1,0 +1,194 @@
+"""Where rewards come from: models that score texts exactly as they were trained to, and checked functions."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from .trl_internals import (
+    get_callable_name,
+    is_async_callable,
+    is_conversational,
+    pad,
+    tokenize_like_reward_trainer,
+)
+
+
+class RewardModel:
+    """A sequence-classification model with one label, called as TRL calls reward functions.
+
+    Prompt and completion become one text (or conversation), which is tokenized by the model's own tokenizer in the way
+    of TRL's RewardTrainer: with its special tokens, an end token behind plain text, and padding on the right.
+
+    Args:
+        batch_size: texts at a time. They are sorted by length, so that little is padding.
+        append_eos: whether plain text ends with the tokenizer's end token, if it has one.
+
+    Raises:
+        ValueError: the model has several labels, or nothing can pad its batches.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        batch_size: int,
+        append_eos: bool = True,
+        chat_template_kwargs: dict | None = None,
+    ):
+        self.__name__ = _name(model)
+        if model.config.num_labels != 1:
+            raise ValueError(
+                f"reward model {self.__name__} has {model.config.num_labels} labels: a reward is one number. Train it "
+                "with num_labels=1, or wrap it in a reward function that says which label counts"
+            )
+        self.model, self.tokenizer, self.batch_size = model.eval().requires_grad_(False), tokenizer, batch_size
+        self.eos_token = tokenizer.eos_token if append_eos else None
+        self.chat_template_kwargs = chat_template_kwargs or {}
+        # stock models find the last token by this id: the one they were trained with stays
+        text_config = model.config.get_text_config()
+        ids = (text_config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)
+        self.pad_token_id = next((i for i in ids if i is not None), None)
+        if self.pad_token_id is None:
+            raise ValueError(f"the tokenizer of reward model {self.__name__} has neither a pad nor an end token")
+        text_config.pad_token_id = self.pad_token_id
+        self.max_length = getattr(text_config, "max_position_embeddings", None)
+
+    def tokenize(self, prompt: str | list, completion: str | list) -> list[int]:
+        """Token ids of one text or conversation."""
+        text = prompt + completion
+        if isinstance(text, str) and self.eos_token is not None and not text.endswith(self.eos_token):
+            text += self.eos_token
+        kwargs = self.chat_template_kwargs if isinstance(text, list) else {}
+        return tokenize_like_reward_trainer(self.tokenizer, text, **kwargs)["input_ids"]
+
+    @torch.inference_mode()
+    def __call__(self, prompts: list, completions: list, **kwargs) -> list[float]:
+        """One score per completion. Raises ValueError on a text that is longer than the model's positions."""
+        if is_conversational({"prompt": prompts[0]}) and self.tokenizer.chat_template is None:
+            raise ValueError(
+                f"prompts are conversations, but the tokenizer of reward model {self.__name__} has no chat template"
+            )
+        texts = [torch.tensor(self.tokenize(p, c)) for p, c in zip(prompts, completions, strict=True)]
+        longest = max(len(text) for text in texts)
+        if self.max_length is not None and longest > self.max_length:
+            raise ValueError(
+                f"a text has {longest} tokens for reward model {self.__name__}, which has {self.max_length} "
+                "positions: shorten prompts or max_completion_length"
+            )
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        scores = torch.zeros(len(texts))
+        for start in range(0, len(texts), self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            batch = [texts[i] for i in chosen]
+            logits = self.model(
+                input_ids=pad(batch, padding_value=self.pad_token_id).to(self.model.device),
+                attention_mask=pad([torch.ones_like(t) for t in batch], padding_value=0).to(self.model.device),
+            ).logits
+            scores[chosen] = logits[:, 0].float().cpu()
+        return scores.tolist()
+
+
+def _name(model: PreTrainedModel) -> str:
+    return (model.config._name_or_path or type(model).__name__).rstrip("/").split("/")[-1]
+
+
+def load_reward_model(path: str, trust_remote_code: bool = False) -> PreTrainedModel:
+    """Open a reward model in float32.
+
+    Raises:
+        ValueError: the checkpoint has no trained head, or one for several labels.
+    """
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        path, dtype=torch.float32, trust_remote_code=trust_remote_code, output_loading_info=True
+    )
+    if info["missing_keys"]:
+        raise ValueError(
+            f"reward_funcs: {path} is no trained reward model, its checkpoint lacks {sorted(info['missing_keys'])}"
+        )
+    return model
+
+
+def resolve_rewards(
+    reward_funcs: Sequence[str | PreTrainedModel | Callable],
+    tokenizers: Sequence[PreTrainedTokenizerBase | None],
+    batch_size: int,
+    append_eos: bool = True,
+    trust_remote_code: bool = False,
+    chat_template_kwargs: dict | None = None,
+) -> list[Callable]:
+    """Turn models and paths into [`RewardModel`]s, and wrap functions in checks.
+
+    Args:
+        tokenizers: one per reward; None for functions, and for models whose folder has theirs.
+    """
+    resolved = []
+    for reward, tokenizer in zip(reward_funcs, tokenizers, strict=True):
+        if isinstance(reward, str):
+            reward = load_reward_model(reward, trust_remote_code)
+        if isinstance(reward, torch.nn.Module):
+            tokenizer = tokenizer or _own_tokenizer(reward, trust_remote_code)
+            resolved.append(RewardModel(reward, tokenizer, batch_size, append_eos, chat_template_kwargs))
+        elif callable(reward):
+            resolved.append(checked(reward, may_abstain=len(reward_funcs) > 1))
+        else:
+            raise ValueError(f"reward_funcs: {reward!r} is neither a model, nor a path, nor a function")
+    return resolved
+
+
+def _own_tokenizer(model: PreTrainedModel, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(model.config._name_or_path, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        raise ValueError(
+            f"no tokenizer for reward model {_name(model)} ({error}): pass it in reward_processing_classes"
+        ) from error
+
+
+def checked(func: Callable, may_abstain: bool) -> Callable:
+    """The same function, sync or async, that raises ValueError unless it gives one finite number per completion.
+
+    may_abstain: whether None is allowed, because other rewards may count instead.
+    """
+    name = get_callable_name(func)
+
+    def check(rewards, prompts):
+        try:
+            count = len(rewards)
+        except TypeError:
+            raise ValueError(f"reward function {name} returned {rewards!r} instead of a list of numbers") from None
+        if count != len(prompts):
+            raise ValueError(f"reward function {name} returned {count} rewards for {len(prompts)} completions")
+        return [_number(name, i, reward, may_abstain) for i, reward in enumerate(rewards)]
+
+    if is_async_callable(func):
+
+        async def reward_function(prompts, completions, **kwargs):
+            return check(await func(prompts=prompts, completions=completions, **kwargs), prompts)
+    else:
+
+        def reward_function(prompts, completions, **kwargs):
+            return check(func(prompts=prompts, completions=completions, **kwargs), prompts)
+
+    reward_function.__name__ = name
+    return reward_function
+
+
+def _number(name: str, index: int, reward, may_abstain: bool) -> float | None:
+    if reward is None and may_abstain:
+        return None
+    try:
+        number = float(reward)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(
+            f"reward function {name} returned {reward!r} for completion {index}: it must be a finite number"
+        )
+    return number

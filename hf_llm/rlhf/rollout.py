@@ -1,0 +1,59 @@
+"""A rollout: what one process sampled, cut into micro-batches, in another order at each pass. And prompts' order."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from .trl_internals import RepeatSampler
+
+
+class Rollout:
+    """Completions of one process with all that the losses need.
+
+    Args:
+        tensors: by name, all with the same first dimension: `prompt_ids`, `prompt_mask`, `completion_ids`,
+            `completion_mask`, and what belongs to single tokens of completions.
+        micro_batch_size: completions per forward pass.
+        seed: numbers that name this rollout; the order of its passes follows from them.
+    """
+
+    def __init__(self, tensors: dict[str, torch.Tensor], micro_batch_size: int, seed: tuple[int, ...]):
+        self.tensors, self.micro_batch_size, self.seed = tensors, micro_batch_size, seed
+
+    def __len__(self) -> int:
+        return len(self.tensors["completion_ids"])
+
+    def order(self, epoch: int) -> torch.LongTensor:
+        """Which completions come one after another in a pass. The first takes them as they are: log-probabilities of
+        the sampling policy were taken in the same micro-batches, so the first ratios are exactly 1."""
+        if epoch == 0:
+            return torch.arange(len(self))
+        return torch.from_numpy(np.random.default_rng([*self.seed, epoch]).permutation(len(self)))
+
+    def micro_batch(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
+        """The `index`-th micro-batch of a pass, without columns that are padding in all its rows."""
+        rows = self.order(epoch)[index * self.micro_batch_size : (index + 1) * self.micro_batch_size]
+        return trimmed({name: tensor[rows.to(tensor.device)] for name, tensor in self.tensors.items()})
+
+    def tokens(self, epoch: int) -> torch.Tensor:
+        """Completion tokens in each micro-batch of a pass, (micro-batches,)."""
+        lengths = self.tensors["completion_mask"].sum(1)
+        return lengths[self.order(epoch).to(lengths.device)].view(-1, self.micro_batch_size).sum(1)
+
+
+def trimmed(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A batch without the columns in which nobody has a token: on one side of prompts, and behind completions."""
+    prompt, completion = batch["prompt_mask"].any(0), batch["completion_mask"].any(0)
+    return {name: tensor[:, prompt if name.startswith("prompt") else completion] for name, tensor in batch.items()}
+
+
+class EpochSampler(RepeatSampler):
+    """TRL's sampler, with an order that follows from seed and `epoch` alone, so that a resumed run goes on in it."""
+
+    epoch = 0
+
+    def __iter__(self) -> Iterator[int]:
+        if self.shuffle:
+            self.generator.manual_seed(self.seed + self.epoch)
+        return super().__iter__()

@@ -1,0 +1,345 @@
+"""Proximal policy optimization (arXiv 1707.06347) of language models from rewards (arXiv 1909.08593, 2203.02155)."""
+
+import copy
+import inspect
+import textwrap
+from collections.abc import Callable
+
+import torch
+from accelerate.utils import is_peft_model
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+from ..training.trainer import preserved_rng
+from . import critic as critics
+from .advantages import (
+    KLController,
+    RunningMoments,
+)
+from .checks import check_policy, check_prompts, check_tokenizer
+from .config import PPOConfig
+from .logs import LogsRollouts
+from .losses import policy_loss, value_loss
+from .plots import PlotAtEnd
+from .policy import (
+    NoDropout,
+    score_completions_in_forward,
+    start_token_of,
+)
+from .rewards import RewardModel, resolve_rewards
+from .rollout import EpochSampler, Rollout
+from .sampling import SamplesRollouts
+from .saving import SavesPPO, base_of
+from .trl_internals import (
+    RLOOTrainer,
+)
+
+
+Reward = str | PreTrainedModel | Callable[..., list[float | None]]
+
+
+class PPOTrainer(SavesPPO, SamplesRollouts, LogsRollouts, RLOOTrainer):
+    """Trains a language model by PPO on TRL's rollouts, rewards and logs.
+
+    Args:
+        model: policy: any causal or sequence-to-sequence language model of transformers, a PEFT model around one, or
+            where one is saved.
+        reward_funcs: one or several of: a sequence-classification model with one label, or where one is; a function,
+            sync or async, called with `prompts`, `completions`, `completion_ids`, all further columns of the dataset
+            and `trainer_state` as keywords, that returns one number per completion. Weighted by `args.reward_weights`.
+        args: a [`PPOConfig`].
+        train_dataset: TRL's prompt-only format: a column `prompt` of texts or of conversations.
+        eval_dataset: the same, for `evaluate()`.
+        processing_class: the policy's tokenizer; None: the one saved with it.
+        reward_processing_classes: tokenizers of the reward models (None for functions, or for models saved with
+            theirs). They need not be the policy's.
+        value_model: a model whose backbone the critic takes over (it is not copied), or where one is. None: as
+            `args.critic` says.
+        ref_model: what KL is taken from. None: the policy as it is now, or, with adapters, without them (with what
+            they were, where `model` came with trained ones).
+        peft_config: adapters for the policy.
+        value_peft_config: adapters for the critic's backbone. None: those of the policy, if it has any and the critic
+            begins as its copy, whose frozen weights both then share.
+        callbacks, optimizers, quantization_config: as in TRL.
+
+    Attributes:
+        critic: the value model, a submodule of the policy.
+        kl: holds the KL coefficient.
+
+    Raises:
+        ValueError: for whatever can be known before the first rollout to be wrong (tokenizer, prompts that are too
+            long, reward model with several labels, sizes that do not divide), and for bad rewards when they come.
+        TrainingDiverged: a loss or gradient is no longer finite; it names the last good checkpoint.
+    """
+
+    loss_is_scaled_for_ga = True  # token sums over the tokens of a whole minibatch
+    _tag_names = ["hf_llm", "trl", "ppo"]
+    _name = "PPO"
+    _paper = {
+        "title": "Fine-Tuning Language Models from Human Preferences",
+        "id": "1909.08593",
+        "citation": textwrap.dedent("""\
+            @article{ziegler2019finetuning,
+                title  = {{Fine-Tuning Language Models from Human Preferences}},
+                author = {Daniel M. Ziegler and Nisan Stiennon and Jeffrey Wu and Tom B. Brown and Alec Radford and
+                          Dario Amodei and Paul Christiano and Geoffrey Irving},
+                year   = 2019,
+                eprint = {arXiv:1909.08593},
+            }"""),
+    }
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        reward_funcs: Reward | list[Reward],
+        args: PPOConfig | None = None,
+        train_dataset=None,
+        eval_dataset=None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        reward_processing_classes: PreTrainedTokenizerBase | list[PreTrainedTokenizerBase | None] | None = None,
+        value_model: str | PreTrainedModel | None = None,
+        ref_model: PreTrainedModel | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple = (None, None),
+        quantization_config=None,
+        peft_config=None,
+        value_peft_config=None,
+    ):
+        args = PPOConfig("ppo") if args is None else args
+        if processing_class is None:
+            path = model if isinstance(model, str) else model.config._name_or_path
+            processing_class = AutoTokenizer.from_pretrained(path, trust_remote_code=args.trust_remote_code)
+        check_tokenizer(processing_class)
+        processing_class.padding_side = "left"
+        rewards = _resolve(reward_funcs, reward_processing_classes, args)
+        super().__init__(
+            model=model,
+            reward_funcs=rewards,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            quantization_config=quantization_config,
+            peft_config=peft_config,
+        )
+        check_policy(self.model, args, self.accelerator)
+        base = base_of(self.model)
+        self.start_token_id = start_token_of(base)
+        self.generation_config.decoder_start_token_id = self.start_token_id
+        self.generation_config.eos_token_id = self.eos_token_ids
+        self._takes_positions = "position_ids" in inspect.signature(type(base).forward).parameters
+        for name, dataset in self._named_datasets():
+            batch = args.generation_batch_size // args.num_generations if name == "train_dataset" else 1
+            check_prompts(name, dataset, batch, base, args.max_completion_length, self._prompt_tokens)
+
+        self.reward_models = [reward for reward in rewards if isinstance(reward, RewardModel)]
+        for reward in self.reward_models:
+            reward.model.to(self.accelerator.device)
+        if args.kl_coef > 0:
+            self.ref_model = self._prepare_reference(ref_model)
+        self.critic = self._build_critic(value_model, value_peft_config)
+        base.add_module(critics.NAME, self.critic)
+        score_completions_in_forward(base)
+        self.dropout = NoDropout(self.model if args.disable_dropout else nn.Identity())
+
+        self.kl = KLController(args.kl_coef, args.kl_target, args.kl_horizon)
+        self.score_moments = RunningMoments()
+        self._steps_per_rollout = args.steps_per_generation * args.num_iterations  # in micro-batches
+        self._rollout: Rollout | None = None
+        self._minibatch_tokens: list[int] = []
+        self._minibatch_kl = 0.0
+        self._stopped_early = False
+        self.add_callback(PlotAtEnd)
+        self.add_callback(_CriticFirst(self))
+
+    # ---- setting up ------------------------------------------------------------------------------------------------
+
+    def _named_datasets(self) -> list[tuple[str, object]]:
+        evaluated = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
+        named = [(f"eval_dataset[{key!r}]" if key else "eval_dataset", d) for key, d in evaluated.items()]
+        return [("train_dataset", self.train_dataset), *(pair for pair in named if pair[1] is not None)]
+
+    def _prompt_tokens(self, prompts: list) -> list[list[int]]:
+        return self._tokenize_prompts(prompts)[0]
+
+    def _prepare_reference(self, ref_model: PreTrainedModel | None) -> nn.Module | None:
+        if ref_model is None:
+            if is_peft_model(self.model):
+                return None  # the disabled adapter
+            ref_model = copy.deepcopy(self.model)
+            vars(ref_model).pop("forward", None)  # TRL's belongs to the policy
+        ref_model.requires_grad_(False)
+        NoDropout(ref_model)
+        score_completions_in_forward(ref_model)
+        return self.accelerator.prepare_model(ref_model, evaluation_mode=True)
+
+    def _build_critic(self, value_model, value_peft_config) -> critics.Critic:
+        kind, reward_model = self.args.critic, None
+        if kind in ("auto", "reward_model") and value_model is None:
+            reward_model = self._reward_model_for_critic()
+            if kind == "reward_model" and reward_model is None:
+                raise ValueError(
+                    'critic = "reward_model" needs exactly one reward model, of the architecture and vocabulary of '
+                    'the policy: use critic = "policy", or pass a value_model'
+                )
+            fits = reward_model is not None and (kind == "reward_model" or not is_peft_model(self.model))
+            kind = "reward_model" if fits else "policy"
+        return critics.build_critic(
+            self.model, kind, self.args.value_head_init, value_model, value_peft_config, reward_model
+        )
+
+    def _reward_model_for_critic(self) -> PreTrainedModel | None:
+        base = base_of(self.model)
+        if len(self.reward_models) != 1 or base.config.is_encoder_decoder:
+            return None
+        reward = self.reward_models[0]
+        same = (
+            type(critics.backbone_of(reward.model)) is type(critics.backbone_of(base))
+            and reward.tokenizer.get_vocab() == self.processing_class.get_vocab()
+            and critics.len_of(reward.model) >= critics.len_of(base)
+        )
+        return reward.model if same else None
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """As in Trainer; the critic's weights are in groups of their own, with `args.critic_learning_rate`."""
+        created = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        rate = self.args.critic_learning_rate
+        if created and rate is not None:
+            own = {id(p) for p in self.critic.parameters()}
+            for group in list(optimizer.param_groups):
+                moved = [p for p in group["params"] if id(p) in own]
+                group["params"] = [p for p in group["params"] if id(p) not in own]
+                if moved:
+                    optimizer.add_param_group({**group, "params": moved, "lr": rate})
+        return optimizer
+
+    def _get_train_sampler(self, dataset=None) -> EpochSampler:
+        self._sampler = EpochSampler(
+            data_source=self.train_dataset if dataset is None else dataset,
+            mini_repeat_count=self.num_generations,
+            batch_size=self.args.generation_batch_size // self.num_generations,
+            repeat_count=self._steps_per_rollout,
+            shuffle=self.shuffle_dataset,
+            seed=self.args.seed,
+        )
+        return self._sampler
+
+    def _run_epoch(self, **kwargs):
+        if hasattr(self, "_sampler"):  # streams have none
+            self._sampler.epoch = kwargs["epoch"]
+        super()._run_epoch(**kwargs)
+
+    # ---- losses ----------------------------------------------------------------------------------------------------
+
+    def _compute_loss(self, model, inputs):
+        args, mask = self.args, inputs["completion_mask"]
+        warming_up = self.state.global_step < args.critic_warmup_steps
+        self.critic.detached = warming_up
+        router = {"output_router_logits": True} if self.aux_loss_enabled else {}
+        output = self._forward(model, inputs, **router)
+        policy = policy_loss(
+            output.log_probs,
+            inputs["old_log_probs"],
+            inputs["advantages"],
+            mask,
+            self.epsilon_low,
+            self.epsilon_high,
+        )
+        value, value_clipped = value_loss(
+            output.values, inputs["old_values"], inputs["returns"], mask, args.cliprange_value
+        )
+        total = (0.0 if warming_up else 1.0) * policy.total + args.vf_coef * value
+        # DDP takes the mean over processes
+        loss = total * self.accelerator.num_processes / inputs["minibatch_tokens"]
+        if output.aux_loss is not None and not warming_up:
+            loss = loss + self.router_aux_loss_coef * output.aux_loss / args.gradient_accumulation_steps
+
+        sums = {
+            "policy/loss": policy.total.detach(),
+            "policy/ratio_mean": (policy.ratio * mask).sum(),
+            "policy/approx_kl": policy.approx_kl.sum(),
+            "policy/clip_fraction": policy.clipped.sum(),
+            "value/loss": value.detach(),
+            "value/clip_fraction": value_clipped.sum(),
+            "value/mean": (output.values.detach() * mask).sum(),
+        }
+        totals = self._sum_over_ranks(torch.stack([*sums.values(), mask.sum().float(), loss.detach()])).tolist()
+        *totals, tokens, checked = totals
+        self._check_finite(torch.tensor(checked), None)
+        metrics = self._metrics["train"]
+        for name, value_sum in zip(sums, totals):
+            metrics[name].append(value_sum / tokens)
+        metrics["policy/ratio_max"].append(self.accelerator.gather(policy.ratio.max()).max().item())
+        self._minibatch_kl += totals[list(sums).index("policy/approx_kl")] / inputs["minibatch_tokens"]
+        return loss
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """As in Trainer; without effect on the rest of a rollout that `early_stop_kl` has ended."""
+        accumulation = self.args.gradient_accumulation_steps
+        if self._stopped_early and self._step % self._steps_per_rollout:
+            self._step += 1
+            return torch.zeros((), device=self.accelerator.device)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self._step % accumulation == 0:  # that was a minibatch's last micro-batch
+            limit = self.args.early_stop_kl
+            if limit is not None:
+                self._stopped_early = self._minibatch_kl > limit
+                self._metrics["train"]["policy/stopped_early"].append(float(self._stopped_early))
+                if self._stopped_early:
+                    model.zero_grad()
+            self._minibatch_kl = 0.0
+        return loss
+
+    def _clip_grad_norm(self, model):
+        norm = super()._clip_grad_norm(model)
+        self._check_finite(torch.zeros(()), norm)
+        return norm
+
+    # ---- evaluation -------------------------------------------------------------------------------------------------
+
+    def evaluation_loop(self, *args, **kwargs):
+        with preserved_rng():  # what evaluation samples must not change the run, and each time be drawn alike
+            torch.manual_seed(self.args.seed + self.accelerator.process_index)
+            return super().evaluation_loop(*args, **kwargs)
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Rewards, KL and lengths go to the log; PPO's losses mean nothing on completions that are not trained on."""
+        self._prepare_inputs(inputs)
+        return None, None, None
+
+
+class _CriticFirst(TrainerCallback):
+    """Keeps the policy still during `critic_warmup_steps`: its gradients are 0, but optimizers also decay weights."""
+
+    def __init__(self, trainer: PPOTrainer):
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if state.global_step < args.critic_warmup_steps:
+            own = {id(p) for p in self.trainer.critic.parameters()}
+            for parameter in self.trainer.model.parameters():
+                if id(parameter) not in own:
+                    parameter.grad = None
+
+
+def _resolve(reward_funcs, tokenizers, args: PPOConfig) -> list[Callable]:
+    rewards = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
+    given = tokenizers if isinstance(tokenizers, list | tuple) else [tokenizers] * len(rewards)
+    if not rewards:
+        raise ValueError("reward_funcs is empty: give at least one reward model or function")
+    if len(given) != len(rewards):
+        raise ValueError(
+            f"reward_processing_classes has {len(given)} entries for {len(rewards)} reward_funcs: give one each (None "
+            "for functions)"
+        )
+    return resolve_rewards(
+        rewards,
+        given,
+        args.reward_batch_size or args.per_device_train_batch_size,
+        args.reward_append_eos,
+        args.trust_remote_code,
+        args.chat_template_kwargs,
+    )
