@@ -256,6 +256,8 @@ class _Run:
         if self.args.should_save:
             self.write_report(trainer)
         self.say(summary_text(self.run_dir, final_metrics(trainer.state.log_history)))
+        if self.args.push_to_hub:
+            trainer.push_to_hub()
 
     def write_report(self, trainer: PretrainTrainer) -> None:
         sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled

@@ -15,6 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from .callbacks import ProgressLine, StopOnSignal
 from .checkpoints import clear_staging, exclusive
+from .pushing import PushAtSave
 from .resuming import check_same_run
 
 
@@ -63,6 +64,8 @@ def train(trainer: Trainer, checkpoint: Path | None) -> signal.Signals | None:
     show_progress(trainer)
     stop = StopOnSignal()
     trainer.add_callback(stop)
+    if trainer.args.push_to_hub:
+        trainer.add_callback(PushAtSave(trainer))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.received is not None and trainer.args.should_save:
         step = trainer.state.global_step

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from . import checkpoints
+from .pushing import CheckedPushes
 
 
 RUN_CONFIG = "run_config.json"
@@ -15,7 +16,7 @@ class TrainingDiverged(RuntimeError):
     """Loss or gradient norm is no longer a finite number."""
 
 
-class AtomicCheckpoints:
+class AtomicCheckpoints(CheckedPushes):
     """Mixin for `Trainer` and its subclasses, to be named before them: `class Mine(AtomicCheckpoints, SFTTrainer)`.
 
     A checkpoint appears in `args.output_dir` when all of it is on disk (see `checkpoints`), torn ones do not count
@@ -63,7 +64,8 @@ class AtomicCheckpoints:
                 self._save_run_state(staged)
                 checkpoints.publish(staged, run_dir / name)
                 staged.parent.rmdir()
-                checkpoints.prune(run_dir, self.args.save_total_limit, keep_also=self.state.best_model_checkpoint)
+                if not self.is_pushing:
+                    checkpoints.prune(run_dir, self.args.save_total_limit, keep_also=self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
 
     def _save_run_state(self, staged: Path) -> None:

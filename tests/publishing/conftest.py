@@ -6,11 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from huggingface_hub import ModelCard, ModelCardData
+import transformers.utils.hub
+from huggingface_hub import ModelCard, ModelCardData, constants
 from models.tiny import tiny_model
 
 from hf_llm.data import train_tokenizer
+from hf_llm.publishing import Report, Row
 from hf_llm.publishing.folder import PIPELINE_TAGS
+
+from .hub_stub import TOKEN, HubStub
 
 
 REPOSITORY = Path(__file__).parents[2]
@@ -46,3 +50,21 @@ def hf_llm_command():
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
 
     return run
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """The stub of the Hub, used by this process."""
+    with HubStub() as stub:
+        monkeypatch.setattr(constants, "ENDPOINT", stub.url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield stub
+
+
+@pytest.fixture
+def passing(monkeypatch):
+    """Every check passes at once: what is checked is another test's matter."""
+    monkeypatch.setattr("hf_llm.publishing.hub.check", lambda source: Report(str(source), [Row("all", "passed", "")]))

@@ -115,8 +115,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 found = match.groupdict()
                 if "id" in found and found["id"] not in self.server.repositories:
                     return self.answer(404, {"error": "no such repository"}, {"X-Error-Code": "RepoNotFound"})
+                if handler in (_Handler.preupload, _Handler.commit) and found["branch"] not in self.branches(
+                    found["id"]
+                ):
+                    return self.answer(404, {"error": "no such branch"}, {"X-Error-Code": "RevisionNotFound"})
                 return handler(self, **found)
         return self.answer(404, {"error": f"the stub has no {method} {url.path}"}, {"X-Error-Code": "EntryNotFound"})
+
+    def branches(self, id: str) -> dict[str, dict[str, bytes]]:
+        return self.server.repositories[id]
 
     def answer(self, status: int, content: dict | list | bytes, headers: dict[str, str] | None = None) -> None:
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
@@ -143,7 +150,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.answer(200, url)
 
     def branch(self, id: str, branch: str):
-        branches = self.server.repositories[id]
+        branches = self.branches(id)
         if branch in branches:
             return self.answer(409, {"error": "it exists"})
         branches[branch] = dict(branches["main"])
@@ -187,7 +194,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def files_at(self, id: str, revision: str) -> dict[str, bytes] | None:
         """Files of a branch, or of a commit that is the newest of its branch."""
-        branches = self.server.repositories[id]
+        branches = self.branches(id)
         return branches.get(revision) or next((f for f in branches.values() if _digest(f) == revision), None)
 
     def info(self, id: str, revision: str | None = None):
