@@ -11,6 +11,8 @@ import transformers
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from hf_llm.models.configuration import VERSION
+
 from .samples import Sample
 
 
@@ -161,7 +163,7 @@ def model_card(
         model=notable_fields(facts.model_config),
         training=yaml.safe_dump(facts.config, sort_keys=False, allow_unicode=True).strip(),
         samples=[{"prompt": _fenced(s.prompt), "output": _fenced(s.output)} for s in samples],
-        versions={"torch": torch.__version__, "transformers": transformers.__version__},
+        versions={"hf_llm": VERSION, "torch": torch.__version__, "transformers": transformers.__version__},
         python=platform.python_version(),
         duration=duration_text(metrics.get("train_seconds", 0.0)),
         flops=facts.flops_per_token * metrics.get("tokens", 0),
