@@ -105,7 +105,7 @@ def to_native_config(family: Family, ours: PreTrainedConfig, head: str | None = 
     Raises InteropError, naming each field, if the family cannot express it: the native configuration is read back, and
     every difference is a field that would be lost.
     """
-    flat, values = flatten(ours), dict(family.requires)
+    flat, values = flatten(ours), {**family.requires, **family.legacy}
     try:
         for entry in family.fields:
             if isinstance(entry, Group):

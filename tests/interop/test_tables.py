@@ -42,3 +42,10 @@ def test_tables_name_fields_of_ours(name):
     for entry in family.fields:
         named.update(entry.ours)
     assert named - known == set()
+
+
+@pytest.mark.parametrize("name", parity.FAMILIES)
+def test_legacy_fields_are_no_longer_native_ones(name):
+    """Those that transformers still has belong into `fields` or `requires`."""
+    native = {field.name for field in dataclasses.fields(transformers.CONFIG_MAPPING[name])}
+    assert not native & {*parity.FAMILIES[name].legacy}

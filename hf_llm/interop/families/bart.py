@@ -103,12 +103,19 @@ COMMON = {
 # Layers skipped in training; the generation configuration has the forced token.
 IGNORES = ("encoder_layerdrop", "decoder_layerdrop", "forced_eos_token_id")
 
+
+def _norms(before: bool, of_embeddings: bool) -> dict[str, bool]:
+    """Which norms there are, as the checkpoints of the papers said it."""
+    return {"normalize_before": before, "normalize_embedding": of_embeddings}
+
+
 FAMILIES = (
     Family(
         name="bart",
         fields=(*FIELDS, *VOCABULARY, *TIED_OR_NOT, *same("classifier_dropout")),
         constants=CONSTANTS | LEARNED | POST_NORM | EMBEDDING_NORM,
         ignores=IGNORES,
+        legacy=_norms(before=False, of_embeddings=True),
         heads=LANGUAGE_HEAD | TASK_HEADS,
         **COMMON,
     ),
@@ -117,6 +124,7 @@ FAMILIES = (
         fields=(*FIELDS, *VOCABULARY, *TIED_OR_NOT, *same("classifier_dropout")),
         constants=CONSTANTS | LEARNED | EMBEDDING_NORM | {"decoder_start": "last_token"},
         ignores=IGNORES,
+        legacy=_norms(before=True, of_embeddings=True),
         heads=LANGUAGE_HEAD | TASK_HEADS,
         **COMMON,
     ),
@@ -125,6 +133,7 @@ FAMILIES = (
         fields=(*FIELDS, *VOCABULARY, *TIED_OR_NOT),
         constants=CONSTANTS | SINUSOIDAL,
         ignores=IGNORES,
+        legacy=_norms(before=True, of_embeddings=False),
         heads=LANGUAGE_HEAD,
         derived={r"embed_positions\.weight$": _sinusoids},
         **COMMON,

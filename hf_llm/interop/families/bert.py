@@ -117,6 +117,7 @@ CONSTANTS = {
 }
 ENCODER_ONLY = {"is_decoder": False, "add_cross_attention": False}
 NO_POOLER = {"add_pooling_layer": False}
+ABSOLUTE_POSITIONS = {"position_embedding_type": "absolute"}
 
 EMBEDDINGS = {
     "embed_tokens": "embeddings.word_embeddings",
@@ -149,6 +150,7 @@ BERT = Family(
     constants=CONSTANTS | {"classifier_activation": "tanh"},
     requires=ENCODER_ONLY,
     ignores=("use_cache",),
+    legacy=ABSOLUTE_POSITIONS,
     weights=WEIGHTS,
     heads={
         "ForMaskedLM": {
@@ -176,6 +178,7 @@ def _roberta(name: str) -> Family:
         | {"position_ids_source": "input_ids", "head_transform_act": "gelu", "classifier_activation": "tanh"},
         requires=ENCODER_ONLY,
         ignores=("use_cache",),
+        legacy=ABSOLUTE_POSITIONS,
         weights=WEIGHTS,
         heads={
             "ForMaskedLM": {
