@@ -1,0 +1,257 @@
+"""Losses: a cross-entropy that never holds all logits, router losses, and the losses of task heads.
+
+Shapes: N tokens, H hidden, V vocabulary.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from transformers.utils import is_torchdynamo_compiling
+
+from .checks import check_choice
+from .inputs import check_classes
+
+
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+CHUNK_ELEMENTS = 2**21  # logits held at a time: 8 MB of float32, which stays in a CPU's cache
+
+
+def transform_logits(
+    logits: torch.Tensor, logit_scale: float | None = None, softcap: float | None = None
+) -> torch.Tensor:
+    """What stands between head and softmax: a factor, then cap * tanh(logits / cap)."""
+    if logit_scale is not None:
+        logits = logits * logit_scale
+    if softcap is not None:
+        logits = torch.tanh(logits / softcap) * softcap
+    return logits
+
+
+def _token_losses(logits, lse, labels, label_smoothing, z_loss):
+    """Losses (n,) of logits (n, V) float32 with logsumexp (n,), whose labels (n,) are all legal."""
+    loss = lse - (1 - label_smoothing) * logits.gather(-1, labels[:, None])[:, 0]
+    if label_smoothing:
+        loss = loss - label_smoothing * logits.mean(-1)
+    if z_loss:
+        loss = loss + z_loss * lse.square()
+    return loss
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Summed cross-entropy of `hidden @ weight.T + bias`, a chunk of rows at a time.
+
+    The gradients are made in the forward pass, while a chunk's logits exist, as in Liger
+    (https://arxiv.org/abs/2410.10989); memory is that of one chunk and of the gradients themselves.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, labels, logit_scale, softcap, label_smoothing, z_loss, ignore_index):
+        wants = ctx.needs_input_grad[:3]
+        grad_hidden = torch.empty_like(hidden) if wants[0] else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants[1] else None
+        grad_bias = torch.zeros_like(bias, dtype=torch.float32) if wants[2] else None
+        total = hidden.new_zeros((), dtype=torch.float32)
+        vocabulary = weight.shape[0]
+        rows = max(1, CHUNK_ELEMENTS // vocabulary)
+        for start in range(0, hidden.shape[0], rows):
+            chunk, target = hidden[start : start + rows], labels[start : start + rows]
+            legal = target != ignore_index
+            target = target.where(legal, 0)
+            raw = F.linear(chunk, weight, bias)
+            logits = transform_logits(raw.float(), logit_scale, softcap)
+            peak = logits.amax(-1, keepdim=True)
+            grad = (logits - peak).exp_()
+            mass = grad.sum(-1, keepdim=True)
+            lse = (mass.log() + peak)[:, 0]
+            loss = _token_losses(logits, lse, target, label_smoothing, z_loss)
+            total += loss.where(legal, 0.0).sum()
+            if not any(wants):
+                continue
+            # d loss / d logits = softmax * (1 + 2 z lse) - (1 - s) onehot - s / V; 0 for labels that are ignored
+            weights = legal.float()[:, None]
+            grad *= weights * (1 + 2 * z_loss * lse[:, None]) / mass
+            if label_smoothing:
+                grad -= weights * (label_smoothing / vocabulary)
+            grad.scatter_add_(-1, target[:, None], weights * (label_smoothing - 1.0))
+            if softcap is not None:
+                grad *= 1.0 - (logits / softcap).square()
+            if logit_scale is not None:
+                grad *= logit_scale
+            grad = grad.to(raw.dtype)
+            if wants[0]:
+                grad_hidden[start : start + rows] = grad @ weight.to(raw.dtype)
+            if wants[1]:
+                grad_weight += grad.T @ chunk.to(raw.dtype)
+            if wants[2]:
+                grad_bias += grad.sum(0, dtype=torch.float32)
+        gradients = ((grad_hidden, hidden), (grad_weight, weight), (grad_bias, bias))
+        ctx.save_for_backward(*(None if grad is None else grad.to(of.dtype) for grad, of in gradients))
+        return total
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        gradients = [None if g is None else g * grad_output.to(g.dtype) for g in ctx.saved_tensors]
+        return *gradients, None, None, None, None, None, None
+
+
+def _is_plain(head: nn.Module) -> bool:
+    """Whether reading `head.weight` gives what calling `head` computes: no adapter, shard, hook or offload."""
+    return (
+        type(head) is nn.Linear
+        and type(head.weight) in (nn.Parameter, torch.Tensor)
+        and head.weight.numel() == head.in_features * head.out_features
+        and not (head._forward_hooks or head._forward_pre_hooks or head._backward_hooks)
+        and not hasattr(head, "_hf_hook")
+        and "forward" not in vars(head)
+    )
+
+
+def linear_cross_entropy(
+    hidden: torch.Tensor,
+    head: nn.Module,
+    labels: torch.LongTensor,
+    *,
+    logit_scale: float | None = None,
+    softcap: float | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    ignore_index: int = -100,
+    num_items_in_batch: torch.Tensor | int | None = None,
+) -> torch.Tensor:
+    """
+    Cross-entropy of `head(hidden)` against `labels`, without holding all logits.
+
+    hidden (..., H), labels (...) int64; positions with `ignore_index` count for nothing and are left out. head: the
+    linear layer; its weight is read directly where it is plain, otherwise the head is called chunk by chunk (LoRA,
+    `modules_to_save`, DTensor, ZeRO-3). label_smoothing as in torch; z_loss adds `z_loss * logsumexp(logits)^2`
+    (https://arxiv.org/abs/2204.02311). Returns a float32 scalar: the mean over targets, or the sum divided by
+    `num_items_in_batch`; 0 where there is no target.
+    """
+    hidden, labels = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1).to(hidden.device)
+    if (classes := getattr(head, "out_features", None)) is not None:
+        check_classes(labels, classes, ignore_index)
+    is_target = labels != ignore_index
+    count = is_target.sum()
+    if not is_torchdynamo_compiling() and hidden.device.type != "meta" and int(count) < len(labels):
+        rows = is_target.nonzero()[:, 0]
+        hidden, labels = hidden[rows], labels[rows]
+    options = (logit_scale, softcap, label_smoothing, z_loss)
+    if _is_plain(head):
+        total = _LinearCrossEntropy.apply(hidden, head.weight, head.bias, labels, *options, ignore_index)
+    else:
+        total = _called_cross_entropy(hidden, head, labels, *options, ignore_index)
+    if num_items_in_batch is None:
+        return total / count.clamp(min=1)
+    if isinstance(num_items_in_batch, torch.Tensor):
+        num_items_in_batch = num_items_in_batch.to(total.device)
+    return total / num_items_in_batch
+
+
+def _called_cross_entropy(hidden, head, labels, logit_scale, softcap, label_smoothing, z_loss, ignore_index):
+    """The same through `head(...)`; a chunk's logits are made again in the backward pass."""
+
+    def chunk_loss(chunk, target):
+        logits = transform_logits(head(chunk).float(), logit_scale, softcap)
+        legal = target != ignore_index
+        loss = _token_losses(logits, logits.logsumexp(-1), target.where(legal, 0), label_smoothing, z_loss)
+        return loss.where(legal, 0.0).sum()
+
+    vocabulary = getattr(head, "out_features", None) or 1
+    rows = max(1, CHUNK_ELEMENTS // vocabulary)
+    total = hidden.new_zeros((), dtype=torch.float32)
+    for start in range(0, max(1, hidden.shape[0]), rows):  # without targets, one empty chunk: gradients of zero
+        chunk, target = hidden[start : start + rows], labels[start : start + rows]
+        total = total + checkpoint(chunk_loss, chunk, target, use_reentrant=False)
+    return total
+
+
+def logits_cross_entropy(
+    logits: torch.Tensor,
+    labels: torch.LongTensor,
+    *,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    ignore_index: int = -100,
+    num_items_in_batch: torch.Tensor | int | None = None,
+) -> torch.Tensor:
+    """The same loss from logits (..., V) that exist already."""
+    logits, labels = logits.reshape(-1, logits.shape[-1]).float(), labels.reshape(-1).to(logits.device)
+    check_classes(labels, logits.shape[-1], ignore_index)
+    legal = labels != ignore_index
+    loss = _token_losses(logits, logits.logsumexp(-1), labels.where(legal, 0), label_smoothing, z_loss)
+    total = loss.where(legal, 0.0).sum()
+    if num_items_in_batch is None:
+        return total / legal.sum().clamp(min=1)
+    if isinstance(num_items_in_batch, torch.Tensor):
+        num_items_in_batch = num_items_in_batch.to(total.device)
+    return total / num_items_in_batch
+
+
+def router_losses(
+    router_logits: tuple[torch.Tensor, ...], top_k: int, is_real: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Load-balancing loss (https://arxiv.org/abs/2101.03961, equations 4 to 6, over the top-k choices and all layers) and
+    router z-loss (https://arxiv.org/abs/2202.08906).
+
+    router_logits: (tokens, experts) for each sparse layer; is_real (tokens,) leaves padding out. Two float32 scalars.
+    """
+    logits = torch.stack([layer.float() for layer in router_logits])  # (layers, tokens, experts)
+    real = torch.ones(logits.shape[1], device=logits.device) if is_real is None else is_real.reshape(-1).float()
+    real = real.to(logits.device)
+    rows = real.sum() * len(router_logits)
+    probabilities = logits.softmax(-1)
+    chosen = torch.zeros_like(logits).scatter_(-1, probabilities.topk(top_k, dim=-1).indices, 1.0)
+    share = (chosen * real[:, None]).sum((0, 1)) / rows
+    probability = (probabilities * real[:, None]).sum((0, 1)) / rows
+    balance = logits.shape[-1] * (share * probability).sum()
+    z = (logits.logsumexp(-1).square() * real).sum() / rows
+    return balance, z
+
+
+def classification_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    problem_type: str | None = None,
+    num_items_in_batch: torch.Tensor | int | None = None,
+) -> torch.Tensor:
+    """
+    Loss of a sequence or token classifier; logits (..., labels), labels (...) of classes, or (..., labels) of floats.
+
+    problem_type: `regression`, `single_label_classification` or `multi_label_classification`; found from the labels
+    if `None`, as in transformers. The sum is divided by `num_items_in_batch` where it is given, so that accumulated
+    gradients are those of one large batch.
+    """
+    labels = labels.to(logits.device)
+    if problem_type is None:
+        if logits.shape[-1] == 1:
+            problem_type = "regression"
+        elif labels.dtype in (torch.long, torch.int):
+            problem_type = "single_label_classification"
+        else:
+            problem_type = "multi_label_classification"
+    check_choice("problem_type", problem_type, PROBLEM_TYPES)
+    if problem_type == "single_label_classification":
+        return logits_cross_entropy(logits, labels, num_items_in_batch=num_items_in_batch)
+    if problem_type == "regression":
+        loss = F.mse_loss(logits.reshape(labels.shape).float(), labels.float(), reduction="none")
+    else:
+        loss = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
+    if num_items_in_batch is None:
+        return loss.mean()
+    if isinstance(num_items_in_batch, torch.Tensor):
+        num_items_in_batch = num_items_in_batch.to(loss.device)
+    return loss.sum() / num_items_in_batch
+
+
+def span_loss(
+    start_logits: torch.Tensor, end_logits: torch.Tensor, start: torch.LongTensor, end: torch.LongTensor
+) -> torch.Tensor:
+    """Extractive question answering: logits (batch, seq), positions (batch,), ignored where beyond the text."""
+    length = start_logits.shape[-1]
+    losses = []
+    for logits, position in ((start_logits, start), (end_logits, end)):
+        position = position.reshape(-1).clamp(0, length).to(logits.device)
+        losses.append(F.cross_entropy(logits.float(), position, ignore_index=length))
+    return (losses[0] + losses[1]) / 2

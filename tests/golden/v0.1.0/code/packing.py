@@ -1,0 +1,81 @@
+"""Rows without padding for flash attention: documents laid end to end, with their lengths beside them.
+
+transformers finds packed documents for flash attention by itself only in a single row without a mask; here the lengths
+are made once for all layers, for any batch, for self-attention and cross-attention.
+"""
+
+import torch
+
+
+def is_flash(config) -> bool:
+    """Whether the configured backend is a flavour of flash attention."""
+    return "flash" in (config._attn_implementation or "")
+
+
+def real_documents(documents: torch.LongTensor | None, attention_mask) -> torch.LongTensor | None:
+    """Document ids with -1 at padding, or `None` if there is neither padding nor packing."""
+    padded = isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2 and not bool(attention_mask.all())
+    if not padded:
+        return documents
+    real = attention_mask.bool()
+    return torch.where(real, 0 if documents is None else documents, -1)
+
+
+def row_documents(documents: torch.LongTensor, stride: int | None = None) -> torch.LongTensor:
+    """Document ids that differ between rows as well (by `stride`), for rows that become one."""
+    rows = torch.arange(documents.shape[0], device=documents.device)[:, None]
+    return documents + rows * (int(documents.max()) + 1 if stride is None else stride)
+
+
+def unpad(documents: torch.LongTensor, *tensors: torch.Tensor | None) -> list[torch.Tensor | None]:
+    """Rows (batch, seq, ...) -> one row (1, tokens, ...) of the tokens whose document id is not -1."""
+    real = (documents >= 0).flatten()
+    return [None if t is None else t.expand(*documents.shape, *t.shape[2:]).flatten(0, 1)[real][None] for t in tensors]
+
+
+def repad(documents: torch.LongTensor, hidden_states: torch.Tensor) -> torch.Tensor:
+    """The inverse of `unpad` for one tensor; padding becomes zero."""
+    padded = hidden_states.new_zeros(documents.numel(), hidden_states.shape[-1])
+    padded[(documents >= 0).flatten()] = hidden_states[0]
+    return padded.view(*documents.shape, -1)
+
+
+def segment_ids(document_ids: torch.LongTensor, stride: int) -> torch.LongTensor:
+    """A number for each document of each row, growing along the flattened (batch * seq) axis, equal for equal
+    documents of two tensors: 2 * id + 1 for a document, an even one for the padding before or after it."""
+    padding = 2 * (document_ids.cummax(-1).values + 1)
+    ids = torch.where(document_ids >= 0, 2 * document_ids + 1, padding)
+    rows = torch.arange(ids.shape[0], device=ids.device)[:, None]
+    return ids + rows * stride
+
+
+def varlen_arguments(query_segments: torch.LongTensor, key_segments: torch.LongTensor) -> dict:
+    """What flash attention needs for segments of different lengths: `cu_seq_lens_{q,k}` (segments + 1,) int32 and
+    `max_length_{q,k}`. A segment that only one side has gets length 0 on the other."""
+    count = int(torch.maximum(query_segments.max(), key_segments.max())) + 1
+    lengths = [torch.bincount(segments, minlength=count) for segments in (query_segments, key_segments)]
+    used = (lengths[0] + lengths[1]) > 0
+    arguments = {}
+    for side, length in zip("qk", lengths):
+        length = length[used]
+        arguments[f"cu_seq_lens_{side}"] = torch.nn.functional.pad(length.cumsum(0), (1, 0)).to(torch.int32)
+        arguments[f"max_length_{side}"] = int(length.max())
+    return arguments
+
+
+def flash_arguments(query_documents: torch.LongTensor, key_documents: torch.LongTensor) -> dict:
+    """Lengths for rows (batch, seq) that keep their padding: each stretch of padding is a segment of its own."""
+    stride = 2 * int(max(query_documents.max(), key_documents.max())) + 4
+    return varlen_arguments(
+        segment_ids(query_documents, stride).flatten(), segment_ids(key_documents, stride).flatten()
+    )
+
+
+def unpadded_cross(
+    documents: torch.LongTensor, encoder_documents: torch.LongTensor, encoder_hidden_states: torch.Tensor
+) -> tuple[torch.Tensor, dict]:
+    """Encoder states (1, tokens, width) without padding, and the lengths for unpadded queries of `documents`."""
+    stride = int(max(documents.max(), encoder_documents.max())) + 1
+    segments = [row_documents(ids, stride)[ids >= 0] for ids in (documents, encoder_documents)]
+    (states,) = unpad(encoder_documents, encoder_hidden_states)
+    return states, varlen_arguments(*segments)
