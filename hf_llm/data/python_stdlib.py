@@ -21,19 +21,28 @@ def documents() -> Iterator[str]:
     Raises:
         ValueError: the interpreter has no standard library as source files (a zipped or frozen one).
     """
-    root = Path(sysconfig.get_path("stdlib"))
-    modules = sorted(path for path in root.rglob("*.py") if _is_source(path.relative_to(root)))
-    if not modules:
-        raise ValueError(f"corpus 'python-stdlib': no .py files under {root}; name another corpus, e.g. a local path")
-    for path in modules:
-        with tokenize.open(path) as file:  # honours the coding cookie
-            text = file.read()
-        if not (path.parent.name == "encodings" and "decoding_table" in text):
-            yield text
+    yield from modules()
     from pydoc_data.topics import topics
 
     for name in sorted(topics):
         yield topics[name]
+
+
+def modules() -> Iterator[str]:
+    """Yields the source of every module, sorted by path.
+
+    Raises:
+        ValueError: the interpreter has no standard library as source files.
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+    paths = sorted(path for path in root.rglob("*.py") if _is_source(path.relative_to(root)))
+    if not paths:
+        raise ValueError(f"corpus 'python-stdlib': no .py files under {root}; name another corpus, e.g. a local path")
+    for path in paths:
+        with tokenize.open(path) as file:  # honours the coding cookie
+            text = file.read()
+        if not (path.parent.name == "encodings" and "decoding_table" in text):
+            yield text
 
 
 def _is_source(relative: Path) -> bool:

@@ -1,0 +1,109 @@
+"""The embedded data sets."""
+
+from . import chitchat, docstrings, interface_strings, multiple_choice, python_tokens, sentiment, verses
+from .python_sources import STDLIB, versions_of
+from .task import Task
+
+
+_PYTHON = {
+    "licence": "PSF-2.0",
+    "source": "the interpreter's standard library",
+    "versions": versions_of([STDLIB]),
+}
+
+TASKS = {
+    "sentiment-ratings": Task(
+        rows=sentiment.rows,
+        features=sentiment.FEATURES,
+        group_by=("text",),
+        licence=sentiment.ARCHIVE.licence,
+        source=sentiment.ARCHIVE.requirement,
+        about="short texts with the mean of human ratings of their sentiment, -4 to 4, and its sign as a label",
+    ),
+    "docstring-summaries": Task(
+        rows=docstrings.summaries,
+        features=docstrings.SUMMARIES,
+        group_by=("summary",),
+        about="Python functions and the first paragraph of their docstrings",
+        **_PYTHON,
+    ),
+    "docstring-code": Task(
+        rows=docstrings.completions,
+        features=docstrings.COMPLETIONS,
+        group_by=("completion",),
+        about="headers and docstrings of Python functions, and their bodies",
+        **_PYTHON,
+    ),
+    "docstring-qa": Task(
+        rows=docstrings.questions,
+        features=docstrings.QUESTIONS,
+        group_by=("context",),
+        licence="BSD-3-Clause AND Apache-2.0",
+        source="the installed torch, transformers and numpy",
+        about="questions about parameters, answered by a span of the docstring or not at all (SQuAD 2 columns)",
+        versions=versions_of(docstrings.DOCUMENTED),
+    ),
+    "python-tokens": Task(
+        rows=python_tokens.rows,
+        features=python_tokens.FEATURES,
+        group_by=("words",),
+        about="Python source as words with the kind of each token",
+        **_PYTHON,
+    ),
+    "verses-en-es": Task(
+        rows=verses.rows,
+        features=verses.FEATURES,
+        group_by=("en",),
+        licence="public-domain",
+        source=" and ".join(package.package for package, _ in verses.MODULES.values()),
+        about="Bible verses in English (King James Version) and Spanish (Reina-Valera 1909)",
+    ),
+    "strings-en-de": Task(
+        rows=interface_strings.rows,
+        features=interface_strings.FEATURES,
+        group_by=("en",),
+        licence=interface_strings.ARCHIVE.licence,
+        source=interface_strings.ARCHIVE.requirement,
+        about="messages and labels of a user interface in English and German",
+    ),
+    "chitchat": Task(
+        rows=chitchat.conversations,
+        features=chitchat.CONVERSATIONS,
+        group_by=("messages",),
+        licence=chitchat.ARCHIVE.licence,
+        source=chitchat.ARCHIVE.requirement,
+        about="conversations between two strangers, as messages",
+    ),
+    "chitchat-ratings": Task(
+        rows=chitchat.ratings,
+        features=chitchat.RATINGS,
+        group_by=("messages",),
+        licence=chitchat.ARCHIVE.licence,
+        source=chitchat.ARCHIVE.requirement,
+        about="conversations with the ratings of a participant: witty, interesting, upbeat, 1 to 10",
+    ),
+    "commonsense-qa": Task(
+        rows=multiple_choice.commonsense_qa,
+        features=multiple_choice.FEATURES,
+        group_by=("question",),
+        licence="MIT",
+        source=multiple_choice.ARCHIVE.requirement,
+        about="questions about everyday things with five choices",
+    ),
+    "piqa": Task(
+        rows=multiple_choice.piqa,
+        features=multiple_choice.FEATURES,
+        group_by=("question",),
+        licence="AFL-3.0",
+        source=multiple_choice.ARCHIVE.requirement,
+        about="physical goals with two ways to reach them, of which one works",
+    ),
+    "piqa-preferences": Task(
+        rows=multiple_choice.piqa_preferences,
+        features=multiple_choice.PREFERENCES,
+        group_by=("prompt",),
+        licence="AFL-3.0",
+        source=multiple_choice.ARCHIVE.requirement,
+        about="PIQA as preferences: prompt, chosen, rejected",
+    ),
+}
