@@ -1,0 +1,43 @@
+"""Evaluate a checkpoint: perplexity and bits per byte, task metrics, samples.
+
+    accelerate launch recipes/evaluate.py --model outputs/demo --data python-stdlib
+    accelerate launch recipes/evaluate.py --model outputs/sentiment --data sentiment-ratings --task text-classification
+    accelerate launch recipes/evaluate.py --config recipes/configs/evaluation/evaluate.yaml [--field value ...]
+
+Prints a table, writes evaluation/TASK.json into the model's folder and the figures into its card.
+"""
+
+import logging
+import sys
+
+from datasets import disable_progress_bars
+from transformers.utils.logging import disable_progress_bar
+
+from hf_llm.evaluation.evaluating import EvaluationConfig, evaluate, evaluation_config, table
+from hf_llm.evaluation.tasks import TASKS
+from hf_llm.training.runs import set_cpu_threads
+
+
+def main() -> int:
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    disable_progress_bar()  # of loading and filtering: a table is all that is to be read
+    disable_progress_bars()
+    words = sys.argv[1:]
+    if not words or {"-h", "--help"} & set(words):
+        tasks = "\n".join(f"  {name}: {task.about}" for name, task in TASKS.items())
+        print(f"{__doc__}\nTasks:\n{tasks}\n{EvaluationConfig.__doc__}")
+        return 0
+    try:
+        config = evaluation_config(words)
+        set_cpu_threads(config.cpu_threads)
+        result = evaluate(config)
+    except ValueError as error:
+        print(f"evaluate.py: error: {error}", file=sys.stderr)
+        return 1
+    print(table(result))
+    print(f"written to {config.output_path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""Evaluations from settings to JSON, table and card."""
+
+import json
+
+import pytest
+import torch
+from huggingface_hub import ModelCard, ModelCardData
+from models.tiny import redraw, tiny_config
+from transformers import pipeline
+
+from hf_llm import LLMDecoderConfig, LLMEncoderForSequenceClassification, LLMEncoderForTokenClassification
+from hf_llm.evaluation import perplexity
+from hf_llm.evaluation.evaluating import evaluate, evaluation_config, table
+
+from .conftest import TEXTS
+
+
+def save(folder, model, tokenizer) -> str:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def write(path, rows) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def decoder(language_models, tmp_path):
+    opened = language_models["decoder"]
+    return save(tmp_path / "decoder", opened.model, opened.tokenizer)
+
+
+def config_of(*words: str):
+    return evaluation_config([word for pair in zip(words[::2], words[1::2]) for word in (f"--{pair[0]}", pair[1])])
+
+
+def test_perplexity_reaches_file_table_and_card(language_models, decoder, tmp_path):
+    data = write(tmp_path / "texts.jsonl", [{"text": text} for text in TEXTS * 6])
+    ModelCard.from_template(
+        ModelCardData(pipeline_tag="text-generation"), template_str="---\n{{card_data}}\n---"
+    ).save(f"{decoder}/README.md")
+    config = config_of("model", decoder, "data", data, "split", "train", "held_out_fraction", "0", "prompts", "[To]")
+    result = evaluate(config)
+    expected = perplexity.figures(s.sums() for s in perplexity.score_texts(language_models["decoder"], TEXTS * 6))
+    assert result["metrics"] == pytest.approx(expected)
+    assert json.loads(config.output_path.read_text())["metrics"] == result["metrics"]
+    assert f"{expected['bits_per_byte']:.4f}" in table(result) and "-> " in table(result)
+
+    evaluate(config)  # a second time replaces the figures
+    results = ModelCard.load(f"{decoder}/README.md").data.eval_results
+    shown = {r.metric_type: r.metric_value for r in results}
+    assert len(results) == 3
+    assert shown == pytest.approx({k: expected[k] for k in ("loss", "perplexity", "bits_per_byte")}, abs=1e-4)
+
+
+def test_max_examples_and_columns(decoder, tmp_path):
+    data = write(tmp_path / "texts.jsonl", [{"body": text} for text in TEXTS])
+    settings = ("model", decoder, "data", data, "split", "train", "held_out_fraction", "0", "columns", "{text: body}")
+    assert evaluate(config_of(*settings, "max_examples", "2"))["metrics"]["texts"] == 2
+
+
+def test_text_classification_agrees_with_the_pipeline(tokenizers, tmp_path):
+    names = {0: "no", 1: "yes"}
+    config = tiny_config("encoder", vocab_size=512, id2label=names, label2id={v: k for k, v in names.items()})
+    model = redraw(LLMEncoderForSequenceClassification(config), std=0.5).eval()
+    path = save(tmp_path / "model", model, tokenizers["encoder"])
+    labels = ["yes", "no", "yes", "yes"]
+    data = write(tmp_path / "data.jsonl", [{"sentence": t, "label": y} for t, y in zip(TEXTS, labels)])
+    spec = f"{{name: {data}, splits: {{validation: {data}}}}}"
+    settings = ("model", path, "data", spec, "columns", "{text: sentence}", "task", "text-classification")
+    metrics = evaluate(config_of(*settings))["metrics"]
+    # tokens beyond the model's positions are cut by neither here: the texts are short
+    found = [answer["label"] for answer in pipeline("text-classification", path)(TEXTS)]
+    assert metrics["accuracy"] == sum(f == y for f, y in zip(found, labels)) / 4
+    assert set(metrics) == {"accuracy", "f1", "matthews_correlation"}
+
+    wrong = write(tmp_path / "wrong.jsonl", [{"sentence": t, "label": "maybe"} for t in TEXTS])
+    spec = f"{{name: {wrong}, splits: {{validation: {wrong}}}}}"
+    with pytest.raises(ValueError, match="labels maybe are unknown to the model; it has no, yes"):
+        evaluate(config_of(*settings, "data", spec))
+
+
+def test_token_classification_scores_first_tokens_of_words(tokenizers, tmp_path):
+    names = {0: "B-X", 1: "B-Y", 2: "B-Z"}
+    config = tiny_config("encoder", vocab_size=512, id2label=names, label2id={v: k for k, v in names.items()})
+    model = redraw(LLMEncoderForTokenClassification(config), std=0.5).eval()
+    tokenizer = tokenizers["encoder"]
+    path = save(tmp_path / "model", model, tokenizer)
+    words = ["ab", "c", "de"]
+    ids = tokenizer("".join(words), return_tensors="pt")
+    with torch.no_grad():
+        best = model(**ids).logits[0].argmax(-1)[[1, 3, 4]].tolist()
+    rows = [{"words": words, "tags": [names[i] for i in best]}] * 2
+    data = write(tmp_path / "data.jsonl", rows)
+    spec = f"{{name: {data}, splits: {{validation: {data}}}}}"
+    metrics = evaluate(config_of("model", path, "data", spec, "task", "token-classification"))["metrics"]
+    assert metrics["overall_accuracy"] == 1.0
+
+
+@pytest.mark.parametrize("stack", ["decoder", "encoder-decoder"])
+def test_generation_is_batched_without_change(language_models, tmp_path, stack):
+    opened = language_models[stack]
+    path = save(tmp_path / "model", opened.model, opened.tokenizer)
+    expected = []
+    for text in TEXTS[1:3]:
+        ids = opened.tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+        output = opened.model.generate(**ids, max_new_tokens=8, do_sample=False)[0]
+        start = ids["input_ids"].shape[1] if stack == "decoder" else 0
+        expected.append(opened.tokenizer.decode(output[start:], skip_special_tokens=True).strip())
+    rows = [{"source": s, "target": t} for s, t in zip(TEXTS[1:3], expected)]
+    data = write(tmp_path / "data.jsonl", rows)
+    spec = f"{{name: {data}, splits: {{validation: {data}}}}}"
+    settings = ("model", path, "data", spec, "task", "generation", "max_new_tokens", "8", "batch_size", "2")
+    assert evaluate(config_of(*settings))["metrics"]["exact_match"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("modle", "x"), "unknown key 'modle'; did you mean 'model'"),
+        (("model", "x"), "data is missing"),
+        (("model", "x", "data", "y", "task", "perplexty"), "did you mean 'perplexity'"),
+        (("model", "x", "data", "y", "batch_size", "0"), "batch_size = 0: must be at least 1"),
+        (("model", "x", "data", "y", "dtype", "half-ish"), "dtype = 'half-ish' is no dtype"),
+    ],
+)
+def test_bad_settings(words, message):
+    with pytest.raises(ValueError, match=message):
+        config_of(*words)
+
+
+def test_bad_models_and_data(decoder, tmp_path):
+    LLMDecoderConfig(**tiny_config("decoder").to_dict()).save_pretrained(tmp_path / "bare")
+    data = write(tmp_path / "texts.jsonl", [{"text": text} for text in TEXTS])
+    common = ("data", data, "split", "train", "held_out_fraction", "0")
+    with pytest.raises(ValueError, match="cannot be opened"):
+        evaluate(config_of("model", str(tmp_path / "bare"), *common))
+    labelled = ("data", f"{{name: {data}}}", "split", "train")
+    with pytest.raises(ValueError, match=r"columns \['source', 'target'\] not found"):
+        evaluate(config_of("model", decoder, *labelled, "task", "generation"))
+    with pytest.raises(ValueError, match="has no trained head for text-classification"):
+        evaluate(config_of("model", decoder, *labelled, "task", "text-classification"))
