@@ -14,7 +14,9 @@ from hf_llm.training.config import load_run_config, run_config
 from hf_llm.training.pretraining import pretrain
 
 
-CONFIGS = sorted((Path(__file__).parents[2] / "recipes" / "configs").glob("*from-decoder*.yaml"))
+ROOT = Path(__file__).parents[2]
+CONFIGS = {path.stem: path for path in (ROOT / "recipes" / "configs").glob("*from-decoder.yaml")}
+CARD_TEMPLATE = ROOT / "model_cards" / "template.md"
 VOCABULARY = 259  # bytes and three special tokens
 
 
@@ -52,12 +54,14 @@ def start(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("make", (ours, llama))
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CONFIGS.values(), ids=CONFIGS)
 def test_the_recipes_run_from_a_decoder_of_either_kind(path, make, start, tmp_path):
     decoder = make()
     config = start(decoder, path)
     config.training |= {"learning_rate": 0.0, "weight_decay": 0.0}
-    pretrain(config)
+    pretrain(config, CARD_TEMPLATE)
+    card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert f"pretrained from the decoder {tmp_path / 'decoder'} with hf_llm" in card
     model = AutoModel.from_pretrained(tmp_path / "run")
     assert model.config.model_type == config.model["model_type"] and model.dtype == torch.float32
     stacks = (model.encoder, model.decoder) if model.config.is_encoder_decoder else (model,)
@@ -70,7 +74,7 @@ def test_the_recipes_run_from_a_decoder_of_either_kind(path, make, start, tmp_pa
 
 
 def test_tied_halves_train_on_and_resume(start, tmp_path, caplog):
-    config = start(ours(), CONFIGS[0] if "encoder-decoder" in CONFIGS[0].stem else CONFIGS[1])
+    config = start(ours(), CONFIGS["encoder-decoder-from-decoder"])
     config.from_decoder.tied = True
     pretrain(config)
     config.training["max_steps"] = 3
