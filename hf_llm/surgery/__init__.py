@@ -36,10 +36,9 @@ def load_decoder(decoder: PreTrainedModel | str | Path) -> PreTrainedModel:
 
     if isinstance(decoder, (str, Path)):
         config = read_config(str(decoder))
-        if config["model_type"].startswith("hf_llm_"):
-            decoder = load_strictly(getattr(transformers, config["architectures"][0]), str(decoder))
-        else:
-            decoder = from_native(str(decoder))
+        named = (config.get("architectures") or ["LLMDecoderForCausalLM"])[0]
+        ours = config["model_type"].startswith("hf_llm_")
+        decoder = load_strictly(getattr(transformers, named), str(decoder)) if ours else from_native(str(decoder))
     elif not isinstance(decoder, PreTrainedModel):
         raise ValueError(f"from_decoder takes a model of transformers or a path, not {type(decoder).__name__}.")
     elif not decoder.config.model_type.startswith("hf_llm_"):

@@ -1,6 +1,7 @@
 """What a decoder's tokenizer needs before another stack can be trained with it."""
 
 import math
+from collections.abc import Iterable
 
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase
@@ -13,13 +14,15 @@ STAND_INS = {"cls_token": "bos_token", "sep_token": "eos_token"}
 OPTIONAL = ("unk_token",)  # byte-level tokenizers do without
 
 
-def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, stack: str) -> int:
+def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, stack: str, extra_special_tokens: Iterable[str] = ()) -> int:
     """
     Give a tokenizer, in place, the special tokens of a stack, and the frame that a text has there.
 
     Tokens that it has are used as they are: `cls` is `bos` and `sep` is `eos`, where there are such. Added are, for
     "encoder", mask and padding; for "encoder-decoder", the sentinels `<extra_id_0>`, ... as well, and the end token
     if it is missing. A tokenizer that is prepared already stays as it is.
+
+    extra_special_tokens: further ones, such as UL2's "[R]", "[S]" and "[X]".
 
     Returns:
         How many ids it had before.
@@ -31,9 +34,9 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, stack: str) -> int:
         if present or role not in OPTIONAL:
             roles[role] = present or token
     tokenizer.add_special_tokens(roles)
-    if stack == "encoder-decoder":
-        sentinels = [f"<extra_id_{i}>" for i in range(NUM_SENTINELS)]
-        tokenizer.add_special_tokens({"extra_special_tokens": sentinels}, replace_extra_special_tokens=False)
+    sentinels = [f"<extra_id_{i}>" for i in range(NUM_SENTINELS)] if stack == "encoder-decoder" else []
+    extra = [*sentinels, *extra_special_tokens]
+    tokenizer.add_special_tokens({"extra_special_tokens": extra}, replace_extra_special_tokens=False)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         single, pair = (template.format(**roles) for template in TEMPLATES[stack])

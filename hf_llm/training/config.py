@@ -56,10 +56,11 @@ class FromDecoderSection:
     `path`: a checkpoint of ours or a native one, or a Hub id. Its tokenizer is used, with the special tokens that the
     stack needs; sizes are the decoder's, and the `model` section holds what else is to be otherwise. For an
     encoder-decoder, `tied` lets the halves share their layers, and `cross_attention` says what it starts from:
-    "self_attention", "zero" or "random".
+    "self_attention", "zero" or "random". `extra_special_tokens` are added as well, such as UL2's "[R]", "[S]", "[X]".
     """
 
     path: str
+    extra_special_tokens: list[str] = field(default_factory=list)
     tied: bool = False
     cross_attention: str = "self_attention"
 
@@ -136,10 +137,10 @@ def _check_from_decoder(config: RunConfig) -> None:
             f"model.model_type = {model_type!r} has no use for from_decoder: init_from goes on with a decoder"
         )
     if model_type != LLMEncoderDecoderConfig.model_type:
-        for field in dataclasses.fields(config.from_decoder):
-            value = getattr(config.from_decoder, field.name)
-            if field.name != "path" and value != field.default:
-                raise ValueError(f"from_decoder.{field.name} = {value!r} is for an encoder-decoder")
+        for name in ("tied", "cross_attention"):
+            value = getattr(config.from_decoder, name)
+            if value != getattr(FromDecoderSection, name):
+                raise ValueError(f"from_decoder.{name} = {value!r} is for an encoder-decoder")
 
 
 def check_model_fields(model: dict) -> None:

@@ -31,7 +31,7 @@ class DecoderStart:
         self.section, self.stack = section, stack
         self.decoder = load_decoder(section.path)
         self.tokenizer = AutoTokenizer.from_pretrained(section.path)
-        self._known_tokens = prepare_tokenizer(self.tokenizer, stack)
+        self._known_tokens = prepare_tokenizer(self.tokenizer, stack, section.extra_special_tokens)
 
     def model_config(self, fields: dict) -> PreTrainedConfig:
         """The decoder's configuration for the other stack; `fields` are those that the run wants otherwise."""

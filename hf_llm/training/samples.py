@@ -67,7 +67,7 @@ def _restore(model, tokenizer, prompt: str, settings: dict) -> Sample:
     ids = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
     output = model.generate(**ids, **settings, use_cache=True)
     special = [t for t in (tokenizer.pad_token, tokenizer.eos_token) if t]
-    text = tokenizer.decode(output[0], skip_special_tokens=False)
+    text = tokenizer.decode(output[0, 1:], skip_special_tokens=False)  # without the token that the decoder starts from
     for token in special:
         text = text.replace(token, "")
     return Sample(prompt, text.strip())

@@ -75,7 +75,8 @@ def test_the_recipes_run_from_a_decoder_of_either_kind(path, make, start, tmp_pa
 
 def test_tied_halves_train_on_and_resume(start, tmp_path, caplog):
     config = start(ours(), CONFIGS["encoder-decoder-from-decoder"])
-    config.from_decoder.tied = True
+    config.from_decoder.tied, config.from_decoder.extra_special_tokens = True, ["[R]", "[S]", "[X]"]
+    config.objective = {"name": "ul2", "mode_tokens": True}
     pretrain(config)
     config.training["max_steps"] = 3
     with caplog.at_level(logging.WARNING):

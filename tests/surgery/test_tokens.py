@@ -78,3 +78,9 @@ def test_both_halves_get_them(tokenizer):
     for table in (model.model.encoder.embed_tokens.weight, model.model.decoder.embed_tokens.weight):
         torch.testing.assert_close(table[300], mean, rtol=0, atol=1e-6)
     assert config.decoder_start_token_id == tokenizer.bos_token_id
+
+
+def test_ul2_marks_its_modes(tokenizer):
+    prepare_tokenizer(tokenizer, "encoder-decoder", ["[R]", "[S]", "[X]"])
+    objective = make_objective("ul2", tokenizer, "encoder-decoder", mode_tokens=True)
+    assert sorted(objective.tokens.mode_ids.values()) == [360, 361, 362]
