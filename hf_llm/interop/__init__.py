@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from .configurations import InteropError, to_native_config
 from .convert import export_model, head_name, import_model
 from .families import load_families
+from .family import Family
 from .loading import check_not_quantised, find_family, load_native
 
 
@@ -31,12 +32,12 @@ def from_native(model: PreTrainedModel | str | Path, **kwargs) -> PreTrainedMode
         InteropError: unknown architecture (the nearest known ones are named), a feature that the core has no field
             for, missing or unexpected weights, shapes that disagree, a damaged file, pickles, quantised weights.
     """
-    families = load_families()
-    if not isinstance(model, PreTrainedModel):
+    families, owned = load_families(), not isinstance(model, PreTrainedModel)
+    if owned:
         model = load_native(str(model), families, **kwargs)
     family = find_family(model.config.model_type, families)
     check_not_quantised(type(model).__name__, getattr(model.config, "quantization_config", None))
-    imported, unused = import_model(family, model)
+    imported, unused = import_model(family, model, consume=owned)
     if unused:
         logger.warning("Not imported, for the core has no place for them: %s", ", ".join(unused))
     imported.config._name_or_path = imported.name_or_path = model.name_or_path
@@ -54,9 +55,13 @@ def to_native(model: PreTrainedModel, family: str | None = None) -> PreTrainedMo
     Raises:
         InteropError: the family cannot express the model; the message names each field.
     """
-    families = load_families()
-    name = nearest_family(model.config, head_name(model)) if family is None else family
-    return export_model(find_family(name, families), model)
+    return export_model(target_family(model, family), model)
+
+
+def target_family(model: PreTrainedModel, name: str | None = None) -> Family:
+    """The family of that name, or the nearest that can express a model of ours. Raises InteropError."""
+    name = nearest_family(model.config, head_name(model)) if name is None else name
+    return find_family(name, load_families())
 
 
 def nearest_family(config, head: str | None = None) -> str:

@@ -105,7 +105,7 @@ def to_native_config(family: Family, ours: PreTrainedConfig, head: str | None = 
     Raises InteropError, naming each field, if the family cannot express it: the native configuration is read back, and
     every difference is a field that would be lost.
     """
-    flat, values = flatten(ours), {**family.requires, **family.legacy}
+    flat, values = flatten(ours), dict(family.requires)
     try:
         for entry in family.fields:
             if isinstance(entry, Group):
@@ -115,6 +115,7 @@ def to_native_config(family: Family, ours: PreTrainedConfig, head: str | None = 
         values |= {name: getattr(ours, name) for name in TOKENS if hasattr(ours, name)}
         values |= {name: getattr(ours, name) for name in CARRIED if getattr(ours, name, None) is not None}
         native = _native_config(family, values)
+        vars(native).update(family.legacy(native))
         read_back = architecture(to_our_config(family, native))
     except (StrictDataclassError, TypeError, ValueError, KeyError, ZeroDivisionError) as error:
         raise InteropError(f"{family.name} cannot express this model: {_one_line(error)}") from error

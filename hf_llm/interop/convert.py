@@ -1,14 +1,14 @@
 """The engine: the weights of any family, both ways, by its table."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.initialization import no_init_weights
 from transformers.models.auto import modeling_auto
 
 from .. import registration
@@ -16,6 +16,7 @@ from ..models.configuration import auto_map
 from .configurations import InteropError, to_native_config, to_our_config
 from .family import Family
 from .ops import Op, rename
+from .weights import FileMemory, Receiver, aliases, empty, tying, untie_head, untied
 
 
 @dataclass(frozen=True)
@@ -102,71 +103,8 @@ def _check_head(family: Family, head: str) -> None:
         raise InteropError(f"{family.name} has no head like {head!r}; it has {', '.join(family.heads) or 'none'}.")
 
 
-def _aliases(model: PreTrainedModel) -> dict[str, str]:
-    """Name of a tied weight -> the name that it is tied to, where they really are one tensor."""
-    state = model.state_dict(keep_vars=True)
-    tied = model.all_tied_weights_keys.items()
-    return {name: source for name, source in tied if name in state and state[name] is state.get(source)}
-
-
-def _untied(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The state of a model, each tied weight under its source's name only."""
-    aliases = _aliases(model)
-    return {name: tensor for name, tensor in model.state_dict().items() if name not in aliases}
-
-
-def tying(family: Family, model: PreTrainedModel) -> dict[str, bool]:
-    """Which of embeddings and head are one tensor, as fields of ours. The tensors decide, not the configuration."""
-    found, head, embedding = {}, model.get_output_embeddings(), model.get_input_embeddings()
-    if family.stack == "encoder_decoder":
-        halves = model.base_model
-        embedding = halves.decoder.embed_tokens
-        found["share_embeddings"] = halves.encoder.embed_tokens.weight is embedding.weight
-    if head is not None:
-        found["tie_word_embeddings"] = head.weight is embedding.weight
-    return found
-
-
-def _untie_head(model: PreTrainedModel) -> None:
-    """Give the head a weight of its own, whatever the configuration says."""
-    head, aliases = model.get_output_embeddings(), _aliases(model)
-    head.weight = torch.nn.Parameter(torch.empty_like(head.weight))
-    model.all_tied_weights_keys = {name: aliases[name] for name in _aliases(model)}
-
-
 def _stack_config(config, half: str | None):
     return config if half is None else getattr(config, half)
-
-
-def _empty(model_class: type, config: PreTrainedConfig, **kwargs) -> PreTrainedModel:
-    """A model whose weights are still to be assigned (its buffers are computed, its memory is not touched)."""
-    with no_init_weights():
-        model = model_class(config, **kwargs).eval()
-    model.tie_weights()  # which is otherwise done with the initialisation
-    return model
-
-
-def _load(model: PreTrainedModel, state: dict[str, torch.Tensor], what: str) -> None:
-    """Assign `state` strictly: names and shapes."""
-    wanted = _untied(model)
-    missing, extra = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
-    if missing or extra:
-        raise InteropError(f"{what}: missing weights {missing[:8]}, unexpected weights {extra[:8]}.")
-    wrong = [
-        f"{name} {tuple(tensor.shape)}, expected {tuple(wanted[name].shape)}"
-        for name, tensor in state.items()
-        if tensor.shape != wanted[name].shape
-    ]
-    if wrong:
-        raise InteropError(f"{what}: shapes disagree: {'; '.join(wrong[:8])}.")
-    for name, tensor in state.items():
-        owner, _, leaf = name.rpartition(".")
-        module = model.get_submodule(owner)
-        if leaf in module._parameters:
-            module._parameters[leaf] = torch.nn.Parameter(tensor.contiguous())
-        else:
-            module._buffers[leaf] = tensor.contiguous()
-    model.tie_weights(recompute_mapping=False)
 
 
 # ---- models --------------------------------------------------------------------------------------------------------
@@ -195,35 +133,73 @@ HEAD_OF_AUTO = {
 }
 
 
-def import_model(family: Family, native: PreTrainedModel) -> tuple[PreTrainedModel, list[str]]:
-    """Our model with a native model's weights (tensors whose layout is the same are shared, not copied), and the names
-    of the native weights that have no place in it."""
+def import_model(family: Family, native: PreTrainedModel, consume: bool = False) -> tuple[PreTrainedModel, list[str]]:
+    """
+    Our model with a native model's weights, and the names of the native weights that have no place in it.
+
+    consume: the native model may be emptied, so that its memory is free as soon as it is converted. Otherwise it stays
+        as it is, and tensors whose layout is the same are shared with it.
+    """
     head = head_of(type(native).__name__, family)
     _check_head(family, head)
     config = to_our_config(family, native.config, **tying(family, native))
     _, module = registration.STACKS[family.stack]
     prefix = "LLM" + "".join(part.capitalize() for part in family.stack.split("_"))
-    model = _empty(getattr(module, prefix + head), config)
-    source, aliases = native.state_dict(), _aliases(native)
-    state, used = {}, set()
-    for entry in plan(family, head, _untied(model), _base_prefix(native), config):
-        absent = [name for name in entry.native if name not in source]
-        if absent:
-            raise InteropError(f"{family.name} checkpoint lacks {', '.join(absent)}.")
-        tensors = entry.op.to_ours([source[name] for name in entry.native], _stack_config(config, entry.half))
-        state.update(zip(entry.ours, tensors, strict=True))
-        used.update(aliases.get(name, name) for name in entry.native)
-    unused = [name for name in source if name not in used and name not in aliases]
-    for name in list(unused):
+    target = Receiver(empty(getattr(module, prefix + head), config), f"import of {type(native).__name__}")
+    source, tied = untied(native), aliases(native)
+    entries = plan(family, head, target.shapes, _base_prefix(native), config)
+    names = {name: tied.get(name, name) for entry in entries for name in entry.native}
+    if absent := [name for name, stored in names.items() if stored not in source]:
+        raise InteropError(f"{family.name} checkpoint lacks {', '.join(absent[:8])}.")
+    unused = _check_unused(family, {name: source[name] for name in source if name not in names.values()})
+    target.check_names(name for entry in entries for name in entry.ours)
+    if consume:
+        native.to_empty(device="meta")
+    moves = [
+        Move(tuple(names[name] for name in e.native), e.ours, e.op.to_ours, _stack_config(config, e.half))
+        for e in entries
+    ]
+    _move(moves, source, target, consume)
+    _carry_generation_config(native, target.model)
+    return target.finish(), unused
+
+
+def _check_unused(family: Family, left: dict[str, torch.Tensor]) -> list[str]:
+    """The names of native weights that are left over and that the family lists; those that it does not are an error,
+    and what the architecture computes must be as computed."""
+    listed, unknown = [], []
+    for name, tensor in left.items():
         if (compute := _match(family.derived, name)) is not None:
-            _check_derived(family, name, source[name], compute)
-            unused.remove(name)
-    unknown = [name for name in unused if not unused_pattern(family, name)]
+            _check_derived(family, name, tensor, compute)
+        else:
+            (listed if unused_pattern(family, name) else unknown).append(name)
     if unknown:
         raise InteropError(f"{family.name} checkpoint has weights that the core has no place for: {unknown[:8]}.")
-    _load(model, state, f"import of {type(native).__name__}")
-    _carry_generation_config(native, model)
-    return model, unused
+    return listed
+
+
+class Move(NamedTuple):
+    """Weights of one model, by name, that become some of another's."""
+
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    operate: Callable[[list[torch.Tensor], Any], list[torch.Tensor]]
+    config: PreTrainedConfig  # ours, of the stack that they belong to
+
+
+def _move(moves: list[Move], source: dict[str, torch.Tensor], target: Receiver, consume: bool) -> None:
+    """Convert the weights of `source` one move after the other into `target`; `consume`: `source` is emptied, and its
+    memory given back, on the way."""
+    uses, memory = Counter(name for move in moves for name in move.sources), FileMemory()
+    for move in moves:
+        tensors = [source[name] for name in move.sources]
+        for name, tensor in zip(move.targets, move.operate(tensors, move.config), strict=True):
+            target.assign(name, tensor)
+        uses.subtract(move.sources)
+        for name, tensor in zip(move.sources, tensors):
+            if consume and not uses[name]:
+                memory.give_back(tensor)
+                del source[name]
 
 
 def _carry_generation_config(source: PreTrainedModel, target: PreTrainedModel) -> None:
@@ -256,30 +232,43 @@ def head_name(model: PreTrainedModel) -> str:
     return type(model).__name__.split(type(model.config).__name__.removesuffix("Config"))[1]
 
 
-def export_model(family: Family, model: PreTrainedModel) -> PreTrainedModel:
-    """The native model of one of ours."""
+def export_model(family: Family, model: PreTrainedModel, consume: bool = False) -> PreTrainedModel:
+    """The native model of one of ours, which is emptied if `consume` (see `import_model`)."""
     head = head_name(model)
     native_config = to_native_config(family, model.config, head)
     arguments = family.base_arguments if head == "Model" else {}
-    native = _empty(_native_class(family, head, native_config), native_config, **arguments)
+    native = empty(_native_class(family, head, native_config), native_config, **arguments)
     if not tying(family, model).get("tie_word_embeddings", True) and tying(family, native)["tie_word_embeddings"]:
-        _untie_head(native)
-    source, aliases = _untied(model), _aliases(native)
-    state = {}
-    for entry in plan(family, head, source, _base_prefix(native), model.config):
-        config = _stack_config(model.config, entry.half)
-        tensors = entry.op.to_native([source[name] for name in entry.ours], config)
-        state.update(zip((aliases.get(name, name) for name in entry.native), tensors, strict=True))
-    for name, tensor in _untied(native).items():
-        if name in state:
-            continue
-        if (compute := _match(family.derived, name)) is not None:
-            state[name] = compute(tensor.shape).to(source[next(iter(source))])
-        elif unused_pattern(family, name):
-            state[name] = torch.zeros_like(tensor)  # never read
-    _load(native, state, f"export to {family.name}")
+        untie_head(native)
+    target, source, tied = Receiver(native, f"export to {family.name}"), untied(model), aliases(native)
+    entries = plan(family, head, source, _base_prefix(native), model.config)
+    moves = [
+        Move(e.ours, tuple(tied.get(n, n) for n in e.native), e.op.to_native, _stack_config(model.config, e.half))
+        for e in entries
+    ]
+    moved = {name for move in moves for name in move.targets}
+    lacking = {name: tensor for name, tensor in untied(native).items() if name not in moved}
+    filled = _fill_in(family, lacking, next(iter(source.values())))
+    target.check_names((*moved, *filled))
+    for name, tensor in filled.items():
+        target.assign(name, tensor)
+    if consume:
+        model.to_empty(device="meta")
+    _move(moves, source, target, consume)
     _carry_generation_config(model, native)
-    return native
+    return target.finish()
+
+
+def _fill_in(family: Family, lacking: dict[str, torch.Tensor], like: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Values for native weights that none of ours is: what the architecture computes, zeros for what it never reads.
+    Of the dtype and on the device of `like`."""
+    filled = {}
+    for name, tensor in lacking.items():
+        if (compute := _match(family.derived, name)) is not None:
+            filled[name] = compute(tensor.shape).to(like)
+        elif unused_pattern(family, name):
+            filled[name] = torch.zeros(tensor.shape).to(like)
+    return filled
 
 
 def _native_class(family: Family, head: str, config: PreTrainedConfig) -> type:

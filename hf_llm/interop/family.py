@@ -111,7 +111,7 @@ class Family:
         constants: our fields that have this value in every model of the family.
         requires: native fields that must have this value: what the family's code supports and the core does not.
         ignores: native fields that do not change what a model computes.
-        legacy: fields that transformers no longer has and other engines still read: written on export.
+        legacy: native configuration -> fields that it no longer has and other engines still read; written on export.
         weights: our module or parameter -> its native name, below the base model on both sides, `{i}` for a number.
             A name that no row matches is the same on both sides. Where names depend on the model, a function of our
             configuration that gives such a table.
@@ -131,7 +131,7 @@ class Family:
     constants: Mapping[str, Any] = field(default_factory=dict)
     requires: Mapping[str, Any] = field(default_factory=dict)
     ignores: tuple[str, ...] = ()
-    legacy: Mapping[str, Any] = field(default_factory=dict)
+    legacy: Callable[[Any], Mapping[str, Any]] = lambda config: {}
     weights: Mapping[str, str] | Callable[[Any], Mapping[str, str]] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
     heads: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

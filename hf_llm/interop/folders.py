@@ -10,8 +10,9 @@ import transformers
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils import cached_file
 
-from . import from_native, to_native
+from . import from_native, target_family
 from .configurations import InteropError
+from .convert import export_model
 from .loading import HUB_ARGUMENTS, load_strictly, read_config
 
 
@@ -36,7 +37,8 @@ def export_folder(source: str, destination: str | Path, family: str | None = Non
     kwargs as in `from_pretrained`. The folder appears when it is complete, or not at all. Raises InteropError.
     """
     with _new_folder(destination) as folder:
-        native = to_native(_load_ours(source, **kwargs), family)
+        model = _load_ours(source, **kwargs)
+        native = export_model(target_family(model, family), model, consume=True)
         native.save_pretrained(folder)
         _carry_tokenizer(source, folder, **kwargs)
     return native

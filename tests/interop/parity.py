@@ -11,7 +11,7 @@ from operator import attrgetter
 import torch
 import transformers
 
-from hf_llm.interop import convert
+from hf_llm.interop import convert, weights
 from hf_llm.interop.configurations import matters
 from hf_llm.interop.families import load_families
 from hf_llm.interop.meaning import architecture
@@ -100,7 +100,7 @@ def assert_same_generation(native, ours) -> None:
 def assert_round_trip(native, ours):
     """Import, then export: the same class, names and bits, and a head that is tied if it was. Returns the export."""
     family = FAMILIES[native.config.model_type]
-    assert convert.tying(family, ours) == convert.tying(family, native)
+    assert weights.tying(family, ours) == weights.tying(family, native)
     back = convert.export_model(family, ours)
     assert type(back) is type(native)
     before, after = (_read_weights(family, model) for model in (native, back))
@@ -168,7 +168,7 @@ def _mutant(ours, base_config, names):
         half, _, leaf = name.rpartition(".")
         setattr(getattr(config, half) if half else config, leaf, attrgetter(name)(base_config))
     try:
-        mutant = convert._empty(type(ours), type(config).from_dict(config.to_dict()))
+        mutant = weights.empty(type(ours), type(config).from_dict(config.to_dict()))
         mutant.load_state_dict(ours.state_dict())
     except Exception:
         return None

@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 
-from hf_llm.interop import convert
+from hf_llm.interop import convert, weights
 
 from . import parity
 
@@ -223,7 +223,7 @@ def test_heads(family, head, side):
 @pytest.mark.parametrize("family", ["t5", "mt5", "umt5"])
 def test_an_untied_head_is_seen_in_the_weights(family, tmp_path):
     native = parity.native_model(family, **CASES[family][0])
-    convert._untie_head(native)
+    weights.untie_head(native)
     parity.redraw(native, tie=False)
     ours = parity.imported(native)
     assert not ours.config.tie_word_embeddings

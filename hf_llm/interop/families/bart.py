@@ -104,9 +104,9 @@ COMMON = {
 IGNORES = ("encoder_layerdrop", "decoder_layerdrop", "forced_eos_token_id")
 
 
-def _norms(before: bool, of_embeddings: bool) -> dict[str, bool]:
+def _norms(before: bool, of_embeddings: bool):
     """Which norms there are, as the checkpoints of the papers said it."""
-    return {"normalize_before": before, "normalize_embedding": of_embeddings}
+    return lambda native: {"normalize_before": before, "normalize_embedding": of_embeddings}
 
 
 FAMILIES = (

@@ -11,6 +11,10 @@ def _positions_of(native) -> str | None:
     return None if kind == "absolute" else f"`position_embedding_type={kind!r}`: transformers ignores it as well"
 
 
+def _absolute_positions(native) -> dict[str, str]:
+    return {"position_embedding_type": "absolute"}
+
+
 def _classifier_dropout_to_ours(native) -> dict[str, Any]:
     value = native.classifier_dropout
     return {"classifier_dropout": native.hidden_dropout_prob if value is None else value}
@@ -117,7 +121,6 @@ CONSTANTS = {
 }
 ENCODER_ONLY = {"is_decoder": False, "add_cross_attention": False}
 NO_POOLER = {"add_pooling_layer": False}
-ABSOLUTE_POSITIONS = {"position_embedding_type": "absolute"}
 
 EMBEDDINGS = {
     "embed_tokens": "embeddings.word_embeddings",
@@ -150,7 +153,7 @@ BERT = Family(
     constants=CONSTANTS | {"classifier_activation": "tanh"},
     requires=ENCODER_ONLY,
     ignores=("use_cache",),
-    legacy=ABSOLUTE_POSITIONS,
+    legacy=_absolute_positions,
     weights=WEIGHTS,
     heads={
         "ForMaskedLM": {
@@ -178,7 +181,7 @@ def _roberta(name: str) -> Family:
         | {"position_ids_source": "input_ids", "head_transform_act": "gelu", "classifier_activation": "tanh"},
         requires=ENCODER_ONLY,
         ignores=("use_cache",),
-        legacy=ABSOLUTE_POSITIONS,
+        legacy=_absolute_positions,
         weights=WEIGHTS,
         heads={
             "ForMaskedLM": {
