@@ -1,4 +1,4 @@
-"""The `hf-llm` command: look at models, and exchange them with native checkpoints, from the shell."""
+"""The `hf-llm` command: look at models, exchange them with native checkpoints, check and publish them."""
 
 import argparse
 import json
@@ -33,8 +33,11 @@ def export_native(arguments: argparse.Namespace) -> None:
 
 
 def check_checkpoint(arguments: argparse.Namespace) -> None:
+    from transformers.utils.logging import disable_progress_bar
+
     from hf_llm.publishing import check
 
+    disable_progress_bar()
     report = check(arguments.source, arguments.revision)
     print(json.dumps(report.to_dict(), indent=2) if arguments.json else report)
     if report.failures:
@@ -42,8 +45,11 @@ def check_checkpoint(arguments: argparse.Namespace) -> None:
 
 
 def publish_checkpoint(arguments: argparse.Namespace) -> None:
+    from transformers.utils.logging import disable_progress_bar
+
     from hf_llm.publishing import publish
 
+    disable_progress_bar()
     private = True if arguments.private else None
     report, commit = publish(arguments.source, arguments.repository, private=private, revision=arguments.revision)
     print(f"{report}\n{commit.commit_url}")
@@ -68,7 +74,9 @@ def main(argv: list[str] | None = None) -> None:
     command.add_argument("destination", metavar="DST", help="the folder to write, new or empty")
     command.add_argument("--as", dest="family", metavar="FAMILY", help="its model_type; by default the nearest")
     command.set_defaults(run=export_native)
-    command = commands.add_parser("check", help="try a checkpoint as its users will; exit code 1 if anything fails")
+    command = commands.add_parser(
+        "check", help="try a checkpoint by the code that it carries; exit code 1 if it fails"
+    )
     command.add_argument("source", metavar="PATH|REPO", help="a checkpoint of hf_llm, or a Hub id")
     command.add_argument("--revision", help="of a repository")
     command.add_argument("--json", action="store_true", help="the table as JSON")

@@ -30,6 +30,15 @@ class NotApplicable(Exception):
     """There is nothing to check; the message says why."""
 
 
+class Failure(Exception):
+    """What was found is not as it should be; the message is what is shown."""
+
+
+def require(holds: bool, message: str) -> None:
+    if not holds:
+        raise Failure(message)
+
+
 @dataclass
 class Trial:
     """A checkpoint that is being tried. `tokenizer` is None unless it opens and fits; `model` is in float32."""
@@ -54,7 +63,7 @@ def attempt(trial: Trial, name: str, check: Callable[..., str], *arguments) -> N
         result, seen = "skipped", str(reason)
     except Exception as error:  # whatever a user would have met
         text = " ".join(str(error).split())
-        result, seen = "failed", text if isinstance(error, AssertionError) else f"{type(error).__name__}: {text}"
+        result, seen = "failed", text if isinstance(error, Failure) else f"{type(error).__name__}: {text}"
     row = {"source": trial.source, "check": name, "result": result, "seen": seen}
     with open(trial.rows, "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
@@ -62,8 +71,9 @@ def attempt(trial: Trial, name: str, check: Callable[..., str], *arguments) -> N
 
 def own_code(thing: object) -> str:
     """The name of the thing's class, which must come from the checkpoint."""
-    assert type(thing).__module__.startswith("transformers_modules."), (
-        f"{type(thing).__module__}.{type(thing).__name__} is not the checkpoint's own code"
+    require(
+        type(thing).__module__.startswith("transformers_modules."),
+        f"{type(thing).__module__}.{type(thing).__name__} is not the checkpoint's own code",
     )
     return type(thing).__name__
 
@@ -81,38 +91,35 @@ def open_tokenizer(trial: Trial) -> str:
     """It opens, no id is beyond the embeddings, and a text becomes ids."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(trial.source, **trial.arguments)
     size = trial.config.get_text_config(decoder=True).vocab_size
-    assert len(tokenizer), "it has no tokens: tokenizer files are missing"
+    require(len(tokenizer), "it has no tokens: tokenizer files are missing")
     last = max(tokenizer.get_vocab().values())
-    assert last < size, f"its ids go up to {last}, but the model has embeddings for {size} (`vocab_size`)"
+    require(last < size, f"its ids go up to {last}, but the model has embeddings for {size} (`vocab_size`)")
     ids = tokenizer(PROMPT)["input_ids"]
-    assert ids, f"{PROMPT!r} becomes no ids at all"
+    require(ids, f"{PROMPT!r} becomes no ids at all")
     trial.tokenizer = tokenizer
     template = ", with a chat template" if tokenizer.chat_template else ""
     return f"{type(tokenizer).__name__} of {len(tokenizer):,} tokens{template}; the model has {size:,} embeddings"
 
 
-def open_head(trial: Trial, auto_name: str) -> str:
-    """The head opens with the checkpoint's weights and answers. Only the head itself may have new weights."""
+def open_head(trial: Trial, auto_name: str, saved: bool) -> str:
+    """The head opens with the checkpoint's weights and answers. One that was not saved has new weights of its own."""
     auto_class = getattr(transformers, auto_name)
-    main = trial.model is not None and trial.config.auto_map[auto_name].endswith(f".{type(trial.model).__name__}")
-    if main:  # the same class under another name: its weights are known already
+    if trial.model is not None:  # the same class under another name: its weights are known already
         with torch.device("meta"):
             return f"{own_code(auto_class.from_config(trial.config, trust_remote_code=True))}, as above"
-    is_named = trial.config.auto_map[auto_name].split(".")[-1] in (trial.config.architectures or ())
-    dtype = {"dtype": torch.float32} if is_named else {}
+    dtype = {"dtype": torch.float32} if saved else {}
     model, found = auto_class.from_pretrained(trial.source, output_loading_info=True, **dtype, **trial.arguments)
     name, new = own_code(model), sorted(found["missing_keys"])
     body = "" if model.base_model is model else f"{model.base_model_prefix}."
-    lacking = [key for key in new if is_named or key.startswith(body)]
-    assert not lacking, f"{name}: the checkpoint lacks {shortened(lacking)}"
-    extra = sorted(found["unexpected_keys"]) if is_named else []
-    assert not extra, f"{name}: the checkpoint has weights that the class does not: {shortened(extra)}"
+    lacking = [key for key in new if saved or key.startswith(body)]
+    require(not lacking, f"{name}: the checkpoint lacks {shortened(lacking)}")
+    extra = sorted(found["unexpected_keys"]) if saved else []
+    require(not extra, f"{name}: the checkpoint has weights that the class does not: {shortened(extra)}")
     with torch.no_grad():
         output = model.eval()(**some_inputs(trial.config, auto_name))
-    assert all(value.isfinite().all() for value in output.values() if isinstance(value, torch.Tensor)), (
-        f"{name}: outputs that are not finite"
-    )
-    if is_named:
+    values = [value for value in output.values() if isinstance(value, torch.Tensor)]
+    require(all(bool(value.isfinite().all()) for value in values), f"{name}: outputs that are not finite")
+    if saved:
         trial.model = model
         return f"{name}, {model.num_parameters():,} parameters"
     return f"{name}; new: {shortened(new)}" if new else name
@@ -155,8 +162,9 @@ def outputs(model, **inputs) -> torch.Tensor:
 
 
 def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """The largest difference, as a share of the largest logit where that is above one."""
-    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1.0))
+    """The largest difference, as a share of the largest logit where that is above one; infinite for what is none."""
+    share = (found - expected).abs().max() / expected.abs().max().clamp(min=1.0)
+    return float(share.nan_to_num(nan=float("inf")))
 
 
 def within(share: float) -> str:
@@ -180,7 +188,7 @@ def generate(trial: Trial) -> str:
         worst, steps = max(worst, difference(found, expected)), steps + 1
         if not found.argmax(-1).equal(expected.argmax(-1)):
             break
-    assert worst <= TOLERANCE, f"logits with a cache and without differ by {worst:.1e} within {steps} tokens"
+    require(worst <= TOLERANCE, f"logits with a cache and without differ by {worst:.1e} within {steps} tokens")
     new = cached.sequences[0] if trial.config.is_encoder_decoder else cached.sequences[0, ids.shape[1] :]
     text = (
         str(new.tolist()) if trial.tokenizer is None else repr(trial.tokenizer.decode(new, skip_special_tokens=True))
@@ -193,7 +201,7 @@ def fill_mask(trial: Trial) -> str:
     """A masked token gets a guess."""
     if trial.tokenizer is None:
         raise NotApplicable("needs the tokenizer")
-    assert trial.tokenizer.mask_token_id is not None, "the tokenizer has no mask token"
+    require(trial.tokenizer.mask_token_id is not None, "the tokenizer has no mask token")
     ids = trial.tokenizer(PROMPT, return_tensors="pt")["input_ids"]
     ids[0, ids.shape[1] // 2] = trial.tokenizer.mask_token_id
     guess = outputs(trial.model, input_ids=ids)[ids.shape[1] // 2].argmax()
@@ -228,11 +236,11 @@ def check_packing(trial: Trial) -> str:
     documents = halves(trial, 1, 2)
     packed = pack(trial, documents)
     worst = max(difference(found, outputs(trial.model, **alone)) for found, alone in zip(packed, documents))
-    assert worst <= TOLERANCE, f"a document packed with another and alone differ by {worst:.1e} of the largest logit"
+    require(worst <= TOLERANCE, f"a document packed with another and alone differ by {worst:.1e} of the largest logit")
     others = halves(trial, 3, 4)
     changes = (([others[0], documents[1]], 1), ([documents[0], others[1]], 0))
     leak = max(difference(pack(trial, row)[kept], packed[kept]) for row, kept in changes)
-    assert leak <= LEAK, f"changing one document changes the other by {leak:.1e} of the largest logit"
+    require(leak <= LEAK, f"changing one document changes the other by {leak:.1e} of the largest logit")
     return f"packed and alone {within(worst)}; beside a document that changes, {within(leak)}"
 
 
@@ -250,7 +258,7 @@ def check_padding(trial: Trial) -> str:
             batch[name.replace("input_ids", "position_ids")] = (mask.cumsum(-1) - 1).clamp(min=0)
         found = outputs(trial.model, **batch)[widths[0] : widths[0] + len(expected)]
         worst[side] = difference(found, expected)
-        assert worst[side] <= TOLERANCE, f"padding on the {side} changes outputs by {worst[side]:.1e}"
+        require(worst[side] <= TOLERANCE, f"padding on the {side} changes outputs by {worst[side]:.1e}")
     return f"left {within(worst['left'])}, right {within(worst['right'])}"
 
 
@@ -270,10 +278,13 @@ def try_checkpoint(trial: Trial) -> None:
     attempt(trial, "AutoTokenizer", open_tokenizer)
     heads = {auto: target for auto, target in trial.config.auto_map.items() if auto != "AutoConfig"}
     named = [auto for auto, target in heads.items() if target.split(".")[-1] in (trial.config.architectures or ())]
-    for auto_name in (*named, *(auto for auto in heads if auto not in named)):
-        attempt(trial, auto_name, open_head, auto_name)
+    for auto_name in named:
+        attempt(trial, auto_name, open_head, auto_name, True)
     for name, check in () if trial.model is None else trials(trial.model).items():
         attempt(trial, name, check)
+    trial.model = None  # two at a time might be more than there is memory for
+    for auto_name in (auto_name for auto_name in heads if auto_name not in named):
+        attempt(trial, auto_name, open_head, auto_name, False)
 
 
 if __name__ == "__main__":

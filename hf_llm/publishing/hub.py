@@ -25,7 +25,7 @@ class CheckFailed(ValueError):
 
     def __init__(self, report: Report):
         names = ", ".join(row.check for row in report.failures)
-        super().__init__(f"{report}\nNot uploaded: {names} failed. Mend that, and run `hf-llm publish`.")
+        super().__init__(f"not uploaded, for the check of {names} failed:\n{report}")
         self.report = report
 
 
