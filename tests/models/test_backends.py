@@ -186,11 +186,9 @@ def test_halves_choose_for_themselves():
 REFUSED = [
     ("sdpa", {"attn_logit_softcapping": 2.0}, "attn_logit_softcapping=2.0"),
     ("sdpa", {"attention_sinks": True}, "attention_sinks=True"),
-    ("flex_attention", {"attention_dropout": 0.1}, "attention_dropout=0.1"),
     ("flash_attention_2", {"position_embedding": "alibi"}, "position_embedding='alibi'"),
     ("flash_attention_2", {"position_embedding": "relative_bias"}, "position_embedding='relative_bias'"),
     ("flash_attention_2", {"attention_sinks": True}, "attention_sinks=True"),
-    ("flash_attention_3", {"attention_dropout": 0.1}, "attention_dropout=0.1"),
     ("paged|eager", {"attn_logit_softcapping": 2.0}, "attn_logit_softcapping=2.0"),
     ("paged|eager", {"position_embedding": "alibi"}, "position_embedding='alibi'"),
 ]
@@ -213,6 +211,18 @@ def test_an_explicit_choice_that_cannot_be_honoured_is_refused(stack, backend, f
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="cannot honour"):
         type(model).from_pretrained(tmp_path, attn_implementation=backend)
+
+
+@pytest.mark.parametrize("backend", ("flex_attention", "flash_attention_3"))
+@pytest.mark.parametrize("stack", STACKS)
+def test_dropout_of_attention_is_refused_in_training_alone(stack, backend, flash_kernels, uncompiled):
+    """Many pretrained models have it in their configuration; without training it says nothing."""
+    inputs = inputs_of(stack)
+    model = tiny_model(stack, backend, attention_dropout=0.1).eval()
+    expected = logits_of(tiny_model(stack, "eager", attention_dropout=0.1).eval(), inputs)
+    torch.testing.assert_close(logits_of(model, inputs), expected, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="cannot honour `attention_dropout=0.1`. Backends that can: eager, sdpa"):
+        model.train()(**inputs)
 
 
 def test_flash_kernels_from_the_hub_are_held_to_the_same_rules(flash_kernels):
