@@ -50,7 +50,7 @@ def to_native(model: PreTrainedModel, family: str | None = None) -> PreTrainedMo
 
     Args:
         model: one of the models of this package.
-        family: transformers' `model_type` to export to; by default the nearest that can express the model.
+        family: transformers' `model_type` to export to; by default what `nearest_family` says.
 
     Raises:
         InteropError: the family cannot express the model; the message names each field.
@@ -65,16 +65,20 @@ def target_family(model: PreTrainedModel, name: str | None = None) -> Family:
 
 
 def nearest_family(config, head: str | None = None) -> str:
-    """The `model_type` of the first family, in the order of the tables, that can express a configuration of ours.
+    """The `model_type` of the native architecture that a configuration of ours is exported to.
+
+    It is the one that the model was imported from, if it can still express it, else the first, in the order of the
+    tables, that can.
 
     head: the head that the model has ("ForCausalLM", ...), if only what this one reads is to count.
 
     Raises InteropError with the reasons of those that come closest.
     """
     stack = config.model_type.removeprefix("hf_llm_")
-    reasons = []
-    for family in load_families().values():
-        if family.stack != stack:
+    families, reasons = load_families(), []
+    origin = getattr(config, "native_family", None)
+    for family in sorted(families.values(), key=lambda family: family.name != origin):
+        if family.stack != stack or head not in (None, "Model", *family.heads):
             continue
         try:
             to_native_config(family, config, head)

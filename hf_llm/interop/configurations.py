@@ -34,8 +34,8 @@ class InteropError(ValueError):
 
 
 def to_our_config(family: Family, native: PreTrainedConfig, **known) -> PreTrainedConfig:
-    """Our configuration of a native one; `known` fields of ours are not read from it. Raises InteropError, naming the
-    field, if the core has no place for it."""
+    """Our configuration of a native one; `known` fields of ours are not read from it. It remembers the family as
+    `native_family`. Raises InteropError, naming the field, if the core has no place for it."""
     reason = family.refuse(native)
     for name, value in family.requires.items():
         if getattr(native, name, value) != value:
@@ -48,7 +48,7 @@ def to_our_config(family: Family, native: PreTrainedConfig, **known) -> PreTrain
         for entry in family.fields:
             values.update(_field_to_ours(entry, native))
         values |= carried | known
-        return CONFIGS[family.stack](**_nest(family, values))
+        return CONFIGS[family.stack](**_nest(family, values), native_family=family.name)
     except (StrictDataclassError, TypeError, ValueError) as error:
         raise InteropError(f"{family.name} model cannot be imported: {_one_line(error)}") from error
 

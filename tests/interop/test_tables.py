@@ -6,10 +6,15 @@ import pytest
 import transformers
 from transformers import PreTrainedConfig
 
-from hf_llm.interop.configurations import CARRIED, CONFIGS, TOKENS
+from hf_llm import LLMDecoderConfig
+from hf_llm.interop import nearest_family
+from hf_llm.interop.configurations import CARRIED, CONFIGS, TOKENS, to_our_config
 from hf_llm.interop.family import Group
 
 from . import parity
+from .test_decoders import CASES as DECODERS
+from .test_encoder_decoders import CASES as ENCODER_DECODERS
+from .test_encoders import CASES as ENCODERS
 
 
 COMMON = {field.name for field in dataclasses.fields(PreTrainedConfig)} | {*TOKENS, *CARRIED}
@@ -49,3 +54,18 @@ def test_legacy_fields_are_no_longer_native_ones(name):
     """Those that transformers still has belong into `fields` or `requires`."""
     native = transformers.CONFIG_MAPPING[name]
     assert not {field.name for field in dataclasses.fields(native)} & {*parity.FAMILIES[name].legacy(native())}
+
+
+@pytest.mark.parametrize("name", parity.FAMILIES)
+def test_an_imported_model_is_exported_to_the_family_that_it_came_from(name):
+    small = {**DECODERS, **ENCODERS, **ENCODER_DECODERS}[name][0]
+    native = transformers.CONFIG_MAPPING[name](**{key: value for key, value in small.items() if key != "attention"})
+    ours = to_our_config(parity.FAMILIES[name], native)
+    assert nearest_family(type(ours).from_dict(ours.to_dict())) == name
+
+
+def test_a_model_that_its_family_cannot_express_any_more_is_exported_to_another():
+    family = parity.FAMILIES["mistral"]
+    ours = to_our_config(family, transformers.MistralConfig(**DECODERS["mistral"][0])).to_dict()
+    biases = dict.fromkeys(("attention_bias", "attention_output_bias", "mlp_bias"), True)
+    assert nearest_family(LLMDecoderConfig.from_dict(ours | biases)) == "llama"
