@@ -88,6 +88,7 @@ GPT2 = Family(
     constants=CONSTANTS,
     requires={"add_cross_attention": False},
     ignores=("reorder_and_upcast_attn", *SUMMARY_HEAD),
+    legacy=lambda native: {"n_ctx": native.n_positions},
     weights={"embed_tokens": "wte", "embed_positions": "wpe", "norm": "ln_f", **NORMS},
     rules=RULES,
     heads=HEADS,
