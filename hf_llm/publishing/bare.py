@@ -107,12 +107,15 @@ def open_head(trial: Trial, auto_name: str, saved: bool) -> str:
     if trial.model is not None:  # the same class under another name: its weights are known already
         with torch.device("meta"):
             return f"{own_code(auto_class.from_config(trial.config, trust_remote_code=True))}, as above"
-    dtype = {"dtype": torch.float32} if saved else {}
-    model, found = auto_class.from_pretrained(trial.source, output_loading_info=True, **dtype, **trial.arguments)
-    name, new = own_code(model), sorted(found["missing_keys"])
+    settings = {"output_loading_info": True, "ignore_mismatched_sizes": True, **trial.arguments}
+    if saved:
+        settings["dtype"] = torch.float32
+    model, found = auto_class.from_pretrained(trial.source, **settings)
+    name = own_code(model)
+    new = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
     body = "" if model.base_model is model else f"{model.base_model_prefix}."
     lacking = [key for key in new if saved or key.startswith(body)]
-    require(not lacking, f"{name}: the checkpoint lacks {shortened(lacking)}")
+    require(not lacking, f"{name}: the checkpoint lacks, or has in other shapes, {shortened(lacking)}")
     extra = sorted(found["unexpected_keys"]) if saved else []
     require(not extra, f"{name}: the checkpoint has weights that the class does not: {shortened(extra)}")
     with torch.no_grad():

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
+import hf_llm
 from hf_llm import LLMDecoderForCausalLM, cli
 from hf_llm.models.configuration import auto_map
 from hf_llm.publishing import check
@@ -152,6 +153,7 @@ OPENED_SLOWLY = {
         configure("config.json", auto_map=auto_map("decoder") | {"AutoModelForQuestionAnswering": "decoder.Nothing"}),
         {"AutoModelForQuestionAnswering"},
     ),
+    "a tensor of another shape": (weights(lambda t: t.update({"model.norm.weight": torch.ones(2)})), HEADS),
     "a tensor too many": (
         weights(lambda t: t.update({"model.more.weight": torch.ones(2)})),
         {"AutoModelForCausalLM", "AutoModelForPreTraining"},
@@ -196,6 +198,35 @@ def test_whole_checkpoints_pass(stack, fields, tmp_path):
     assert rows["export"].result == PASSED or rows["export"].seen.startswith("refused: ")
     use = rows["filling masks" if stack == "encoder" else "generation"]
     assert use.result == PASSED and "main(a" in use.seen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, tag",
+    (
+        ("LLMEncoderForSequenceClassification", "text-classification"),
+        ("LLMEncoderForMultipleChoice", "multiple-choice"),
+        ("LLMDecoderModel", "feature-extraction"),
+        ("LLMEncoderDecoderForQuestionAnswering", "question-answering"),
+    ),
+)
+def test_other_heads_in_shards_and_half_precision_pass(name, tag, tmp_path):
+    """What was saved is what must be whole: there is no language model to use, and that is no failure."""
+    stack = next(s for s in ("encoder_decoder", "encoder", "decoder") if f"{s}.{name}" in auto_map(s).values())
+    folder = save_checkpoint(tmp_path / "model", stack)
+    model = getattr(hf_llm, name).from_pretrained(folder, dtype=torch.bfloat16)
+    for path in folder.glob("model*"):
+        path.unlink()
+    model.save_pretrained(folder, max_shard_size="20KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+    write("README.md", CARD.format(tag, ""))(folder)
+    report = check(folder)
+    assert not report.failures, str(report)
+    rows = {row.check: row for row in report.rows}
+    assert name in {rows[auto].seen.split(",")[0] for auto in auto_map(stack)}
+    assert rows["packing"].result == rows["padding"].result == PASSED and "generation" not in rows
+    next(iter(sorted(folder.glob("model-*.safetensors")))).unlink()
+    assert failures(inspect(folder)) == {"weights"}
 
 
 def test_a_checkpoint_of_another_version_is_not_compared(decoder, tmp_path):
