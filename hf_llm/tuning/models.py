@@ -10,6 +10,9 @@ from transformers.utils import logging as transformers_logging
 
 from hf_llm.data.checks import check_vocabulary
 from hf_llm.interop import from_native
+from hf_llm.interop.configurations import to_our_config
+from hf_llm.interop.families import load_families
+from hf_llm.interop.loading import find_family
 from hf_llm.registration import NAME_TABLES
 from hf_llm.training.settings import check_keys
 
@@ -28,15 +31,19 @@ def checkpoint_path(path: str) -> str:
     return str(fetch_checkpoint(path)) if path in CHECKPOINTS and not Path(path).exists() else path
 
 
-def open_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
+def open_tokenizer(section: ModelSection, **options) -> PreTrainedTokenizerBase:
     """The tokenizer of the run, with a token to pad with.
+
+    Args:
+        options: as in `AutoTokenizer.from_pretrained`.
 
     Raises:
         ValueError: there is none.
     """
     path = checkpoint_path(section.tokenizer or section.path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=None if section.tokenizer else section.revision)
+        revision = None if section.tokenizer else section.revision
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, **options)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"model: no tokenizer at {path}: {error}. Name one as model.tokenizer") from error
     if tokenizer.pad_token_id is None:
@@ -65,10 +72,7 @@ def open_model(
     path = checkpoint_path(section.path)
     fields = {**section.fields, **fields}
     options = {"dtype": getattr(torch, section.dtype), "attn_implementation": section.attn_implementation}
-    try:
-        config = AutoConfig.from_pretrained(path, revision=section.revision)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"model.path = {section.path!r} is no checkpoint: {error}") from error
+    config = _read_config(section)
     if config.model_type.startswith("hf_llm_"):
         model = _open_ours(path, auto_class, config, fields, revision=section.revision, **options)
     else:
@@ -82,6 +86,26 @@ def open_model(
         if model.config.pad_token_id is None:
             model.config.pad_token_id = tokenizer.pad_token_id
     return model
+
+
+def _read_config(section: ModelSection) -> PreTrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(checkpoint_path(section.path), revision=section.revision)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model.path = {section.path!r} is no checkpoint: {error}") from error
+
+
+def open_config(section: ModelSection, auto_class: type) -> PreTrainedConfig:
+    """The model's configuration as one of ours, before any weight is read.
+
+    Raises:
+        ValueError: the path is no checkpoint, cannot be imported, or the stack has no head for `auto_class`.
+    """
+    config = _read_config(section)
+    if not config.model_type.startswith("hf_llm_"):
+        config = to_our_config(find_family(config.model_type, load_families()), config)
+    _head_class(auto_class, config)
+    return _set_fields(config, section.fields)
 
 
 def _head_class(auto_class: type, config: PreTrainedConfig) -> type[PreTrainedModel]:
@@ -166,7 +190,7 @@ def _and(names: Iterable[str]) -> str:
 
 def is_complete_checkpoint(section: ModelSection, model: PreTrainedModel) -> bool:
     """Whether `section.path` opens as exactly this class, so that an adapter can name it as its base."""
-    config = AutoConfig.from_pretrained(checkpoint_path(section.path), revision=section.revision)
+    config = _read_config(section)
     same_class = (config.architectures or [None])[0] == type(model).__name__
     return same_class and not section.fields and section.adapter is None
 

@@ -1,0 +1,49 @@
+"""Simple methods that a fine-tuned model is compared with, on the same examples."""
+
+from collections import Counter, defaultdict
+
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from sklearn.linear_model import Ridge
+from sklearn.naive_bayes import MultinomialNB
+from sklearn.pipeline import make_pipeline
+
+
+def most_frequent(labels: list, count: int) -> list:
+    """The most frequent label, `count` times."""
+    return [Counter(labels).most_common(1)[0][0]] * count
+
+
+def naive_bayes(texts: list[str], labels: list, others: list[str]) -> list:
+    """Labels of `others` by multinomial naive Bayes on counts of words and pairs of words, learned on `texts`."""
+    model = make_pipeline(CountVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\S+"), MultinomialNB())
+    return model.fit(list(texts), labels).predict(list(others)).tolist()
+
+
+def ridge(texts: list[str], numbers: list[float], others: list[str]) -> list[float]:
+    """Numbers of `others` by ridge regression on tf-idf of words and pairs of words, learned on `texts`."""
+    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), Ridge())
+    return model.fit(list(texts), numbers).predict(list(others)).tolist()
+
+
+def tags_of_words(words: list[list[str]], tags: list[list[str]], others: list[list[str]]) -> list[list[str]]:
+    """The most frequent tag of each word in training; of a word that is not there, the most frequent of all."""
+    counts, total = defaultdict(Counter), Counter()
+    for sentence, its_tags in zip(words, tags):
+        for word, tag in zip(sentence, its_tags):
+            counts[word][tag] += 1
+            total[tag] += 1
+    best = {word: counter.most_common(1)[0][0] for word, counter in counts.items()}
+    default = total.most_common(1)[0][0]
+    return [[best.get(word, default) for word in sentence] for sentence in others]
+
+
+def line_like_question(question: str, context: str) -> str:
+    """The line of a context that shares most words with the question, without what stands before its colon."""
+    wanted = set(question.lower().replace("?", " ").split())
+    best = max(context.splitlines() or [""], key=lambda line: len(wanted & _words(line)) / (1 + len(_words(line))))
+    before, _, after = best.partition(":")
+    return (after or before).strip()
+
+
+def _words(line: str) -> set[str]:
+    return set(line.lower().replace(":", " ").replace("(", " ").replace("`", " ").split())

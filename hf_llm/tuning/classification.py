@@ -1,0 +1,121 @@
+"""Sequence classification and regression: `text` (and `text_pair`) to a class or a number."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from datasets import Dataset
+from transformers import AutoModelForSequenceClassification
+
+from hf_llm.evaluation import load_metric
+
+from . import baselines, figures
+from .encoding import Encoder, was_cut
+from .labels import class_names, class_numbers, config_fields
+from .task import Task, softmax
+
+
+@dataclass
+class SequenceClassification(Task):
+    """`label`: a class, as number, name or declared class."""
+
+    hub_name: ClassVar[str] = "text-classification"
+    auto_class: ClassVar[type] = AutoModelForSequenceClassification
+    columns: ClassVar[tuple[str, ...]] = ("text", "label")
+
+    def prepare(self, data: dict[str, Dataset]) -> dict:
+        self.names = class_names(data, "label")
+        return {**config_fields(self.names), "problem_type": "single_label_classification"}
+
+    def targets(self, labels: list) -> list:
+        return class_numbers(labels, self.names)
+
+    def encode(self, examples: Dataset, encoder: Encoder) -> Dataset:
+        texts = [name for name in ("text", "text_pair") if name in examples.column_names]
+
+        def encode_batch(batch: dict) -> dict:
+            encoded = encoder(*(batch[name] for name in texts))
+            return {**encoded, "labels": self.targets(batch["label"]), "cut": was_cut(encoded)}
+
+        return examples.map(encode_batch, batched=True, remove_columns=examples.column_names, desc="Tokenizing")
+
+    def decode(self, logits, features: Dataset, examples: Dataset) -> list[dict]:
+        return [
+            {
+                "text": text,
+                "label": self.names[label],
+                "prediction": self.names[scores.argmax()],
+                "probabilities": dict(zip(self.names, scores.round(5).tolist())),
+            }
+            for text, label, scores in zip(examples["text"], features["labels"], softmax(logits))
+        ]
+
+    def score(self, records: list[dict]) -> dict[str, float]:
+        places = {name: place for place, name in enumerate(self.names)}
+        pairs = {
+            "predictions": [places[r["prediction"]] for r in records],
+            "references": [places[r["label"]] for r in records],
+        }
+        return {
+            "accuracy": load_metric("accuracy").compute(**pairs)["accuracy"],
+            "f1_macro": load_metric("f1").compute(**pairs, average="macro")["f1"],
+            "matthews_correlation": load_metric("matthews_correlation").compute(**pairs)["matthews_correlation"],
+        }
+
+    def baselines(self, train: Dataset, examples: Dataset, records: list[dict]) -> dict[str, list[dict]]:
+        names = [self.names[place] for place in self.targets(train["label"])]
+        guesses = {
+            "most frequent class": baselines.most_frequent(names, len(records)),
+            "naive Bayes on words": baselines.naive_bayes(train["text"], names, examples["text"]),
+        }
+        return {
+            name: [{**record, "prediction": guess} for record, guess in zip(records, made)]
+            for name, made in guesses.items()
+        }
+
+    def figures(self, records: list[dict]) -> dict:
+        right = [r["label"] == r["prediction"] for r in records]
+        confidence = [max(r["probabilities"].values()) for r in records]
+        labels, predictions = [r["label"] for r in records], [r["prediction"] for r in records]
+        return {
+            "confusion.png": lambda figure: figures.confusion(figure, labels, predictions, self.names),
+            "calibration.png": lambda figure: figures.calibration(figure, confidence, right),
+        }
+
+
+@dataclass
+class Regression(SequenceClassification):
+    """`label`: a number."""
+
+    def prepare(self, data: dict[str, Dataset]) -> dict:
+        for split, examples in data.items():
+            if wrong := [v for v in examples["label"] if isinstance(v, bool) or not isinstance(v, (int, float))]:
+                raise ValueError(f"data: 'label' of {split} has {wrong[0]!r}, which is no number")
+        return {"num_labels": 1, "problem_type": "regression"}
+
+    def targets(self, labels: list) -> list:
+        return [float(label) for label in labels]
+
+    def decode(self, logits, features: Dataset, examples: Dataset) -> list[dict]:
+        return [
+            {"text": text, "label": label, "prediction": number}
+            for text, label, number in zip(examples["text"], features["labels"], logits[:, 0].tolist())
+        ]
+
+    def score(self, records: list[dict]) -> dict[str, float]:
+        pairs = {name + "s": [r[key] for r in records] for name, key in _PAIR.items()}
+        return {
+            key: value
+            for name in ("pearsonr", "spearmanr", "mse")
+            for key, value in load_metric(name).compute(**pairs).items()
+        }
+
+    def baselines(self, train: Dataset, examples: Dataset, records: list[dict]) -> dict[str, list[dict]]:
+        guesses = baselines.ridge(train["text"], self.targets(train["label"]), examples["text"])
+        return {"ridge regression on words": [{**r, "prediction": g} for r, g in zip(records, guesses)]}
+
+    def figures(self, records: list[dict]) -> dict:
+        labels, predictions = [r["label"] for r in records], [r["prediction"] for r in records]
+        return {"predictions.png": lambda figure: figures.scatter(figure, labels, predictions)}
+
+
+_PAIR = {"prediction": "prediction", "reference": "label"}  # what metrics call it -> what records do

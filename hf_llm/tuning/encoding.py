@@ -1,0 +1,62 @@
+"""Texts to token ids for a task head; what is cut off is counted."""
+
+import logging
+from dataclasses import dataclass
+
+from datasets import Dataset
+from transformers import BatchEncoding, PreTrainedConfig, PreTrainedTokenizerBase
+
+from .models import text_limit
+
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_LENGTH = 512  # where neither the data section nor the model has a limit
+
+
+@dataclass
+class Encoder:
+    """A tokenizer with the run's length.
+
+    Attributes:
+        max_length: tokens of a text (or pair), special tokens included.
+        token_types: whether the model has an embedding for which text of a pair a token belongs to.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    token_types: bool
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, max_length: int | None) -> "Encoder":
+        """Raises ValueError if `max_length` is more than the model can read."""
+        limit = text_limit(config, tokenizer)
+        if max_length is not None and limit is not None and not 0 < max_length <= limit:
+            raise ValueError(f"data.max_length = {max_length}: the model and its tokenizer read 1 to {limit} tokens")
+        token_types = bool(getattr(config, "type_vocab_size", 0))
+        return cls(tokenizer, max_length or min(limit or DEFAULT_LENGTH, DEFAULT_LENGTH), token_types)
+
+    def __call__(self, *texts, **options) -> BatchEncoding:
+        """Ids of a batch of texts or pairs, cut at `max_length`."""
+        return self.tokenizer(
+            *texts,
+            **{"truncation": True, **options},
+            max_length=self.max_length,
+            return_token_type_ids=self.token_types,
+        )
+
+
+def was_cut(batch: BatchEncoding) -> list[bool]:
+    """Which texts of a batch lost their ends."""
+    return [bool(encoding.overflowing) for encoding in batch.encodings]
+
+
+def report_cut(features: Dataset, split: str, max_length: int) -> str | None:
+    """Warn of texts that were cut, and return the sentence, or None if there were none."""
+    cut = sum(features["cut"])
+    if not cut:
+        return None
+    share = 100 * cut / len(features)
+    sentence = f"{cut:,} of {len(features):,} {split} texts ({share:.1f} %) are longer than {max_length} tokens: cut."
+    logger.warning("data: %s", sentence)
+    return sentence
