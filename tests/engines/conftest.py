@@ -9,14 +9,14 @@ import pytest
 
 
 REPOSITORY = Path(__file__).parents[2]
-STEPS = 40
+STEPS = 16
 
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory) -> Path:
     """Its checkpoint, after a few steps."""
     folder = tmp_path_factory.mktemp("demo")
-    tokenizer = ["--corpus", "python-stdlib", "--vocab-size", "4096", "--max-documents", "400", "--chat-template"]
+    tokenizer = ["--corpus", "python-stdlib", "--vocab-size", "4096", "--max-documents", "200", "--chat-template"]
     _run("train_tokenizer", *tokenizer, "--quiet", "--output", folder / "tokenizer")
     steps = [f"--training.{name}={STEPS}" for name in ("max_steps", "eval_steps", "save_steps")]
     small = ["--data.validation_rows=8", "--samples.max_new_tokens=8", "--cpu_threads=1"]

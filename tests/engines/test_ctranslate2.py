@@ -140,12 +140,13 @@ def test_decoder_of_the_demo(demo, tmp_path):
     generator = ctranslate2.Generator(convert(tmp_path), **ON_CPU)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(demo).eval(), AutoTokenizer.from_pretrained(demo)
     for prompt in ("def fibonacci(n):", "class Stack:", "import os\nimport sys\n\n\ndef main():", "#"):
-        ids = tokenizer(prompt, return_tensors="pt")
-        expected = model.generate(**ids, max_new_tokens=96, min_new_tokens=96, do_sample=False)
+        inputs = tokenizer(prompt, return_tensors="pt")
+        ids = inputs["input_ids"]
+        expected = model.generate(**inputs, max_new_tokens=96, min_new_tokens=96, do_sample=False)[0, ids.shape[1] :]
         (result,) = generator.generate_batch(
-            as_tokens(tokenizer, ids["input_ids"]), beam_size=1, max_length=96, min_length=96
+            as_tokens(tokenizer, ids), beam_size=1, max_length=96, min_length=96, include_prompt_in_result=False
         )
-        assert result.sequences_ids[0] == expected[0].tolist()
+        assert result.sequences_ids[0] == expected.tolist()
     text = tokenizer(open(__file__).read(), truncation=True, max_length=200, return_tensors="pt")
     with torch.no_grad():
         expected = model(**text).logits
