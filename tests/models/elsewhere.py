@@ -21,6 +21,7 @@ torch.set_num_threads(1)
 for name in sys.argv[1:]:
     config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=True)
     assert type(config).__module__.startswith("transformers_modules."), type(config)
+    assert getattr(transformers, config.architectures[0]).__name__ in config.auto_map  # for `transformers serve`
     for auto_name in config.auto_map:
         if auto_name == "AutoConfig":
             continue
