@@ -286,14 +286,22 @@ class _Run:
 
 def build_model_config(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
     """The model's configuration: the `model` section, with what tokenizer and data decide filled in."""
-    fields = {k: v for k, v in config.model.items() if k != "model_type"}
-    config_class = CONFIG_MAPPING[config.model["model_type"]]
+    length = max(config.data.row_length, config.data.target_row_length or 0)
+    return new_model_config(config.model, tokenizer, length)
+
+
+def new_model_config(model: dict, tokenizer: PreTrainedTokenizerBase, length: int) -> PreTrainedConfig:
+    """A configuration from `model_type` and fields of its class.
+
+    Args:
+        tokenizer: decides vocabulary and special tokens where `model` does not.
+        length: of the longest row, which `max_position_embeddings` defaults to.
+    """
+    fields = {k: v for k, v in model.items() if k != "model_type"}
+    config_class = CONFIG_MAPPING[model["model_type"]]
     legal = {f.name for f in dataclasses.fields(config_class)}
     ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
-    sizes = {
-        "vocab_size": math.ceil(len(tokenizer) / 64) * 64,
-        "max_position_embeddings": max(config.data.row_length, config.data.target_row_length or 0),
-    }
+    sizes = {"vocab_size": math.ceil(len(tokenizer) / 64) * 64, "max_position_embeddings": length}
     try:
         if "encoder" in config_class.sub_configs:
             parts = {part: {**sizes, **ids, **fields.pop(part, {})} for part in ("encoder", "decoder")}

@@ -168,7 +168,7 @@ def model_card(directory: Path, facts: RunFacts, history: list[dict], results: R
     data = ModelCardData(
         library_name="peft" if facts.adapter else "transformers",
         pipeline_tag=results.task,
-        base_model=None if Path(base).exists() or base.count("/") != 1 else base,
+        base_model=None if base is None or Path(base).exists() or base.count("/") != 1 else base,
         tags=["hf_llm", *(["lora"] if facts.adapter == "LORA" else [])],
         model_name=directory.name,
         eval_results=evaluated or None,

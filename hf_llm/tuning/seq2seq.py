@@ -1,0 +1,397 @@
+"""Translation and summarisation: a target text from a source text, by an encoder-decoder or a decoder."""
+
+import dataclasses
+import json
+import math
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    EvalPrediction,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    set_seed,
+)
+
+from hf_llm.data import check_vocabulary, train_tokenizer
+from hf_llm.data.tasks import TASKS, load_task, parse_task
+from hf_llm.training.config import TokenizerSection, check_model_fields
+from hf_llm.training.pretraining import new_model_config
+from hf_llm.training.runs import run_directory, set_cpu_threads
+from hf_llm.training.settings import check_keys, suggestion
+
+from .config import ModelSection, TuningConfig, load_tuning_config, training_arguments
+from .generated import BASELINES, METRICS, TextMetrics, samples_text
+from .models import checkpoint_path, open_tokenizer, text_limit
+from .pairs import IGNORED, PairCollator, PairFormat, encode_pairs, report_cuts
+from .report import Results
+from .running import TuningMixin, prepare_model, run
+
+
+# task -> what it is measured by unless the configuration says otherwise
+TASK_METRICS = {"translation": ["bleu", "chrf"], "summarization": ["rouge"]}
+MANAGED = {
+    "predict_with_generate": "a run always generates when it evaluates",
+    "generation_max_length": "use data.max_target_length",
+    "generation_num_beams": "use generation.num_beams",
+    "generation_config": "use the section generation",
+    "remove_unused_columns": "batches hold exactly what the model takes",
+    "prediction_loss_only": "evaluation reports the metrics of the task",
+    "label_names": "the target is the label",
+    "sortish_sampler": "use training.train_sampling_strategy: group_by_length",
+}
+
+
+@dataclass
+class Seq2SeqModel(ModelSection):
+    """A checkpoint (`path`), or a model from nothing (`new`: `model_type` and fields of its configuration class)."""
+
+    path: str | None = None
+    new: dict | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if (self.path is None) == (self.new is None):
+            raise ValueError("model: give either model.path, a checkpoint, or model.new, the fields of a new model")
+        if self.new is not None:
+            check_model_fields(self.new)
+
+
+@dataclass
+class TaskSection:
+    """
+    Attributes:
+        name: "translation" or "summarization".
+        metrics: names of `generated.METRICS`; default: what the task is commonly measured by.
+        baselines: names of `generated.BASELINES`, scored on the same test examples.
+    """
+
+    name: str = "translation"
+    metrics: list[str] = field(default_factory=list)
+    baselines: list[str] = field(default_factory=lambda: ["nearest neighbour"])
+
+    def __post_init__(self):
+        if self.name not in TASK_METRICS:
+            raise ValueError(f"task.name = {self.name!r} is unknown{suggestion(self.name, TASK_METRICS)}")
+        self.metrics = self.metrics or TASK_METRICS[self.name]
+        for key, legal in {"metrics": METRICS, "baselines": BASELINES}.items():
+            for name in getattr(self, key):
+                if name not in legal:
+                    raise ValueError(f"task.{key} has {name!r}{suggestion(name, legal)}")
+
+
+@dataclass
+class PairsSection:
+    """
+    Attributes:
+        dataset: anything that `hf_llm.data.tasks.load_task` takes.
+        source, target: columns of the texts.
+        prefix: before every source ("translate English to Spanish: ").
+        separator: between source and target, where a decoder goes on from the source.
+        max_source_length, max_target_length: in tokens; what is longer is cut, and reported.
+        max_train_samples: the first examples only; None for all.
+        max_eval_samples: of the validation split, for each evaluation while training.
+        max_test_samples: of the test split, for the final figures; None for all.
+    """
+
+    source: str
+    target: str
+    dataset: Any = "verses-en-es"
+    prefix: str = ""
+    separator: str = "\n"
+    max_source_length: int = 128
+    max_target_length: int = 128
+    max_train_samples: int | None = None
+    max_eval_samples: int | None = 256
+    max_test_samples: int | None = None
+
+
+@dataclass(kw_only=True)
+class Seq2SeqConfig(TuningConfig):
+    """
+    Attributes:
+        model: a checkpoint, or a new model.
+        tokenizer: how the tokenizer of a new model is trained, on sources and targets of the training split, unless
+            `model.tokenizer` names one.
+        data: the pairs.
+        task: what is measured.
+        generation: fields of transformers' `GenerationConfig` for the final figures and the saved model;
+            while training, the model is evaluated greedily.
+    """
+
+    model: Seq2SeqModel
+    data: PairsSection
+    tokenizer: TokenizerSection = field(default_factory=TokenizerSection)
+    task: TaskSection = field(default_factory=TaskSection)
+    generation: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.model.new is not None and self.peft is not None:
+            raise ValueError("peft: an adapter needs a model.path, weights that have learned something")
+        check_keys(self.generation, GenerationConfig().to_dict(), "generation")
+
+
+def load_seq2seq_config(path: str | Path, overrides: list[str] = ()) -> Seq2SeqConfig:
+    """The run that a YAML file and `--section.field value` overrides describe. ValueError names what is wrong."""
+    return load_tuning_config(Seq2SeqConfig, Seq2SeqTrainingArguments, path, overrides, MANAGED)
+
+
+class Seq2SeqTuner(TuningMixin, Seq2SeqTrainer):
+    """transformers' `Seq2SeqTrainer`, for decoders as well, with label smoothing inside the model's chunked loss.
+
+    Attributes:
+        references: target texts of what is being evaluated, in order; metrics compare with these, never with
+            targets that were cut.
+        predictions: texts of the last evaluation.
+    """
+
+    references: list[str] = ()
+    predictions: list[str] = ()
+
+    def __init__(self, *args, metrics: TextMetrics, **kwargs):
+        super().__init__(*args, compute_metrics=self._compare, **kwargs)
+        self.metrics = metrics
+        self.label_smoother = None  # it would ask for all logits
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        if model.training and self.args.label_smoothing_factor:
+            inputs = {**inputs, "label_smoothing": self.args.label_smoothing_factor}
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **gen_kwargs):
+        prompts = inputs.pop("prompts", None)
+        if prompts is None:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **gen_kwargs)
+        inputs, prompts = self._prepare_inputs(inputs), self._prepare_inputs(prompts)
+        with torch.no_grad():
+            loss = self.compute_loss(model, {**inputs, "skip_logits": True}).detach()
+        settings = {k: v for k, v in {**self._gen_kwargs, **gen_kwargs}.items() if v is not None}
+        output = self.model.generate(**prompts, **settings)[:, prompts["input_ids"].shape[1] :]
+        return loss, output.contiguous(), inputs["labels"]
+
+    def _compare(self, evaluated: EvalPrediction) -> dict[str, float]:
+        ids = evaluated.predictions
+        ids[ids == IGNORED] = self.processing_class.pad_token_id
+        texts = self.processing_class.batch_decode(ids, skip_special_tokens=True)
+        self.predictions = [text.strip() for text in texts[: len(self.references)]]  # several processes repeat some
+        return self.metrics.compute(self.predictions, self.references)
+
+
+def train_seq2seq(config: Seq2SeqConfig, card_template: Path | None = None) -> signal.Signals | None:
+    """Train, evaluate, save and report; go on from a checkpoint where there is one.
+
+    Returns:
+        The signal that stopped the run (a checkpoint has been saved), or None if it is complete.
+
+    Raises:
+        ValueError: anything wrong with the configuration, the data or the checkpoint, before training starts.
+    """
+    set_cpu_threads(config.cpu_threads)
+    args = training_arguments(
+        config,
+        Seq2SeqTrainingArguments,
+        predict_with_generate=True,
+        generation_num_beams=1,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        train_sampling_strategy="group_by_length",
+    )
+    with run_directory(args):
+        return _Run(config, args).run(card_template)
+
+
+class _Run:
+    """The parts of one run, made in order: texts, tokenizer, token ids, model, trainer."""
+
+    def __init__(self, config: Seq2SeqConfig, args: Seq2SeqTrainingArguments):
+        self.config = config
+        self.args = args
+
+    def run(self, card_template: Path | None) -> signal.Signals | None:
+        data = self.config.data
+        with self.args.main_process_first():  # the first process fills the caches that the others read
+            limits = {split: getattr(data, f"max_{name}_samples") for split, name in _LIMITS.items()}
+            self.texts = {split: self.load(split, limit) for split, limit in limits.items()}
+            self.tokenizer = self.open_tokenizer()
+            self.model_config = self.open_model_config()
+            self.form = self.pair_format()
+            self.notes, encoded = [], {}
+            for split, texts in self.texts.items():
+                encoded[split], cut = encode_pairs(texts, self.tokenizer, self.form, with_prompts=split != "train")
+                self.notes += report_cuts(split, cut, len(texts), self.form)
+        self.encoded = encoded
+        self.trainer = self.make_trainer()
+        facts = {"fingerprint": encoded["train"]._fingerprint}
+        return run(self.trainer, self.config, self.evaluate, card_template, facts)
+
+    def load(self, split: str, limit: int | None) -> Dataset:
+        """Columns `source` and `target` of a split."""
+        data = self.config.data
+        dataset = load_task(data.dataset, split)
+        for side in ("source", "target"):
+            if getattr(data, side) not in dataset.column_names:
+                raise ValueError(
+                    f"data.{side} = {getattr(data, side)!r} is no column of the data; there are {dataset.column_names}"
+                )
+        dataset = dataset.select_columns([data.source, data.target])
+        dataset = dataset.rename_columns({data.source: "source", data.target: "target"})
+        return dataset.select(range(min(limit, len(dataset)))) if limit else dataset
+
+    # ---- tokenizer and model ----------------------------------------------------------------------------------------
+
+    def open_tokenizer(self) -> PreTrainedTokenizerBase:
+        model = self.config.model
+        if model.path is not None or model.tokenizer is not None:
+            return open_tokenizer(model if model.path else dataclasses.replace(model, path=model.tokenizer, new=None))
+        folder = Path(self.config.output_dir, "tokenizer")
+        made_with = {**dataclasses.asdict(self.config.tokenizer), "data": dataclasses.asdict(self.config.data)}
+        note = folder / "made_with.json"
+        if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == made_with:
+            return AutoTokenizer.from_pretrained(folder)
+        section, train = self.config.tokenizer, self.texts["train"]
+        tokenizer = train_tokenizer(
+            (text for side in ("source", "target") for text in train[side]),
+            section.algorithm,
+            section.vocab_size,
+            stack=_stack(CONFIG_MAPPING[model.new["model_type"]]()),
+            show_progress=not self.args.disable_tqdm,
+        )
+        tokenizer.save_pretrained(folder)
+        note.write_text(json.dumps(made_with), encoding="utf-8")
+        return tokenizer
+
+    def open_model_config(self):
+        model, data = self.config.model, self.config.data
+        if model.new is None:
+            return AutoConfig.from_pretrained(checkpoint_path(model.path), revision=model.revision)
+        config = new_model_config(model.new, self.tokenizer, data.max_source_length + data.max_target_length)
+        check_vocabulary(self.tokenizer, config.get_text_config(decoder=True).vocab_size)
+        return config
+
+    def pair_format(self) -> PairFormat:
+        data, stack = self.config.data, _stack(self.model_config)
+        if stack == "decoder" and self.tokenizer.eos_token_id is None:
+            raise ValueError("model: the tokenizer has no end token, so a decoder would never learn where to stop")
+        return PairFormat(
+            stack=stack,
+            prefix=data.prefix,
+            separator=data.separator,
+            max_source_length=data.max_source_length,
+            max_target_length=data.max_target_length,
+        )
+
+    def make_model(self) -> PreTrainedModel:
+        auto_class = AutoModelForCausalLM if self.form.stack == "decoder" else AutoModelForSeq2SeqLM
+        if self.config.model.new is None:
+            model = prepare_model(
+                self.config, auto_class, self.tokenizer, self.args, num_samples=len(self.encoded["train"])
+            )
+        else:
+            set_seed(self.config.seed)
+            model = auto_class.from_config(self.model_config, dtype=getattr(torch, self.config.model.dtype))
+        data = self.config.data
+        lengths = {"source": data.max_source_length, "target": data.max_target_length}
+        if self.form.stack == "decoder":
+            lengths = {"source": sum(lengths.values())}
+        limit = text_limit(model.config, self.tokenizer)
+        for side, length in lengths.items():
+            if limit is not None and length > limit:
+                raise ValueError(f"data.max_{side}_length: {length} tokens are more than the model's {limit}")
+        generation = {"max_new_tokens": data.max_target_length, **self.config.generation}
+        model.generation_config.update(max_length=None, pad_token_id=self.tokenizer.pad_token_id, **generation)
+        return model
+
+    def make_trainer(self) -> Seq2SeqTuner:
+        model = self.make_model()
+        trainer = Seq2SeqTuner(
+            model=model,
+            args=self.args,
+            train_dataset=self.encoded["train"],
+            eval_dataset=self.encoded["validation"],
+            data_collator=PairCollator(self.tokenizer, model=model),
+            processing_class=self.tokenizer,
+            metrics=TextMetrics(self.config.task.metrics),
+        )
+        trainer.references = self.texts["validation"]["target"][:]
+        return trainer
+
+    # ---- the final figures ------------------------------------------------------------------------------------------
+
+    def evaluate(self) -> Results:
+        trainer, test, config = self.trainer, self.texts["test"], self.config
+        trainer.references = test["target"][:]
+        beams = config.generation.get("num_beams", 1)
+        found = trainer.predict(self.encoded["test"], metric_key_prefix="test", num_beams=beams).metrics
+        names = trainer.metrics.names
+        metrics = {"loss": found["test_loss"], **{name: found[f"test_{name}"] for name in names}}
+        metrics["perplexity"] = math.exp(metrics["loss"])
+        baselines = {}
+        for name in config.task.baselines:
+            guesses = BASELINES[name](self.texts["train"], test["source"][:])
+            baselines[name] = trainer.metrics.compute(guesses, trainer.references)
+        rows = [
+            {"source": source, "prediction": prediction, "reference": reference}
+            for source, prediction, reference in zip(
+                test["source"], trainer.predictions, trainer.references, strict=True
+            )
+        ]
+        if self.args.should_save:
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            Path(config.output_dir, "predictions.jsonl").write_text("".join(lines), encoding="utf-8")
+        decoding = f"a beam of {beams}" if beams > 1 else "greedy decoding"
+        return Results(
+            task="text-generation" if self.form.stack == "decoder" else config.task.name,
+            dataset=_dataset_text(config.data.dataset),
+            metrics=metrics,
+            rows={split: len(texts) for split, texts in self.texts.items()},
+            usage=_USAGE[self.form.stack].format(path=config.output_dir, source=json.dumps(rows[0]["source"])),
+            baselines=baselines,
+            notes=[
+                f"Scored against the test split as it stands, with {decoding}.",
+                *trainer.metrics.notes,
+                *self.notes,
+            ],
+            files={"predictions.jsonl": "source, prediction and reference of every test example"},
+            samples=samples_text(rows[:4]),
+        )
+
+
+# split -> the field of the data section that bounds it
+_LIMITS = {"train": "train", "validation": "eval", "test": "test"}
+_USAGE = {
+    "encoder-decoder": """import hf_llm
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+model = AutoModelForSeq2SeqLM.from_pretrained("{path}")
+tokenizer = AutoTokenizer.from_pretrained("{path}")
+source = tokenizer({source}, return_tensors="pt")
+print(tokenizer.decode(model.generate(**source)[0], skip_special_tokens=True))""",
+    "decoder": """import hf_llm
+from transformers import pipeline
+
+generate = pipeline("text-generation", "{path}")
+print(generate({source} + "\\n", return_full_text=False))""",
+}
+
+
+def _stack(config) -> str:
+    return "encoder-decoder" if config.is_encoder_decoder else "decoder"
+
+
+def _dataset_text(spec) -> str:
+    """The data in words, with source and licence where they are known."""
+    name = parse_task(spec).name
+    task = TASKS.get(name)
+    return f"{name}: {task.about} ({task.source}; {task.licence})" if task else name
