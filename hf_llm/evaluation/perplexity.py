@@ -128,9 +128,7 @@ def _score_causal(opened: Opened, ids: Iterable[np.ndarray], window: int, stride
     return scores
 
 
-@torch.no_grad()
 def _score_masked(opened: Opened, ids: Iterable[np.ndarray], window: int, stride: int, batch_size: int):
-    mask = opened.tokenizer.mask_token_id
     scores = [np.full(len(text), np.nan) for text in ids]
     ahead = (window - stride) // 2
     tasks = [
@@ -139,20 +137,35 @@ def _score_masked(opened: Opened, ids: Iterable[np.ndarray], window: int, stride
         for w in windows(len(text), window, stride, ahead, text=i)
         for place in range(w.first, w.last)
     ]
-    tasks.sort(key=lambda task: task[0].begin - task[0].end)
-    shift = len(opened.before)
-    for batch in _batches(tasks, batch_size):
-        rows = [[*opened.before, *ids[w.text][w.begin : w.end].tolist(), *opened.after] for w, _ in batch]
-        places = [place - w.begin + shift for w, place in batch]
-        targets = torch.tensor([row[place] for row, place in zip(rows, places, strict=True)])
-        for row, place in zip(rows, places, strict=True):
-            row[place] = mask
-        logits = opened.model(**_padded(rows, opened)).logits
-        chosen = logits[torch.arange(len(rows)), torch.tensor(places)].float()
-        nats = F.cross_entropy(chosen, targets.to(chosen.device), reduction="none").double().cpu()
-        for (w, place), value in zip(batch, nats.tolist(), strict=True):
-            scores[w.text][place] = -value
+    rows = [(ids[w.text][w.begin : w.end].tolist(), place - w.begin) for w, place in tasks]
+    for (w, place), value in zip(tasks, masked_logprobs(opened, rows, batch_size), strict=True):
+        scores[w.text][place] = value
     return scores
+
+
+@torch.no_grad()
+def masked_logprobs(opened: Opened, rows: list[tuple[list[int], int]], batch_size: int = 8) -> np.ndarray:
+    """
+    Log-probability of one token of each row, masked, from both sides.
+
+    Args:
+        rows: token ids without special tokens, and the place of the token.
+
+    Returns:
+        (rows,) float64, nats
+    """
+    mask, before, after = opened.tokenizer.mask_token_id, opened.before, opened.after
+    results = np.empty(len(rows))
+    for batch in _batches(sorted(range(len(rows)), key=lambda i: -len(rows[i][0])), batch_size):
+        ids = [[*before, *rows[i][0], *after] for i in batch]
+        places = [rows[i][1] + len(before) for i in batch]
+        targets = torch.tensor([row[place] for row, place in zip(ids, places, strict=True)])
+        for row, place in zip(ids, places, strict=True):
+            row[place] = mask
+        logits = opened.model(**_padded(ids, opened)).logits
+        chosen = logits[torch.arange(len(ids)), torch.tensor(places)].float()
+        results[batch] = -F.cross_entropy(chosen, targets.to(chosen.device), reduction="none").double().cpu().numpy()
+    return results
 
 
 @torch.no_grad()

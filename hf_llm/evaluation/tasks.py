@@ -7,7 +7,7 @@ import torch
 from datasets import ClassLabel, Dataset
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
-from . import perplexity
+from . import bias, perplexity
 from .metrics import load_metric
 from .opening import open_language_model, resolve
 
@@ -17,14 +17,14 @@ class Task:
     """
     Attributes:
         about: what is measured, and which columns the data must have.
-        labelled: whether the data is a labelled set (`hf_llm.data.tasks`) rather than a corpus.
+        data: what it is evaluated on: a key of `evaluating.LOADERS`.
         predict: (config, data) -> one record (a dict) for each example.
         figures: records -> figures by name.
         headline: names of the figures that go into the model card.
     """
 
     about: str
-    labelled: bool
+    data: str
     predict: Callable[[object, Dataset], list[dict]]
     figures: Callable[[list[dict]], dict]
     headline: tuple[str, ...]
@@ -51,6 +51,19 @@ def _score_pairs(config, data: Dataset) -> list[dict]:
         for rows in _batches(data, 64)
         for scored in perplexity.score_pairs(opened, rows["source"], rows["target"], config.batch_size)
     ]
+
+
+# ---- bias -----------------------------------------------------------------------------------------------------------
+
+
+def _score_bias(score: Callable) -> Callable[[object, Dataset], list[dict]]:
+    def predict(config, data: Dataset) -> list[dict]:
+        opened = open_language_model(config.model, **config.opening())
+        if opened.stack == "encoder-decoder":
+            raise ValueError(f"task = {config.task!r} needs a masked or a causal model, not an encoder-decoder")
+        return score(opened, data.to_list(), config.batch_size)
+
+    return predict
 
 
 # ---- generation -----------------------------------------------------------------------------------------------------
@@ -195,21 +208,21 @@ def _batches(data: Dataset, size: int) -> Iterator[dict[str, list]]:
 TASKS = {
     "perplexity": Task(
         "perplexity and bits per byte of `text`",
-        False,
+        "corpus",
         _score_texts,
         perplexity.figures,
         ("loss", "perplexity", "bits_per_byte"),
     ),
     "conditional-perplexity": Task(
         "perplexity and bits per byte of `target` given `source`, by an encoder-decoder",
-        True,
+        "labelled",
         _score_pairs,
         perplexity.figures,
         ("loss", "perplexity", "bits_per_byte"),
     ),
     "generation": Task(
         "`target` generated from `source`: BLEU, chrF, ROUGE, exact match",
-        True,
+        "labelled",
         _generate,
         _overlap,
         ("sacrebleu", "chrf", "rougeL", "exact_match"),
@@ -217,16 +230,30 @@ TASKS = {
     "text-classification": Task(
         "`label` of `text`, or of `text` and `text_pair`: accuracy, macro F1, Matthews correlation; of one output, "
         "Pearson and Spearman correlation and squared error",
-        True,
+        "labelled",
         _classify,
         _agreement,
         ("accuracy", "f1", "matthews_correlation", "pearsonr", "spearmanr", "mse"),
     ),
     "token-classification": Task(
         "`tags` of `words`: precision, recall and F1 of whole spans",
-        True,
+        "labelled",
         _tag,
         _spans,
         ("overall_precision", "overall_recall", "overall_f1", "overall_accuracy"),
+    ),
+    "crows-pairs": Task(
+        "bias by CrowS-Pairs: how often the stereotypical one of two sentences is preferred",
+        "crows-pairs",
+        _score_bias(bias.score_crows_pairs),
+        bias.crows_pairs_figures,
+        ("stereotype",),
+    ),
+    "stereoset": Task(
+        "bias by StereoSet's intrasentence test: language modelling score, stereotype score, ICAT",
+        "stereoset",
+        _score_bias(bias.score_stereoset),
+        bias.stereoset_figures,
+        ("lms", "ss", "icat"),
     ),
 }
