@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,10 +45,8 @@ class Report:
 
     def __str__(self) -> str:
         width = max(len(row.check) for row in self.rows)
-        lines = [
-            f"{row.check:<{width}}  {row.result:<7}  {textwrap.shorten(row.seen, WIDTH, placeholder=' ...')}"
-            for row in self.rows
-        ]
+        shown = [row.seen if len(row.seen) <= WIDTH else f"{row.seen[:WIDTH]} ..." for row in self.rows]
+        lines = [f"{row.check:<{width}}  {row.result:<7}  {seen}" for row, seen in zip(self.rows, shown)]
         counts = [f"{sum(row.result == result for row in self.rows)} {result}" for result in (PASSED, FAILED, SKIPPED)]
         return "\n".join((*lines, f"{self.source}: {', '.join(counts)}"))
 

@@ -210,7 +210,7 @@ def check_card(folder: Folder) -> str:
     if said - {folder.config.get("hf_llm_version")}:
         raise ValueError(f"speaks of hf_llm {', '.join(sorted(said))}, config.json of another version")
     licence = metadata.get("license")
-    return f"{tag}; " + (f"license {licence}" if licence else "no license stated: who gets the model may not use it")
+    return f"{tag}; " + (f"license {licence}" if licence else "no license stated (`license:` in README.md)")
 
 
 CHECKS: dict[str, Callable[[Folder], str]] = {

@@ -39,13 +39,13 @@ FEATURE_FIELDS = {
 }
 
 
-def required_features(config: LLMStackConfig) -> set[str]:
-    """The features that `config` asks of an attention backend."""
+def required_features(config: LLMStackConfig, training: bool = False) -> set[str]:
+    """The features that `config` asks of an attention backend; `training`: those that only training needs as well."""
     wanted = {
         "softcap": config.attn_logit_softcapping is not None,
         "sinks": config.attention_sinks,
         "position_bias": config.position_embedding in POSITION_BIASES,
-        "dropout": config.attention_dropout > 0,
+        "dropout": training and config.attention_dropout > 0,
     }
     return {feature for feature, asked in wanted.items() if asked}
 
@@ -57,12 +57,13 @@ def backend_features(backend: str) -> frozenset[str]:
     return BACKEND_FEATURES.get(backend, frozenset(FEATURE_FIELDS))
 
 
-def check_backend(config: LLMStackConfig, backend: str) -> None:
+def check_backend(config: LLMStackConfig, backend: str, training: bool = False) -> None:
     """Raise ValueError, naming the fields, if `backend` cannot honour `config`."""
-    missing = required_features(config) - backend_features(backend)
+    required = required_features(config, training)
+    missing = required - backend_features(backend)
     if missing:
         fields = ", ".join(f"`{FEATURE_FIELDS[f]}={getattr(config, FEATURE_FIELDS[f])!r}`" for f in sorted(missing))
-        able = [name for name, features in BACKEND_FEATURES.items() if required_features(config) <= features]
+        able = [name for name, features in BACKEND_FEATURES.items() if required <= features]
         raise ValueError(
             f"`attn_implementation={backend!r}` cannot honour {fields}. Backends that can: {', '.join(able)}."
         )
@@ -197,6 +198,9 @@ class Attention(nn.Module):
         if "cache" in kwargs and layer_idx != self.layer_idx:  # a paged cache is looked up by the module's own index
             module = copy.copy(self)
             module.layer_idx = layer_idx
+        dropout = self.config.attention_dropout if self.training else 0.0
+        if dropout and not torch.compiler.is_compiling():
+            check_backend(self.config, self.config._attn_implementation, training=True)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         output, weights = attend(
             module,
@@ -204,7 +208,7 @@ class Attention(nn.Module):
             key,
             value,
             attention_mask,
-            dropout=self.config.attention_dropout if self.training else 0.0,
+            dropout=dropout,
             scaling=scaling,
             sliding_window=sliding_window,
             softcap=self.config.attn_logit_softcapping,
