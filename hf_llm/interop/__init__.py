@@ -10,6 +10,7 @@ from .convert import export_model, head_name, import_model
 from .families import load_families
 from .family import Family
 from .loading import check_not_quantised, find_family, load_native
+from .placement import PLACEMENT, place
 
 
 __all__ = ["InteropError", "from_native", "nearest_family", "to_native"]
@@ -23,7 +24,8 @@ def from_native(model: PreTrainedModel | str | Path, **kwargs) -> PreTrainedMode
 
     Args:
         model: a transformers model (tensors of the same layout are then shared with it), or a path or Hub id.
-        kwargs: for a path or id, as in `from_pretrained` (dtype, device_map, revision, ...).
+        kwargs: for a path or id, as in `from_pretrained` (dtype, revision, ...; device_map with max_memory,
+            offload_folder and offload_buffers, where a map names modules of our model).
 
     Returns:
         The stack and head that correspond to the native class, with its generation configuration.
@@ -33,6 +35,7 @@ def from_native(model: PreTrainedModel | str | Path, **kwargs) -> PreTrainedMode
             for, missing or unexpected weights, shapes that disagree, a damaged file, pickles, quantised weights.
     """
     families, owned = load_families(), not isinstance(model, PreTrainedModel)
+    placement = {name: kwargs.pop(name) for name in PLACEMENT if owned and name in kwargs}
     if owned:
         model = load_native(str(model), families, **kwargs)
     family = find_family(model.config.model_type, families)
@@ -41,6 +44,7 @@ def from_native(model: PreTrainedModel | str | Path, **kwargs) -> PreTrainedMode
     if unused:
         logger.warning("Not imported, for the core has no place for them: %s", ", ".join(unused))
     imported.config._name_or_path = imported.name_or_path = model.name_or_path
+    place(imported, **placement)
     return imported
 
 

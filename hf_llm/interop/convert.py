@@ -190,6 +190,8 @@ class Move(NamedTuple):
 def _move(moves: list[Move], source: dict[str, torch.Tensor], target: Receiver, consume: bool) -> None:
     """Convert the weights of `source` one move after the other into `target`; `consume`: `source` is emptied, and its
     memory given back, on the way."""
+    if offloaded := [name for name, tensor in source.items() if tensor.is_meta]:
+        raise InteropError(f"{target.what}: {offloaded[0]} is offloaded. Load the model without `device_map`.")
     uses, memory = Counter(name for move in moves for name in move.sources), FileMemory()
     for move in moves:
         tensors = [source[name] for name in move.sources]
