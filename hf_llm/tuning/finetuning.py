@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy
 from datasets import Dataset
-from transformers import EvalPrediction, Trainer, TrainingArguments
+from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from hf_llm.data.tasks import SPLITS, TASKS, load_task, parse_task
 from hf_llm.training.runs import run_directory, set_cpu_threads
@@ -129,10 +129,10 @@ def finetune(config: FinetuneConfig, card_template: Path | None = None) -> signa
         config, TrainingArguments, remove_unused_columns=False, label_names=task.label_names, learning_rate=2e-5
     )
     with run_directory(args):
-        return _Finetuning(config, task, args).run(card_template)
+        return Finetuning(config, task, args).run(card_template)
 
 
-class _Finetuning:
+class Finetuning:
     """The parts of one run, made in order: data, tokenizer, features, model, trainer."""
 
     def __init__(self, config: FinetuneConfig, task: Task, args: TrainingArguments):
@@ -146,13 +146,13 @@ class _Finetuning:
             self.features = {split: task.encode(examples, self.encoder) for split, examples in self.data.items()}
         self.notes = [report_cut(f, split, self.encoder.max_length) for split, f in self.features.items()]
         num_features = len(self.features["train"])
-        model = prepare_model(config, task.auto_class, tokenizer, args, num_features, **fields)
+        model = self.make_model(tokenizer, num_features, fields)
         inputs = {*tokenizer.model_input_names, *task.label_names}
         self.inputs = {
             split: features.select_columns([name for name in features.column_names if name in inputs])
             for split, features in self.features.items()
         }
-        self.trainer = FinetuneTrainer(
+        self.trainer = self.make_trainer(
             model=model,
             args=args,
             data_collator=task.collator(self.encoder),
@@ -162,6 +162,12 @@ class _Finetuning:
             compute_metrics=self.compute_metrics,
             preprocess_logits_for_metrics=self.task.shrink,
         )
+
+    def make_model(self, tokenizer: PreTrainedTokenizerBase, num_samples: int, fields: dict) -> PreTrainedModel:
+        return prepare_model(self.config, self.task.auto_class, tokenizer, self.args, num_samples, **fields)
+
+    def make_trainer(self, **parts) -> FinetuneTrainer:
+        return FinetuneTrainer(**parts)
 
     def run(self, card_template: Path | None) -> signal.Signals | None:
         fingerprints = [examples._fingerprint for examples in self.features.values()]
