@@ -35,6 +35,7 @@ def tokenizer_of(config) -> PreTrainedTokenizerFast:
     words = {f"w{i}": i for i in range(size)}
     roles = {"pad": config.pad_token_id, "bos": config.bos_token_id, "eos": config.eos_token_id, "unk": 3}
     roles = {role: i for role, i in roles.items() if i is not None}
+    assert len(set(roles.values())) == len(roles), f"special tokens share an id: {roles}"
     words |= {f"<{role}>": i for role, i in roles.items()}
     words = {word: i for word, i in words.items() if not word.startswith("w") or i not in roles.values()}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))

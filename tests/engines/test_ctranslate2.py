@@ -60,7 +60,7 @@ ENCODER_DECODERS = {
     "bart": ("bart", EOS),
     "bart scaled": ("bart", EOS | {"scale_embedding": True}),
     "mbart": ("mbart", EOS),
-    "pegasus": ("pegasus", EOS | {"pad_token_id": 0, "decoder_start_token_id": 0}),
+    "pegasus": ("pegasus", EOS | {"pad_token_id": 0, "decoder_start_token_id": 0, "bos_token_id": 1}),
     "marian": ("marian", EOS | {"pad_token_id": 60, "decoder_start_token_id": 60}),
     "t5gemma": ("t5gemma", gemma_halves(**GEMMA | NO_CAPS, eos_token_id=2, bos_token_id=1)),
 }
