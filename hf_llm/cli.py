@@ -21,6 +21,8 @@ def info(arguments: argparse.Namespace) -> None:
 def import_native(arguments: argparse.Namespace) -> None:
     from hf_llm.interop.folders import import_folder
 
+    if move_adapter(arguments, "imported"):
+        return
     model = import_folder(arguments.source, arguments.destination)
     print(f"{arguments.destination}: {type(model).__name__}, {model.num_parameters():,} parameters")
 
@@ -28,8 +30,23 @@ def import_native(arguments: argparse.Namespace) -> None:
 def export_native(arguments: argparse.Namespace) -> None:
     from hf_llm.interop.folders import export_folder
 
+    if move_adapter(arguments, "exported"):
+        return
     model = export_folder(arguments.source, arguments.destination, arguments.family)
     print(f"{arguments.destination}: {type(model).__name__} (model_type {model.config.model_type!r})")
+
+
+def move_adapter(arguments: argparse.Namespace, done: str) -> bool:
+    """Convert the source if it is a PEFT adapter. Returns whether it is one."""
+    from hf_llm.interop import adapters, folders
+
+    if not adapters.is_adapter(arguments.source):
+        return False
+    if arguments.base is None:
+        raise ValueError(f"{arguments.source} is an adapter: name its base model, {done}, by --base.")
+    folders.move_adapter(arguments.source, arguments.destination, arguments.base)
+    print(f"{arguments.destination}: adapter for {arguments.base}")
+    return True
 
 
 def check_checkpoint(arguments: argparse.Namespace) -> None:
@@ -66,13 +83,15 @@ def main(argv: list[str] | None = None) -> None:
     command.add_argument("--trust-remote-code", action="store_true", help="run the code that the checkpoint carries")
     command.set_defaults(run=info)
     command = commands.add_parser("import", help="write a native checkpoint as one of hf_llm")
-    command.add_argument("source", metavar="SRC", help="a native checkpoint, or a Hub id")
+    command.add_argument("source", metavar="SRC", help="a native checkpoint, its Hub id, or a PEFT adapter")
     command.add_argument("destination", metavar="DST", help="the folder to write, new or empty")
+    command.add_argument("--base", help="for a PEFT adapter: its base model, imported")
     command.set_defaults(run=import_native)
     command = commands.add_parser("export", help="write a checkpoint of hf_llm as a native one")
-    command.add_argument("source", metavar="SRC", help="a checkpoint of hf_llm, or a Hub id")
+    command.add_argument("source", metavar="SRC", help="a checkpoint of hf_llm, its Hub id, or a PEFT adapter")
     command.add_argument("destination", metavar="DST", help="the folder to write, new or empty")
     command.add_argument("--as", dest="family", metavar="FAMILY", help="its model_type; by default the nearest")
+    command.add_argument("--base", help="for a PEFT adapter: its base model, exported")
     command.set_defaults(run=export_native)
     command = commands.add_parser(
         "check", help="try a checkpoint by the code that it carries; exit code 1 if it fails"

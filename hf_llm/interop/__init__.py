@@ -43,7 +43,8 @@ def from_native(model: PreTrainedModel | str | Path, **kwargs) -> PreTrainedMode
     imported, unused = import_model(family, model, consume=owned)
     if unused:
         logger.warning("Not imported, for the core has no place for them: %s", ", ".join(unused))
-    imported.config._name_or_path = imported.name_or_path = model.name_or_path
+    imported.config._name_or_path = model.name_or_path  # where TRL looks for the tokenizer
+    imported.name_or_path = None  # where PEFT would look for a model of our class
     place(imported, **placement)
     return imported
 

@@ -88,7 +88,7 @@ def _matching_rule(family: Family, name: str):
 
 def _rule_entry(rule, match, config, prefix="", native_prefix="", half=None) -> Entry:
     ours = tuple(prefix + _fill(template, match) for template in rule.ours)
-    templates = rule.op.native_names(rule.native, _stack_config(config, half))
+    templates = rule.op.native_names(rule.native, stack_config(config, half))
     native = tuple(native_prefix + _fill(template, match) for template in templates)
     return Entry(ours, native, rule.op, half)
 
@@ -103,7 +103,8 @@ def _check_head(family: Family, head: str) -> None:
         raise InteropError(f"{family.name} has no head like {head!r}; it has {', '.join(family.heads) or 'none'}.")
 
 
-def _stack_config(config, half: str | None):
+def stack_config(config, half: str | None):
+    """The configuration of a half of an encoder-decoder, or of the only stack."""
     return config if half is None else getattr(config, half)
 
 
@@ -143,11 +144,9 @@ def import_model(family: Family, native: PreTrainedModel, consume: bool = False)
     head = head_of(type(native).__name__, family)
     _check_head(family, head)
     config = to_our_config(family, native.config, **tying(family, native))
-    _, module = registration.STACKS[family.stack]
-    prefix = "LLM" + "".join(part.capitalize() for part in family.stack.split("_"))
-    target = Receiver(empty(getattr(module, prefix + head), config), f"import of {type(native).__name__}")
+    target = Receiver(empty(our_class(family, head), config), f"import of {type(native).__name__}")
     source, tied = untied(native), aliases(native)
-    entries = plan(family, head, target.shapes, _base_prefix(native), config)
+    entries = plan(family, head, target.shapes, base_prefix(native), config)
     names = {name: tied.get(name, name) for entry in entries for name in entry.native}
     if absent := [name for name, stored in names.items() if stored not in source]:
         raise InteropError(f"{family.name} checkpoint lacks {', '.join(absent[:8])}.")
@@ -156,7 +155,7 @@ def import_model(family: Family, native: PreTrainedModel, consume: bool = False)
     if consume:
         native.to_empty(device="meta")
     moves = [
-        Move(tuple(names[name] for name in e.native), e.ours, e.op.to_ours, _stack_config(config, e.half))
+        Move(tuple(names[name] for name in e.native), e.ours, e.op.to_ours, stack_config(config, e.half))
         for e in entries
     ]
     _move(moves, source, target, consume)
@@ -209,7 +208,7 @@ def _carry_generation_config(source: PreTrainedModel, target: PreTrainedModel) -
         target.generation_config = source.generation_config
 
 
-def _base_prefix(native: PreTrainedModel) -> str:
+def base_prefix(native: PreTrainedModel) -> str:
     """Where the base model is in a native model (T5's language models are their own base)."""
     return "" if native.base_model is native else native.base_model_prefix
 
@@ -229,6 +228,12 @@ def _check_derived(family: Family, name: str, tensor: torch.Tensor, compute) -> 
         raise InteropError(f"{family.name} checkpoint: {name} is not the table that the architecture computes.")
 
 
+def our_class(family: Family, head: str) -> type:
+    """Our class for a head ("ForCausalLM", ..., "Model")."""
+    _, module = registration.STACKS[family.stack]
+    return getattr(module, "LLM" + "".join(part.capitalize() for part in family.stack.split("_")) + head)
+
+
 def head_name(model: PreTrainedModel) -> str:
     """The head of one of our models ("ForCausalLM", ..., "Model")."""
     return type(model).__name__.split(type(model.config).__name__.removesuffix("Config"))[1]
@@ -239,13 +244,13 @@ def export_model(family: Family, model: PreTrainedModel, consume: bool = False) 
     head = head_name(model)
     native_config = to_native_config(family, model.config, head)
     arguments = family.base_arguments if head == "Model" else {}
-    native = empty(_native_class(family, head, native_config), native_config, **arguments)
+    native = empty(native_class(family, head, native_config), native_config, **arguments)
     if not tying(family, model).get("tie_word_embeddings", True) and tying(family, native)["tie_word_embeddings"]:
         untie_head(native)
     target, source, tied = Receiver(native, f"export to {family.name}"), untied(model), aliases(native)
-    entries = plan(family, head, source, _base_prefix(native), model.config)
+    entries = plan(family, head, source, base_prefix(native), model.config)
     moves = [
-        Move(e.ours, tuple(tied.get(n, n) for n in e.native), e.op.to_native, _stack_config(model.config, e.half))
+        Move(e.ours, tuple(tied.get(n, n) for n in e.native), e.op.to_native, stack_config(model.config, e.half))
         for e in entries
     ]
     moved = {name for move in moves for name in move.targets}
@@ -273,7 +278,8 @@ def _fill_in(family: Family, lacking: dict[str, torch.Tensor], like: torch.Tenso
     return filled
 
 
-def _native_class(family: Family, head: str, config: PreTrainedConfig) -> type:
+def native_class(family: Family, head: str, config: PreTrainedConfig) -> type:
+    """The native class for one of our heads. Raises InteropError if there is none."""
     for auto_name, ours in HEAD_OF_AUTO.items():
         if ours == head:
             mapping = getattr(transformers, auto_name)._model_mapping

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils import cached_file
 
 from . import from_native, target_family
+from .adapters import convert_adapter
 from .configurations import InteropError
 from .convert import export_model
 from .loading import HUB_ARGUMENTS, load_strictly, read_config
@@ -42,6 +43,18 @@ def export_folder(source: str, destination: str | Path, family: str | None = Non
         native.save_pretrained(folder)
         _carry_tokenizer(source, folder, **kwargs)
     return native
+
+
+def move_adapter(source: str, destination: str | Path, base: str) -> None:
+    """
+    Write a PEFT adapter to a new folder for the same base model on the other side.
+
+    base: our import of the native model that the adapter was trained on; or, for an adapter of one of our models, the
+        native export. The folder appears when it is complete, or not at all. Raises InteropError.
+    """
+    with _new_folder(destination) as folder:
+        convert_adapter(source, folder, base)
+        _carry_tokenizer(source, folder)
 
 
 def _load_ours(source: str, **kwargs) -> PreTrainedModel:

@@ -22,6 +22,10 @@ class Op:
     def to_native(self, tensors: list[torch.Tensor], config) -> list[torch.Tensor]:
         return tensors
 
+    def of_rows(self) -> "Op | None":
+        """The operation on outputs as rows, (out, n) or (out,), if it does no more than join and order them."""
+        return None
+
 
 class Transpose(Op):
     """The two last dimensions change places: GPT-2's Conv1D (in, out), gpt-oss' experts (E, in, out)."""
@@ -59,6 +63,9 @@ class Fused(Op):
         fused = fused.transpose(0, 1) if self.transposed and fused.ndim > 1 else fused
         return list(fused.split([heads * dim, kv_heads * dim, kv_heads * dim]))
 
+    def of_rows(self):
+        return Fused()
+
     def to_native(self, tensors, config):
         fused = torch.cat(tensors)
         return [fused.transpose(0, 1) if self.transposed and fused.ndim > 1 else fused]
@@ -74,6 +81,9 @@ class FusedByGroup(Op):
         parts = per_group[:, :-2], per_group[:, -2:-1], per_group[:, -1:]
         return [part.reshape(-1, *fused.shape[1:]) for part in parts]
 
+    def of_rows(self):
+        return self
+
     def to_native(self, tensors, config):
         heads, kv_heads, dim = _head_counts(config)
         rest = tensors[0].shape[1:]
@@ -86,6 +96,9 @@ class Halves(Op):
 
     def to_ours(self, tensors, config):
         return list(tensors[0].chunk(2))
+
+    def of_rows(self):
+        return self
 
     def to_native(self, tensors, config):
         return [torch.cat(tensors)]

@@ -28,7 +28,7 @@ def native_model(family: str, head: str = "auto", seed: int = 0, attention: str 
     config = transformers.CONFIG_MAPPING[family](**copy.deepcopy(overrides))
     head = next(iter(FAMILIES[family].heads)) if head == "auto" else head
     config._attn_implementation = attention
-    model = convert._native_class(FAMILIES[family], head, config)(config).eval()
+    model = convert.native_class(FAMILIES[family], head, config)(config).eval()
     redraw(model, seed)
     return model
 

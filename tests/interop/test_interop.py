@@ -69,7 +69,7 @@ def test_from_native_by_path(llama):
     assert not ours.training
     parity.assert_same_logits(native, ours)
     assert ours.generation_config.temperature == 0.7
-    assert ours.name_or_path == str(llama)
+    assert ours.config.name_or_path == str(llama)
 
 
 def test_dtype_is_honoured(llama):
