@@ -25,15 +25,18 @@ def check_tokenizer(tokenizer) -> None:
         )
 
 
-def check_policy(model, args: PPOConfig, accelerator: Accelerator) -> None:
-    """Raise ValueError for models and launches that PPO does not train."""
+def check_writes(model: PreTrainedModel) -> None:
+    """Raise ValueError unless a model is a language model that generates."""
+    base = model.get_base_model() if is_peft_model(model) else model
+    if not base.can_generate() or base.get_output_embeddings() is None:
+        raise ValueError(f"{type(base).__name__} is no causal or seq2seq language model, which the policy must be")
+
+
+def check_launch(model: PreTrainedModel, args: PPOConfig, accelerator: Accelerator) -> None:
+    """Raise ValueError for ways of running that PPO, or PPO of this policy, does not know."""
     base = model.get_base_model() if is_peft_model(model) else model
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise ValueError(f"distributed_type = {accelerator.distributed_type}: PPO spreads over processes by DDP alone")
-    if not base.can_generate() or base.get_output_embeddings() is None:
-        raise ValueError(
-            f"{type(base).__name__} writes no text: the policy must be a causal or seq2seq language model"
-        )
     if is_peft_model(model) and model.active_peft_config.is_prompt_learning:
         raise ValueError(
             f"peft_config = {type(model.active_peft_config).__name__}: its virtual tokens take no part in the "
@@ -42,9 +45,7 @@ def check_policy(model, args: PPOConfig, accelerator: Accelerator) -> None:
     if base.config.is_encoder_decoder:
         for name in ("use_vllm", "use_transformers_continuous_batching"):
             if getattr(args, name):
-                raise ValueError(
-                    f"{name} = True, but {type(base).__name__} is an encoder-decoder: it generates without"
-                )
+                raise ValueError(f"{name} = True, but {type(base).__name__} is an encoder-decoder, which cannot")
 
 
 def check_prompts(
@@ -80,7 +81,7 @@ def check_lengths(
     """Raise ValueError if prompts of these lengths leave too little of the model's context for a completion."""
     decoder_positions = _positions(model.config.get_text_config(decoder=True))
     if model.config.is_encoder_decoder:
-        room = _positions(model.config.get_text_config(encoder=True))
+        room = _positions(model.get_encoder().config)
         if decoder_positions is not None and max_completion_length > decoder_positions:
             raise ValueError(
                 f"max_completion_length = {max_completion_length}, but the decoder has {decoder_positions} positions"

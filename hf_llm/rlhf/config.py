@@ -166,28 +166,21 @@ class PPOConfig(RLOOConfig):
 
     def _settle_batches(self) -> None:
         """Fill in `generation_batch_size` and `steps_per_generation` (micro-batches per rollout and process)."""
-        given = [
-            name
-            for name in ("num_mini_batches", "steps_per_generation", "generation_batch_size")
-            if getattr(self, name) is not None
-        ]
-        if len(given) > 1:
+        accumulation, processes = self.gradient_accumulation_steps, self.world_size
+        micro_batch = self.per_device_train_batch_size * processes
+        if self.generation_batch_size is not None and self.generation_batch_size % (micro_batch * accumulation):
             raise ValueError(
-                f"{' and '.join(f'{name} = {getattr(self, name)}' for name in given)}: each sets the size of a rollout; "
-                "give one of them"
+                f"generation_batch_size = {self.generation_batch_size} is not divisible by the minibatch of "
+                f"{self.per_device_train_batch_size} per_device_train_batch_size x {processes} process(es) x "
+                f"{accumulation} gradient_accumulation_steps = {micro_batch * accumulation}"
             )
-        micro_batch = self.per_device_train_batch_size * self.world_size
-        accumulation = self.gradient_accumulation_steps
-        if self.generation_batch_size is not None:
-            if self.generation_batch_size % (micro_batch * accumulation):
-                raise ValueError(
-                    f"generation_batch_size = {self.generation_batch_size} is not divisible by the "
-                    f"minibatch of {self.per_device_train_batch_size} per_device_train_batch_size x {self.world_size} process(es) x "
-                    f"{accumulation} gradient_accumulation_steps = {micro_batch * accumulation}"
-                )
-            self.steps_per_generation = self.generation_batch_size // micro_batch
-        elif self.steps_per_generation is None:
-            self.steps_per_generation = (self.num_mini_batches or 1) * accumulation
+        units = {"num_mini_batches": accumulation, "steps_per_generation": 1, "generation_batch_size": 1 / micro_batch}
+        given = {name: getattr(self, name) for name in units if getattr(self, name) is not None}
+        sizes = {round(given[name] * units[name]) for name in given}
+        if len(sizes) > 1:
+            listed = " and ".join(f"{name} = {value}" for name, value in given.items())
+            raise ValueError(f"{listed} are rollouts of different sizes: give one of them")
+        self.steps_per_generation = sizes.pop() if sizes else accumulation
         if self.steps_per_generation % accumulation:
             raise ValueError(
                 f"steps_per_generation = {self.steps_per_generation} is not divisible by "
@@ -213,7 +206,7 @@ class PPOConfig(RLOOConfig):
         if inside and not self.save_inside_rollouts:
             raise ValueError(
                 f"save_steps = {self.save_steps:g} does not align with rollouts, which serve for "
-                f"{self.steps_per_rollout} optimizer steps (num_mini_batches = {self.num_mini_batches} x num_iterations = "
-                f"{self.num_iterations}): choose a multiple, or set save_inside_rollouts=True to keep the rollout in "
-                "the checkpoint"
+                f"{self.steps_per_rollout} optimizer steps (num_mini_batches = {self.num_mini_batches} x "
+                f"num_iterations = {self.num_iterations}): choose a multiple, or set save_inside_rollouts=True to "
+                "keep the rollout in the checkpoint"
             )

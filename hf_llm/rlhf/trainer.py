@@ -16,7 +16,7 @@ from .advantages import (
     KLController,
     RunningMoments,
 )
-from .checks import check_policy, check_prompts, check_tokenizer
+from .checks import check_launch, check_prompts, check_tokenizer, check_writes
 from .config import PPOConfig
 from .logs import LogsRollouts
 from .losses import policy_loss, value_loss
@@ -110,6 +110,8 @@ class PPOTrainer(SavesPPO, SamplesRollouts, LogsRollouts, RLOOTrainer):
             path = model if isinstance(model, str) else model.config._name_or_path
             processing_class = AutoTokenizer.from_pretrained(path, trust_remote_code=args.trust_remote_code)
         check_tokenizer(processing_class)
+        if not isinstance(model, str):
+            check_writes(model)
         processing_class.padding_side = "left"
         rewards = _resolve(reward_funcs, reward_processing_classes, args)
         super().__init__(
@@ -124,7 +126,7 @@ class PPOTrainer(SavesPPO, SamplesRollouts, LogsRollouts, RLOOTrainer):
             quantization_config=quantization_config,
             peft_config=peft_config,
         )
-        check_policy(self.model, args, self.accelerator)
+        check_launch(self.model, args, self.accelerator)
         base = base_of(self.model)
         self.start_token_id = start_token_of(base)
         self.generation_config.decoder_start_token_id = self.start_token_id
