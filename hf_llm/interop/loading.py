@@ -1,13 +1,14 @@
 """Open checkpoints strictly: whatever is wrong with one is an `InteropError` that says what, and what to do."""
 
 import difflib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
 import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, logging
 
 from .configurations import InteropError, to_our_config
 from .convert import HEAD_OF_AUTO, unused_pattern
@@ -28,6 +29,8 @@ def find_family(model_type: str, families: dict[str, Family]) -> Family:
 
 def read_config(source: str, **kwargs) -> dict:
     """config.json of a checkpoint, checked for what no import can work without."""
+    if not Path(source).is_dir() and (Path(source).is_absolute() or Path(source).exists()):
+        raise InteropError(f"{source} is no folder: name the folder that has config.json, or a Hub id.")
     if Path(source).is_dir() and not (Path(source) / kwargs.get("subfolder", "") / "config.json").is_file():
         raise InteropError(f"{source} has no config.json: it is not a checkpoint of transformers.")
     hub = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
@@ -104,7 +107,10 @@ def load_strictly(model_class: type, source: str, family: Family | None = None, 
 
 def _check_files(source: str, subfolder: str, gguf_file: str | None) -> None:
     folder = Path(source) / subfolder
-    if not folder.is_dir() or gguf_file or any(folder.glob("*.safetensors")):
+    if not folder.is_dir() or gguf_file:
+        return
+    if any(folder.glob("*.safetensors")):
+        _check_shards(folder)
         return
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
@@ -114,6 +120,19 @@ def _check_files(source: str, subfolder: str, gguf_file: str | None) -> None:
             "`save_pretrained` it, which writes safetensors."
         )
     raise InteropError(f"{source} has no weights (no *.safetensors).")
+
+
+def _check_shards(folder: Path) -> None:
+    """If there is an index, it can be read, and every file that it names is there."""
+    index = folder / SAFE_WEIGHTS_INDEX_NAME
+    if not index.is_file():
+        return
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError) as error:
+        raise InteropError(f"{index} is damaged ({error}). Fetch it again.") from error
+    if absent := [name for name in names if not (folder / name).is_file()]:
+        raise InteropError(f"{folder} lacks {_shortened(absent)}, which {index.name} names. Fetch it again.")
 
 
 def _shapes(mismatched: Iterable[tuple]) -> list[str]:

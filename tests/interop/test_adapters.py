@@ -50,7 +50,7 @@ SPLIT = {
     "gpt2-dora": ("ForCausalLM", LoraConfig(**LORA, target_modules=["c_attn"], use_dora=True)),
     "gpt2-ia3": (
         "ForCausalLM",
-        IA3Config(target_modules=["c_attn", "mlp.c_proj"], feedforward_modules=["mlp.c_proj"]),
+        IA3Config(target_modules=["c_attn", "c_fc"], feedforward_modules=["c_fc"]),
     ),
     "phi3": ("ForCausalLM", LoraConfig(**LORA, target_modules=["qkv_proj", "gate_up_proj"])),
     "gpt_neox": ("ForCausalLM", LoraConfig(**LORA, target_modules=["query_key_value"])),
@@ -138,7 +138,7 @@ REFUSED = {
     "some parts": (LoraConfig(**LORA, target_modules=["q_proj", "v_proj"]), r"c_attn is .* in one: .* of .*k_proj"),
     "own A": (
         LoraConfig(**LORA, target_modules=["q_proj", "k_proj", "v_proj"]),
-        "each has a lora_A.weight of its own",
+        "each has a lora_A.weight",
     ),
     "biases": (LoraConfig(**LORA, target_modules=["o_proj"], bias="all"), "`bias='all'` cannot be moved"),
 }

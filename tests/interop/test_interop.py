@@ -194,6 +194,23 @@ def pickled(folder):
     torch.save(state, folder / "pytorch_model.bin")
 
 
+def sharded(folder):
+    """The same in six files and an index."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="20KB")
+
+
+def without_a_shard(folder):
+    sharded(folder)
+    (folder / "model-00002-of-00006.safetensors").unlink()
+
+
+def damaged_index(folder):
+    sharded(folder)
+    (folder / "model.safetensors.index.json").write_text("{")
+
+
 BAD = {
     "no-config": (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
     "no-model-type": (lambda folder: edit_config(folder, model_type=None), "no `model_type`"),
@@ -202,6 +219,9 @@ BAD = {
     "extra": (extra_weight, "does not: model.layers.0.adapter.weight"),
     "shape": (wrong_shape, r"other shapes .*: model.norm.weight \(3,\) instead of \(32,\)"),
     "truncated": (truncated, "damaged or cut short"),
+    "empty-file": (lambda folder: (folder / "model.safetensors").write_bytes(b""), "damaged or cut short"),
+    "shard": (without_a_shard, r"lacks model-00002-of-00006.safetensors, which model.safetensors.index.json names"),
+    "index": (damaged_index, r"model.safetensors.index.json is damaged"),
     "pickled": (pickled, r"only in pytorch_model.bin, a format that can run code.*`save_pretrained`"),
     "no-weights": (lambda folder: (folder / "model.safetensors").unlink(), "has no weights"),
     "quantised": (
@@ -223,6 +243,18 @@ def test_bad_checkpoints_are_refused_and_nothing_is_written(case, damaged, tmp_p
         cli.main(["import", str(damaged), str(tmp_path / "out" / "model")])
     assert capsys.readouterr().err.startswith("hf-llm: ")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_checkpoints_in_several_files(damaged):
+    expected = transformers.AutoModelForCausalLM.from_pretrained(damaged)
+    sharded(damaged)
+    parity.assert_same_logits(expected, hf_llm.from_native(damaged))
+
+
+@pytest.mark.parametrize("name", ["nowhere", "config.json"])
+def test_what_is_no_folder_is_refused(name, damaged):
+    with pytest.raises(InteropError, match=f"{name} is no folder: name the folder that has config.json"):
+        hf_llm.from_native(damaged / name)
 
 
 def test_a_refused_export_writes_nothing(tmp_path, capsys):
