@@ -1,0 +1,157 @@
+"""A needle in a haystack: a tiny decoder is trained to find one marked token among random ones, then asked at lengths
+far beyond those that it was trained on.
+
+A haystack is random tokens; somewhere in it `MARK` is followed by the needle, any token at all, and wherever `ASK`
+stands behind it, the needle is to be named. To find it, a layer must see which token follows `MARK`, and a later one
+must fetch that token from any distance. What is measured is how far the second reaches.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from transformers import DynamicCache, PreTrainedModel, get_cosine_schedule_with_warmup
+
+from hf_llm.models.configuration import LLMDecoderConfig
+from hf_llm.models.decoder import LLMDecoderForCausalLM
+
+
+PAD, MARK, ASK, FIRST = range(4)  # ids; words begin with FIRST
+QUESTIONS = 4  # of each training row
+
+
+@dataclass
+class NeedleConfig:
+    """
+    Attributes:
+        model: fields of the decoder's configuration.
+        vocab_size: of the haystack.
+        lengths: of training rows, the shortest first. Each step draws one; they come in one after the other during
+            the first half of the run, for in a long haystack alone nothing is learned.
+        batch_tokens: tokens of a step.
+        steps, learning_rate: of AdamW, with warm-up and cosine decay.
+        test_lengths, depths: of the haystacks that the model is asked about, and where in them the needle lies (0 at
+            the beginning, 1 at the end).
+        trials: haystacks for each length and depth.
+        seed: of weights and haystacks.
+    """
+
+    model: dict = field(default_factory=dict)
+    vocab_size: int = 64
+    lengths: list[int] = field(default_factory=lambda: [12, 24, 48, 96, 192, 384])
+    batch_tokens: int = 1536
+    steps: int = 900
+    learning_rate: float = 3e-3
+    test_lengths: list[int] = field(default_factory=lambda: [512, 1024, 2048, 4096, 8192, 16384, 32768])
+    depths: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0])
+    trials: int = 4
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.vocab_size < FIRST + 2:
+            raise ValueError(f"needle.vocab_size = {self.vocab_size}: must be at least {FIRST + 2}")
+        for name, smallest in (("lengths", 2 * QUESTIONS + 4), ("test_lengths", 4)):
+            values = getattr(self, name)
+            if not values or min(values) < smallest:
+                raise ValueError(f"needle.{name} = {values}: needs lengths of at least {smallest}")
+        if not self.depths or not all(0 <= depth <= 1 for depth in self.depths):
+            raise ValueError(f"needle.depths = {self.depths}: must be between 0 and 1")
+
+
+def haystacks(generator: np.random.Generator, rows: int, length: int, vocab_size: int, depth: float | None = None):
+    """
+    Rows of random tokens with a needle in each.
+
+    Args:
+        depth: of the needle, 0 to 1, and the only question is the last token; None draws places for needle and
+            `QUESTIONS` questions.
+
+    Returns:
+        ids (rows, length) int64, and labels of the same shape: the needle where `ASK` stands behind it, else -100.
+    """
+    ids = generator.integers(FIRST, vocab_size, (rows, length))
+    labels = np.full((rows, length), -100)
+    for row, label in zip(ids, labels, strict=True):
+        place = round(depth * (length - 3)) if depth is not None else generator.integers(length // 2)
+        needle = row[place + 1]
+        row[place] = MARK
+        if depth is None:
+            asked = generator.choice(np.arange(place + 2, length), QUESTIONS, replace=False)
+        else:
+            asked = [length - 1]
+        row[asked], label[asked] = ASK, needle
+    return torch.from_numpy(ids), torch.from_numpy(labels)
+
+
+def train_finder(config: NeedleConfig, say: Callable[[str], None] = print) -> PreTrainedModel:
+    """A decoder that has been trained to find needles.
+
+    Raises:
+        ValueError: unknown fields of the model, or values that contradict each other.
+    """
+    torch.manual_seed(config.seed)
+    generator = np.random.default_rng(config.seed)
+    fields = {"vocab_size": config.vocab_size, "max_position_embeddings": max(config.lengths), **config.model}
+    model = LLMDecoderForCausalLM(LLMDecoderConfig(**fields))
+    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = get_cosine_schedule_with_warmup(optimizer, config.steps // 20, config.steps)
+    model.train()
+    for step in range(1, config.steps + 1):
+        used = min(1 + 2 * step * len(config.lengths) // config.steps, len(config.lengths))
+        length = int(generator.choice(config.lengths[:used]))
+        ids, labels = haystacks(generator, max(config.batch_tokens // length, 1), length, config.vocab_size)
+        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
+        asked = labels >= 0
+        loss = F.cross_entropy(model.lm_head(hidden[asked]).float(), labels[asked])  # named at `ASK`, so not shifted
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if step % max(config.steps // 10, 1) == 0:
+            say(f"step {step}: loss {loss.item():.4f}")
+    return model.eval()
+
+
+@torch.no_grad()
+def last_logits(model: PreTrainedModel, ids: torch.Tensor, chunk: int = 2048) -> torch.Tensor:
+    """Logits (rows, vocabulary) behind rows of any length, read `chunk` tokens at a time into a cache."""
+    cache = DynamicCache(config=model.config)
+    for part in ids.split(chunk, dim=1):
+        output = model(input_ids=part, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return output.logits[:, -1]
+
+
+def recall(model: PreTrainedModel, config: NeedleConfig, say: Callable[[str], None] = print) -> np.ndarray:
+    """Share of needles that are named, (depths, test lengths)."""
+    generator = np.random.default_rng(config.seed + 1)
+    found = np.zeros((len(config.depths), len(config.test_lengths)))
+    for column, length in enumerate(config.test_lengths):
+        for row, depth in enumerate(config.depths):
+            ids, labels = haystacks(generator, config.trials, length, config.vocab_size, depth)
+            right = [last_logits(model, one[None])[0].argmax() == label[-1] for one, label in zip(ids, labels)]
+            found[row, column] = float(torch.stack(right).double().mean())
+        say(f"{length:,} tokens: {found[:, column].mean():.0%} of the needles found")
+    return found
+
+
+def plot(found: np.ndarray, config: NeedleConfig, path: Path) -> None:
+    """A heat map of `recall`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.6 + 0.95 * len(config.test_lengths), 1.6 + 0.5 * len(config.depths)), dpi=150)
+    figure.set_layout_engine("constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(found, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto")
+    for (row, column), value in np.ndenumerate(found):
+        axes.text(column, row, f"{value:.0%}", ha="center", va="center", fontsize=8)
+    axes.set_xticks(range(len(config.test_lengths)), [f"{length:,}" for length in config.test_lengths])
+    axes.set_yticks(range(len(config.depths)), [f"{depth:.0%}" for depth in config.depths])
+    axes.set(xlabel="tokens", ylabel="depth of the needle")
+    axes.set_title(f"Needles found, {config.trials} trials each; trained on at most {max(config.lengths):,} tokens")
+    axes.tick_params(length=0)
+    figure.colorbar(image, ax=axes, label="found")
+    figure.savefig(path, format="png")
