@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
@@ -54,7 +55,12 @@ def share_tokenizer(settings: dict, folder: Path) -> dict:
     """
     The settings with the path of a tokenizer, trained once on the corpus of `settings` and kept in `folder`, so that
     all runs have the same vocabulary.
+
+    Raises:
+        ValueError: wrong settings, or several processes: they would get in each other's way.
     """
+    if (processes := PartialState().num_processes) > 1:
+        raise ValueError(f"{processes} processes were launched: studies of many small runs take one process")
     config = checked(settings)
     if config.tokenizer.path is not None:
         return settings

@@ -37,10 +37,20 @@ def _score_texts(config, data: Dataset) -> list[dict]:
     opened = open_language_model(config.model, **config.opening())
     _need(data, "text")
     return [
-        scored.sums()
+        {**scored.sums(), "masked": opened.stack == "encoder"}
         for rows in _batches(data, 64)
         for scored in perplexity.score_texts(opened, rows["text"], config.window, config.stride, config.batch_size)
     ]
+
+
+_PSEUDO = ("loss", "perplexity", "bits_per_byte")
+
+
+def _text_figures(records: list[dict]) -> dict:
+    """Those of a masked model say that they are no likelihoods: `pseudo_perplexity` and so on."""
+    masked = any(record["masked"] for record in records)
+    figures = perplexity.figures(records)
+    return {f"pseudo_{name}" if masked and name in _PSEUDO else name: value for name, value in figures.items()}
 
 
 def _score_pairs(config, data: Dataset) -> list[dict]:
@@ -207,11 +217,11 @@ def _batches(data: Dataset, size: int) -> Iterator[dict[str, list]]:
 
 TASKS = {
     "perplexity": Task(
-        "perplexity and bits per byte of `text`",
+        "perplexity and bits per byte of `text`; of a masked model from pseudo-log-likelihoods",
         "corpus",
         _score_texts,
-        perplexity.figures,
-        ("loss", "perplexity", "bits_per_byte"),
+        _text_figures,
+        (*_PSEUDO, *(f"pseudo_{name}" for name in _PSEUDO)),
     ),
     "conditional-perplexity": Task(
         "perplexity and bits per byte of `target` given `source`, by an encoder-decoder",

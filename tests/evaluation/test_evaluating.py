@@ -61,6 +61,16 @@ def test_max_examples_and_columns(decoder, tmp_path):
     assert evaluate(config_of(*settings, "max_examples", "2"))["metrics"]["texts"] == 2
 
 
+def test_figures_of_masked_models_are_called_pseudo(language_models, tmp_path):
+    opened = language_models["encoder"]
+    path = save(tmp_path / "model", opened.model, opened.tokenizer)
+    data = write(tmp_path / "texts.jsonl", [{"text": text} for text in TEXTS[1:3]])
+    settings = ("model", path, "data", data, "split", "train", "held_out_fraction", "0")
+    metrics = evaluate(config_of(*settings))["metrics"]
+    expected = perplexity.figures(s.sums() for s in perplexity.score_texts(opened, TEXTS[1:3]))
+    assert metrics["pseudo_perplexity"] == pytest.approx(expected["perplexity"]) and "perplexity" not in metrics
+
+
 def test_text_classification_agrees_with_the_pipeline(tokenizers, tmp_path):
     names = {0: "no", 1: "yes"}
     config = tiny_config("encoder", vocab_size=512, id2label=names, label2id={v: k for k, v in names.items()})
