@@ -70,7 +70,7 @@ def draw(path: Path, groups: dict[str, list], before: dict[str, float], title: s
             axes.plot(flops, losses, "o-", color=f"C{i}", markersize=3, linewidth=1.4, label="" if n else label)
             if label in before:
                 later = [f + before[label] for f in flops]
-                name = "" if n else f"{label}, its own training counted"
+                name = "" if n else f"{label}, with the run before"
                 axes.plot(later, losses, "o--", color=f"C{i}", markersize=3, linewidth=1, alpha=0.6, label=name)
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.set(xlabel="training FLOPs", ylabel="validation loss (nats per target token)", title=title)
