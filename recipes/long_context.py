@@ -29,10 +29,7 @@ def positions(settings: dict, output_dir: Path) -> None:
 
 def find_needles(settings: dict, output_dir: Path) -> None:
     config = build_section(needle.NeedleConfig, settings.get("needle", {}), "needle")
-    model = needle.train_finder(config)
-    found = needle.recall(model, config)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(output_dir)
+    found = needle.recall(needle.finder(config, output_dir), config)
     result = {"lengths": config.test_lengths, "depths": config.depths, "found": found.tolist()}
     (output_dir / "needle.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
     needle.plot(found, config, output_dir / "needle.png")

@@ -6,6 +6,8 @@ stands behind it, the needle is to be named. To find it, a layer must see which 
 must fetch that token from any distance. What is measured is how far the second reaches.
 """
 
+import dataclasses
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,7 @@ from transformers import DynamicCache, PreTrainedModel, get_cosine_schedule_with
 
 from hf_llm.models.configuration import LLMDecoderConfig
 from hf_llm.models.decoder import LLMDecoderForCausalLM
+from hf_llm.training.settings import check_keys
 
 
 PAD, MARK, ASK, FIRST = range(4)  # ids; words begin with FIRST
@@ -94,6 +97,7 @@ def train_finder(config: NeedleConfig, say: Callable[[str], None] = print) -> Pr
     """
     torch.manual_seed(config.seed)
     generator = np.random.default_rng(config.seed)
+    check_keys(config.model, [f.name for f in dataclasses.fields(LLMDecoderConfig) if f.init], "needle.model")
     fields = {"vocab_size": config.vocab_size, "max_position_embeddings": max(config.lengths), **config.model}
     model = LLMDecoderForCausalLM(LLMDecoderConfig(**fields))
     optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
@@ -114,6 +118,19 @@ def train_finder(config: NeedleConfig, say: Callable[[str], None] = print) -> Pr
         if step % max(config.steps // 10, 1) == 0:
             say(f"step {step}: loss {loss.item():.4f}")
     return model.eval()
+
+
+def finder(config: NeedleConfig, folder: Path, say: Callable[[str], None] = print) -> PreTrainedModel:
+    """The model of `train_finder`, kept in `folder`: trained only if the one there was trained otherwise."""
+    asked = ("test_lengths", "depths", "trials")
+    facts = {name: value for name, value in dataclasses.asdict(config).items() if name not in asked}
+    note = folder / "trained_with.json"
+    if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == facts:
+        return LLMDecoderForCausalLM.from_pretrained(folder).eval()
+    model = train_finder(config, say)
+    model.save_pretrained(folder)
+    note.write_text(json.dumps(facts), encoding="utf-8")
+    return model
 
 
 @torch.no_grad()

@@ -99,7 +99,7 @@ def score_texts(
         ValueError: a bad window or stride, or an encoder-decoder.
     """
     if opened.stack == "encoder-decoder":
-        raise ValueError("an encoder-decoder scores pairs of source and target: name the columns `source`, `target`")
+        raise ValueError("an encoder-decoder scores targets given their sources: use the task conditional-perplexity")
     ids, token_bytes = zip(*encode_texts(opened.tokenizer, texts), strict=True)
     room = opened.limit - len(opened.before) - (len(opened.after) if opened.stack == "encoder" else 0)
     window = room if window is None else window

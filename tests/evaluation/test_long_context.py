@@ -134,12 +134,17 @@ def test_reading_in_chunks_changes_nothing():
 
 
 @pytest.mark.slow
-def test_a_trained_model_finds_needles_beyond_its_lengths(tmp_path):
+def test_a_trained_model_finds_needles_beyond_its_lengths(tmp_path, monkeypatch):
     config = NeedleConfig(WINDOWED, lengths=[12, 24], steps=200, test_lengths=[24, 96], depths=[0.0, 1.0], trials=8)
-    found = needle.recall(needle.train_finder(config, say=lambda text: None), config, say=lambda text: None)
+    model = needle.finder(config, tmp_path, say=lambda text: None)
+    found = needle.recall(model, config, say=lambda text: None)
     assert found.min() >= 0.75  # chance is 1 of 60
     needle.plot(found, config, tmp_path / "needle.png")
     assert (tmp_path / "needle.png").stat().st_size > 10_000
+
+    monkeypatch.setattr(needle, "train_finder", None)  # it is not trained again
+    again = needle.finder(config, tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters()))
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_bad_windows(language_models, window, stride, message):
 
 
 def test_wrong_stack(language_models):
-    with pytest.raises(ValueError, match="scores pairs of source and target"):
+    with pytest.raises(ValueError, match="use the task conditional-perplexity"):
         perplexity.score_texts(language_models["encoder-decoder"], TEXTS)
     with pytest.raises(ValueError, match="not by a decoder"):
         perplexity.score_pairs(language_models["decoder"], TEXTS, TEXTS)

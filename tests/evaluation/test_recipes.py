@@ -1,0 +1,60 @@
+"""The evaluation recipes: every configuration file, and how a user's error is reported."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_llm.evaluation import cells
+from hf_llm.evaluation.evaluating import EvaluationConfig
+from hf_llm.evaluation.long_context import LongContext
+from hf_llm.evaluation.needle import NeedleConfig
+from hf_llm.evaluation.scaling_study import Ladder
+from hf_llm.training.settings import build_section, load_settings
+
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+CONFIGS = RECIPES / "configs" / "evaluation"
+SECTIONS = {"ladder": Ladder, "long_context": LongContext, "needle": NeedleConfig}
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_configurations_are_valid(path):
+    settings = load_settings(path)
+    if "data" in settings and "model_type" not in settings["model"]:
+        build_section(EvaluationConfig, settings)
+        return
+    found = {name: settings.pop(name) for name in SECTIONS if name in settings}
+    for name, section in found.items():
+        study = build_section(SECTIONS[name], section, name)
+        for fields in [*getattr(study, "models", []), *getattr(study, "schemes", {}).values()]:
+            cells.checked({**settings, "model": {**settings["model"], **fields}})
+    if "model" in settings:
+        cells.checked(settings)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("evaluate --modle x", "unknown key 'modle'; did you mean 'model'?"),
+        ("evaluate --model nowhere --data texts.jsonl", "corpus 'texts.jsonl': no such file"),
+        ("ablate --config nowhere.yaml --vary a=1,2", "--config nowhere.yaml: No such file or directory"),
+        (f"ablate --config {CONFIGS}/ablation.yaml", "--vary is missing: say what to vary"),
+        (f"scaling_laws --config {CONFIGS}/scaling-laws.yaml --ladder.step [1]", "unknown key 'ladder.step'"),
+        (f"long_context positions --config {CONFIGS}/long-context.yaml --long_context.schemes {{}}", "is empty"),
+        (f"long_context needle --config {CONFIGS}/needle.yaml --needle.depths [2]", "must be between 0 and 1"),
+        (f"long_context needle --config {CONFIGS}/needle.yaml --needle.model.hiden_size 8", "hiden_size"),
+        ("inspect_model nowhere --text a", "model = 'nowhere' cannot be opened"),
+    ],
+)
+def test_an_error_of_the_user_is_one_line_and_exit_code_1(words, message, monkeypatch, capsys, tmp_path):
+    name, *arguments = words.split()
+    spec = importlib.util.spec_from_file_location(f"{name}_recipe", RECIPES / f"{name}.py")
+    recipe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+    assert recipe.main() == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"{name}.py: error: ") and message in error
