@@ -36,7 +36,7 @@ FINETUNING_TASKS: dict[str, type[Task]] = {
 }
 
 # fields of TrainingArguments that follow from the task
-_MANAGED = {
+MANAGED_BY_TASK = {
     "remove_unused_columns": "features hold exactly what the model takes",
     "label_names": "the task decides what the labels are",
     "prediction_loss_only": "evaluation reports the task's figures",
@@ -80,18 +80,18 @@ class FinetuneTrainer(TuningMixin, Trainer):
 
 def load_finetune_config(path: str | Path, overrides: list[str] = ()) -> FinetuneConfig:
     """The run that a YAML file and `--section.field value` overrides describe. Raises ValueError on anything wrong."""
-    config = load_tuning_config(FinetuneConfig, TrainingArguments, path, overrides, _MANAGED)
+    config = load_tuning_config(FinetuneConfig, TrainingArguments, path, overrides, MANAGED_BY_TASK)
     make_task(config.task)
     return config
 
 
-def make_task(section: str | dict) -> Task:
-    """The task of a `task` section. Raises ValueError on an unknown name or option."""
+def make_task(section: str | dict, tasks: dict[str, type[Task]] = FINETUNING_TASKS) -> Task:
+    """The task of a `task` section, one of `tasks`. Raises ValueError on an unknown name or option."""
     section = {"name": section} if isinstance(section, str) else section
     name = section.get("name") if isinstance(section, dict) else None
-    if name not in FINETUNING_TASKS:
-        raise ValueError(f"task.name = {name!r} is unknown{suggestion(str(name), FINETUNING_TASKS)}")
-    return build_section(FINETUNING_TASKS[name], {k: v for k, v in section.items() if k != "name"}, "task")
+    if name not in tasks:
+        raise ValueError(f"task.name = {name!r} is unknown{suggestion(str(name), tasks)}")
+    return build_section(tasks[name], {k: v for k, v in section.items() if k != "name"}, "task")
 
 
 def load_splits(section: DataSection, columns: tuple[str, ...]) -> dict[str, Dataset]:

@@ -95,6 +95,11 @@ def _read_config(section: ModelSection) -> PreTrainedConfig:
         raise ValueError(f"model.path = {section.path!r} is no checkpoint: {error}") from error
 
 
+def is_encoder_decoder(section: ModelSection) -> bool:
+    """Whether the checkpoint is one, ours or native. ValueError if it is no checkpoint."""
+    return _read_config(section).is_encoder_decoder
+
+
 def open_config(section: ModelSection, auto_class: type) -> PreTrainedConfig:
     """The model's configuration as one of ours, before any weight is read.
 

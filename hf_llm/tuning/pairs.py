@@ -32,6 +32,19 @@ class PairFormat:
     max_target_length: int
 
 
+def take(dataset: Dataset, count: int | None, split: str) -> Dataset:
+    """`count` examples of a split, drawn once; all if None.
+
+    Raises:
+        ValueError: none are wanted.
+    """
+    if count is None:
+        return dataset
+    if count < 1:
+        raise ValueError(f"data.max_{split}_samples = {count} leaves nothing: it must be at least 1")
+    return dataset.shuffle(seed=0).select(range(min(count, len(dataset))))
+
+
 def encode_pairs(
     pairs: Dataset, tokenizer: PreTrainedTokenizerBase, form: PairFormat, with_prompts: bool = False
 ) -> tuple[Dataset, dict[str, int]]:

@@ -1,5 +1,6 @@
 """Translation and summarisation: a target text from a source text, by an encoder-decoder or a decoder."""
 
+import copy
 import dataclasses
 import json
 import math
@@ -12,7 +13,6 @@ import torch
 from datasets import Dataset
 from transformers import (
     CONFIG_MAPPING,
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
@@ -26,16 +26,17 @@ from transformers import (
 )
 
 from hf_llm.data import check_vocabulary, train_tokenizer
-from hf_llm.data.tasks import TASKS, load_task, parse_task
+from hf_llm.data.tasks import SPLITS, load_task
 from hf_llm.training.config import TokenizerSection, check_model_fields
 from hf_llm.training.pretraining import new_model_config
 from hf_llm.training.runs import run_directory, set_cpu_threads
 from hf_llm.training.settings import check_keys, suggestion
 
 from .config import ModelSection, TuningConfig, load_tuning_config, training_arguments
+from .finetuning import describe_dataset
 from .generated import BASELINES, METRICS, TextMetrics, samples_text
-from .models import checkpoint_path, open_tokenizer, text_limit
-from .pairs import IGNORED, PairCollator, PairFormat, encode_pairs, report_cuts
+from .models import is_encoder_decoder, open_config, open_tokenizer, text_limit
+from .pairs import IGNORED, PairCollator, PairFormat, encode_pairs, report_cuts, take
 from .report import Results
 from .running import TuningMixin, prepare_model, run
 
@@ -101,9 +102,8 @@ class PairsSection:
         prefix: before every source ("translate English to Spanish: ").
         separator: between source and target, where a decoder goes on from the source.
         max_source_length, max_target_length: in tokens; what is longer is cut, and reported.
-        max_train_samples: the first examples only; None for all.
-        max_eval_samples: of the validation split, for each evaluation while training.
-        max_test_samples: of the test split, for the final figures; None for all.
+        max_train_samples, max_validation_samples, max_test_samples: take that many examples of a split, drawn once.
+            Validation is for evaluations while training, test for the final figures.
     """
 
     source: str
@@ -114,7 +114,7 @@ class PairsSection:
     max_source_length: int = 128
     max_target_length: int = 128
     max_train_samples: int | None = None
-    max_eval_samples: int | None = 256
+    max_validation_samples: int | None = 256
     max_test_samples: int | None = None
 
 
@@ -173,7 +173,11 @@ class Seq2SeqTuner(TuningMixin, Seq2SeqTrainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **gen_kwargs):
         prompts = inputs.pop("prompts", None)
         if prompts is None:
-            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **gen_kwargs)
+            settings = copy.deepcopy(self.model.generation_config)
+            try:
+                return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **gen_kwargs)
+            finally:
+                self.model.generation_config = settings  # it gets a max_length there, which nobody asked for
         inputs, prompts = self._prepare_inputs(inputs), self._prepare_inputs(prompts)
         with torch.no_grad():
             loss = self.compute_loss(model, {**inputs, "skip_logits": True}).detach()
@@ -222,8 +226,7 @@ class _Run:
     def run(self, card_template: Path | None) -> signal.Signals | None:
         data = self.config.data
         with self.args.main_process_first():  # the first process fills the caches that the others read
-            limits = {split: getattr(data, f"max_{name}_samples") for split, name in _LIMITS.items()}
-            self.texts = {split: self.load(split, limit) for split, limit in limits.items()}
+            self.texts = {split: self.load(split, getattr(data, f"max_{split}_samples")) for split in SPLITS}
             self.tokenizer = self.open_tokenizer()
             self.model_config = self.open_model_config()
             self.form = self.pair_format()
@@ -233,7 +236,7 @@ class _Run:
                 self.notes += report_cuts(split, cut, len(texts), self.form)
         self.encoded = encoded
         self.trainer = self.make_trainer()
-        facts = {"fingerprint": encoded["train"]._fingerprint}
+        facts = {"fingerprint": [texts._fingerprint for texts in self.texts.values()]}
         return run(self.trainer, self.config, self.evaluate, card_template, facts)
 
     def load(self, split: str, limit: int | None) -> Dataset:
@@ -247,7 +250,7 @@ class _Run:
                 )
         dataset = dataset.select_columns([data.source, data.target])
         dataset = dataset.rename_columns({data.source: "source", data.target: "target"})
-        return dataset.select(range(min(limit, len(dataset)))) if limit else dataset
+        return take(dataset, limit, split)
 
     # ---- tokenizer and model ----------------------------------------------------------------------------------------
 
@@ -275,7 +278,8 @@ class _Run:
     def open_model_config(self):
         model, data = self.config.model, self.config.data
         if model.new is None:
-            return AutoConfig.from_pretrained(checkpoint_path(model.path), revision=model.revision)
+            stack = "encoder-decoder" if is_encoder_decoder(model) else "decoder"
+            return open_config(model, _AUTO_CLASSES[stack])
         config = new_model_config(model.new, self.tokenizer, data.max_source_length + data.max_target_length)
         check_vocabulary(self.tokenizer, config.get_text_config(decoder=True).vocab_size)
         return config
@@ -293,7 +297,7 @@ class _Run:
         )
 
     def make_model(self) -> PreTrainedModel:
-        auto_class = AutoModelForCausalLM if self.form.stack == "decoder" else AutoModelForSeq2SeqLM
+        auto_class = _AUTO_CLASSES[self.form.stack]
         if self.config.model.new is None:
             model = prepare_model(
                 self.config, auto_class, self.tokenizer, self.args, num_samples=len(self.encoded["train"])
@@ -353,7 +357,7 @@ class _Run:
         decoding = f"a beam of {beams}" if beams > 1 else "greedy decoding"
         return Results(
             task="text-generation" if self.form.stack == "decoder" else config.task.name,
-            dataset=_dataset_text(config.data.dataset),
+            dataset=describe_dataset(config.data.dataset),
             metrics=metrics,
             rows={split: len(texts) for split, texts in self.texts.items()},
             usage=_USAGE[self.form.stack].format(path=config.output_dir, source=json.dumps(rows[0]["source"])),
@@ -368,8 +372,7 @@ class _Run:
         )
 
 
-# split -> the field of the data section that bounds it
-_LIMITS = {"train": "train", "validation": "eval", "test": "test"}
+_AUTO_CLASSES = {"encoder-decoder": AutoModelForSeq2SeqLM, "decoder": AutoModelForCausalLM}
 _USAGE = {
     "encoder-decoder": """import hf_llm
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
@@ -388,10 +391,3 @@ print(generate({source} + "\\n", return_full_text=False))""",
 
 def _stack(config) -> str:
     return "encoder-decoder" if config.is_encoder_decoder else "decoder"
-
-
-def _dataset_text(spec) -> str:
-    """The data in words, with source and licence where they are known."""
-    name = parse_task(spec).name
-    task = TASKS.get(name)
-    return f"{name}: {task.about} ({task.source}; {task.licence})" if task else name

@@ -1,0 +1,271 @@
+"""Knowledge distillation: a smaller student learns what its teacher would say (DistilBERT, arXiv:1910.01108).
+
+The loss is a weighted sum of three: the divergence from the teacher's distribution, both softened by a temperature
+(arXiv:1503.02531), the task's own loss, and the cosine distance between the last hidden states. It fits every head
+that fine-tuning has, and masked and causal language models. TRL's trainers for this (GKD, distillation) sample from
+the student, on conversations alone; recipes/sft.py leads there.
+"""
+
+import dataclasses
+import re
+import signal
+import statistics
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+from transformers import PreTrainedModel, TrainingArguments
+
+from hf_llm.training.runs import run_directory, set_cpu_threads
+
+from .config import load_tuning_config, training_arguments
+from .finetuning import FINETUNING_TASKS, MANAGED_BY_TASK, FinetuneConfig, FinetuneTrainer, Finetuning, make_task
+from .language_modeling import CausalLanguageModeling, MaskedLanguageModeling
+from .report import Results
+
+
+DISTILLATION_TASKS = {
+    **FINETUNING_TASKS,
+    "masked_language_modeling": MaskedLanguageModeling,
+    "causal_language_modeling": CausalLanguageModeling,
+}
+PER_LAYER = ("layer_types", "mlp_layer_types", "rope_layers")  # fields of a configuration with one entry per layer
+_LAYER = re.compile(r"(.*\blayers\.)(\d+)(\..*)")
+
+
+@dataclass
+class StudentSection:
+    """
+    Attributes:
+        layers: how many of the teacher's layers it keeps, evenly spread from the first (3 of 6: 0, 2, 4), or which.
+            The rest of the teacher is kept whole.
+    """
+
+    layers: int | list[int] = 3
+
+
+@dataclass
+class DistillationSection:
+    """
+    Attributes:
+        temperature: softens both distributions; the gradient's size is kept by its square.
+        soft: weight of the divergence from the teacher's distribution.
+        hard: weight of the task's own loss.
+        cosine: weight of the cosine distance between the last hidden states of real tokens.
+    """
+
+    temperature: float = 2.0
+    soft: float = 0.5
+    hard: float = 0.5
+    cosine: float = 0.0
+
+    def __post_init__(self):
+        if not self.temperature > 0:
+            raise ValueError(f"distillation.temperature = {self.temperature} must be above 0")
+        weights = {name: getattr(self, name) for name in ("soft", "hard", "cosine")}
+        if min(weights.values()) < 0 or not any(weights.values()):
+            raise ValueError(f"distillation: the weights {weights} must be at least 0, and one of them above it")
+
+
+@dataclass(kw_only=True)
+class DistillConfig(FinetuneConfig):
+    """A run of `recipes/distill.py`.
+
+    Attributes:
+        model: the teacher, already trained for the task.
+        student: what is kept of it.
+        distillation: what the student learns from.
+    """
+
+    student: StudentSection = field(default_factory=StudentSection)
+    distillation: DistillationSection = field(default_factory=DistillationSection)
+
+    def __post_init__(self):
+        if self.peft is not None:
+            raise ValueError("peft: a student is trained whole; leave the section out")
+
+
+def load_distill_config(path: str | Path, overrides: list[str] = ()) -> DistillConfig:
+    """The run that a YAML file and `--section.field value` overrides describe. ValueError names what is wrong."""
+    config = load_tuning_config(DistillConfig, TrainingArguments, path, overrides, MANAGED_BY_TASK)
+    make_task(config.task, DISTILLATION_TASKS)
+    return config
+
+
+def distill(config: DistillConfig, card_template: Path | None = None) -> signal.Signals | None:
+    """Train a student, evaluate it and its teacher, save and report; go on from a checkpoint where there is one.
+
+    Returns:
+        The signal that stopped the run (a checkpoint has been saved), or None if it is complete.
+
+    Raises:
+        ValueError: anything wrong with configuration, data or checkpoint, before training starts.
+    """
+    set_cpu_threads(config.cpu_threads)
+    task = make_task(config.task, DISTILLATION_TASKS)
+    args = training_arguments(
+        config, TrainingArguments, remove_unused_columns=False, label_names=task.label_names, learning_rate=5e-5
+    )
+    with run_directory(args):
+        return Distillation(config, task, args).run(card_template)
+
+
+# ---- the student ----------------------------------------------------------------------------------------------------
+
+
+def kept_layers(total: int, layers: int | list[int]) -> list[int]:
+    """Which of the teacher's layers a student keeps, in order.
+
+    Raises:
+        ValueError: more than there are, none, or numbers that are none of a layer.
+    """
+    if isinstance(layers, int):
+        if not 0 < layers <= total:
+            raise ValueError(f"student.layers = {layers}: the teacher has {total}")
+        return [i * total // layers for i in range(layers)]
+    if not layers or sorted(set(layers)) != layers or not 0 <= layers[0] <= layers[-1] < total:
+        raise ValueError(
+            f"student.layers = {layers}: must be rising numbers of the teacher's layers, 0 to {total - 1}"
+        )
+    return layers
+
+
+def make_student(teacher: PreTrainedModel, layers: int | list[int]) -> PreTrainedModel:
+    """A model of the teacher's class with some of its layers, and all else of it.
+
+    Raises:
+        ValueError: the teacher is an encoder-decoder or shares its layers, or has no such layers.
+    """
+    config = teacher.config
+    if config.is_encoder_decoder or config.layer_sharing is not None:
+        what = "is an encoder-decoder" if config.is_encoder_decoder else "shares its layers"
+        raise ValueError(f"model.path: the teacher {what}; a student is made of an encoder or decoder of own layers")
+    kept = kept_layers(config.num_hidden_layers, layers)
+    fields = {**config.to_dict(), "num_hidden_layers": len(kept)}
+    fields |= {name: [fields[name][i] for i in kept] for name in PER_LAYER if fields.get(name) is not None}
+    student = type(teacher)(type(config)(**fields)).to(teacher.dtype)
+    weights, taught = {}, teacher.state_dict()
+    for name in student.state_dict():
+        layer = _LAYER.fullmatch(name)
+        weights[name] = taught[f"{layer[1]}{kept[int(layer[2])]}{layer[3]}" if layer else name]
+    student.load_state_dict(weights)
+    return student
+
+
+# ---- the loss -------------------------------------------------------------------------------------------------------
+
+
+def soft_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """KL divergence of the softened distributions, (examples, classes) each, mean over examples, times T squared."""
+    student, teacher = (functional.log_softmax(x.float() / temperature, -1) for x in (student, teacher))
+    return functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+
+
+def cosine_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """1 - cosine of hidden states (tokens, hidden), mean over tokens."""
+    return (1 - functional.cosine_similarity(student.float(), teacher.float(), dim=-1)).mean()
+
+
+class DistillationTrainer(FinetuneTrainer):
+    """Trains on `soft`, `hard` and `cosine` loss; evaluates the task's own loss.
+
+    Args:
+        teacher: a model with the student's head; it is not trained.
+        settings: temperature and weights.
+        shift: whether logits are those of the next token, so that they belong to the label after it.
+    """
+
+    def __init__(self, *args, teacher: PreTrainedModel, settings: DistillationSection, shift: bool = False, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = False  # three means are added: each is over its own micro-batch
+        self.teacher = self.accelerator.prepare_model(teacher.requires_grad_(False).eval(), evaluation_mode=True)
+        self.settings = settings
+        self.shift = shift
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if not model.training:
+            return super().compute_loss(model, inputs, return_outputs)
+        asked = {"output_hidden_states": True} if self.settings.cosine else {}
+        if "ForMaskedLM" in type(self.teacher).__name__ or self.shift:
+            asked["skip_logits"] = False
+        outputs = model(**inputs, **asked)
+        with torch.no_grad():
+            taught = self.teacher(**inputs, **asked)
+        loss = self.settings.hard * outputs.loss
+        if self.settings.soft:
+            pairs = zip(self._logits(outputs, inputs), self._logits(taught, inputs), strict=True)
+            divergences = [soft_loss(*pair, self.settings.temperature) for pair in pairs]
+            loss = loss + self.settings.soft * sum(divergences) / len(divergences)
+        if self.settings.cosine:
+            real = inputs["attention_mask"].bool()
+            states = (o.hidden_states[-1][real] for o in (outputs, taught))
+            loss = loss + self.settings.cosine * cosine_loss(*states)
+        return (loss, outputs) if return_outputs else loss
+
+    def _logits(self, outputs, inputs) -> list[torch.Tensor]:
+        """Distributions to compare, (examples, classes) each; of tokens, those that have a label."""
+        if "logits" not in outputs:
+            return [outputs["start_logits"], outputs["end_logits"]]
+        logits, labels = outputs["logits"], inputs["labels"]
+        if logits.ndim == labels.ndim + 1 and labels.ndim == 2:  # (batch, seq, classes)
+            if self.shift:
+                logits, labels = logits[:, :-1], labels[:, 1:]
+            logits = logits[labels != -100]
+        return [logits]
+
+
+# ---- the run --------------------------------------------------------------------------------------------------------
+
+
+class Distillation(Finetuning):
+    """A fine-tuning run whose model is a student of what the configuration calls the model."""
+
+    def make_model(self, tokenizer, num_samples, fields):
+        self.teacher = super().make_model(tokenizer, num_samples, fields)
+        return make_student(self.teacher, self.config.student.layers)
+
+    def make_trainer(self, **parts):
+        self.judge = super().make_trainer(**{**parts, "model": self.teacher})  # evaluates the teacher
+        shift = isinstance(self.task, CausalLanguageModeling)
+        return DistillationTrainer(**parts, teacher=self.teacher, settings=self.config.distillation, shift=shift)
+
+    def evaluate(self) -> Results:
+        results = super().evaluate()
+        self.judge.compute_metrics = None
+        logits = self.judge.predict(self.inputs["test"]).predictions
+        taught = self.task.score(self.records(logits, "test"))
+        student = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        loader = self.judge.get_test_dataloader(self.inputs["test"])
+        batches = [self.judge._prepare_inputs(batch) for _, batch in zip(range(16), loader, strict=False)]
+        total = self.teacher.config.num_hidden_layers
+        kept = kept_layers(total, self.config.student.layers)
+        sizes = [sum(p.numel() for p in model.parameters()) for model in (student, self.teacher)]
+        note = (
+            f"The student began with layers {', '.join(map(str, kept))} of the teacher's {total}; it has {sizes[0]:,} "
+            f"parameters, the teacher {sizes[1]:,}. Speed-up: median time of a forward pass over the same "
+            f"{len(batches)} test batches, taken in turn."
+        )
+        return dataclasses.replace(
+            results,
+            metrics={**results.metrics, "speedup": speedup(student, self.teacher, batches)},
+            baselines={"teacher": taught, **results.baselines},
+            notes=[*results.notes, note],
+        )
+
+
+@torch.no_grad()
+def speedup(student: PreTrainedModel, teacher: PreTrainedModel, batches: list[dict], rounds: int = 3) -> float:
+    """How many times faster the student's forward pass is: ratio of median times, the two models taking turns."""
+    models = {"student": student.eval(), "teacher": teacher.eval()}
+    seconds = {name: [] for name in models}
+    for batch in [*batches[:1], *batches * rounds]:
+        for name, model in models.items():
+            start = time.perf_counter()
+            model(**batch)
+            if model.device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - start)
+    student_time, teacher_time = (statistics.median(times[1:]) for times in seconds.values())  # the first warms up
+    return teacher_time / student_time

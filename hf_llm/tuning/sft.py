@@ -1,0 +1,320 @@
+"""Supervised fine-tuning of decoders on conversations, instructions or text, with TRL's `SFTTrainer`."""
+
+import logging
+import math
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
+from trl import SFTConfig, SFTTrainer
+from trl.chat_template_utils import has_generation_markers
+
+from hf_llm.data.tasks import SPLITS, load_task
+from hf_llm.data.tokenization import CHAT_TEMPLATE
+from hf_llm.training.runs import run_directory, set_cpu_threads
+from hf_llm.training.trainer import preserved_rng
+
+from .config import ModelSection, TuningConfig, load_tuning_config, training_arguments
+from .finetuning import describe_dataset
+from .models import is_encoder_decoder, open_config, open_tokenizer, text_limit
+from .pairs import take
+from .report import Results
+from .running import TuningMixin, prepare_model, run
+
+
+logger = logging.getLogger(__name__)
+
+# columns of the kinds of data that SFTTrainer knows, the most telling first
+FORMATS = {"conversation": ("messages",), "prompt and completion": ("prompt", "completion"), "text": ("text",)}
+TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
+MANAGED = {
+    "model_init_kwargs": "use the section model",
+    "trust_remote_code": "hf_llm's own classes open the model",
+    "chat_template_path": "use data.chat_template",
+    "dataset_kwargs": "use the section data",
+    "dataset_text_field": "name the column `text` by data.dataset.columns",
+    "use_liger_kernel": "TRL's fused head is used already",
+}
+
+
+@dataclass
+class SftData:
+    """
+    Attributes:
+        dataset: anything that `hf_llm.data.tasks.load_task` takes, with a column `messages` (role and content each),
+            columns `prompt` and `completion`, or a column `text`.
+        chat_template: None takes the tokenizer's; "chatml", or a file with a Jinja template. To train on what the
+            assistant says alone, it must mark that with {% generation %}, as "chatml" does.
+        max_train_samples, max_validation_samples, max_test_samples: take that many examples of a split, drawn once.
+    """
+
+    dataset: Any
+    chat_template: str | None = None
+    max_train_samples: int | None = None
+    max_validation_samples: int | None = 256
+    max_test_samples: int | None = None
+
+
+@dataclass
+class SamplesSection:
+    """How many test prompts are answered before and after training, greedily, by at most so many tokens."""
+
+    count: int = 3
+    max_new_tokens: int = 64
+
+
+@dataclass(kw_only=True)
+class SftConfig(TuningConfig):
+    """
+    Attributes:
+        data: what is learned from.
+        samples: what is shown of it.
+    """
+
+    data: SftData
+    samples: SamplesSection = field(default_factory=SamplesSection)
+
+
+def load_sft_config(path: str | Path, overrides: list[str] = ()) -> SftConfig:
+    """The run that a YAML file and `--section.field value` overrides describe. ValueError names what is wrong."""
+    return load_tuning_config(SftConfig, SFTConfig, path, overrides, MANAGED)
+
+
+class SftTuner(TuningMixin, SFTTrainer):
+    def create_model_card(self, *args, **kwargs) -> None:
+        """None of TRL's: the run writes a card from its own figures."""
+
+
+def train_sft(config: SftConfig, card_template: Path | None = None) -> signal.Signals | None:
+    """Train, evaluate, save and report; go on from a checkpoint where there is one.
+
+    Returns:
+        The signal that stopped the run (a checkpoint has been saved), or None if it is complete.
+
+    Raises:
+        ValueError: anything wrong with the configuration, the data or the checkpoint, before training starts.
+    """
+    set_cpu_threads(config.cpu_threads)
+    args = sft_arguments(config, open_decoder_config(config.model))
+    with run_directory(args):
+        return _Run(config, args).run(card_template)
+
+
+class _Run:
+    """The parts of one run, made in order: texts, tokenizer, model, trainer."""
+
+    def __init__(self, config: SftConfig, args: SFTConfig):
+        self.config = config
+        self.args = args
+
+    def run(self, card_template: Path | None) -> signal.Signals | None:
+        data = self.config.data
+        with self.args.main_process_first():  # the first process fills the caches that the others read
+            self.texts = {split: self.load(split, getattr(data, f"max_{split}_samples")) for split in SPLITS}
+            self.tokenizer = open_tokenizer(self.config.model)
+            self.kind = kind_of(self.texts["train"])
+            if self.kind == "conversation":
+                set_chat_template(self.tokenizer, data.chat_template, self.args.assistant_only_loss)
+            elif self.args.assistant_only_loss:
+                raise ValueError(f"training.assistant_only_loss = True needs conversations, the data is {self.kind}")
+            self.notes = [n for split, texts in self.texts.items() for n in self.report_length(split, texts)]
+        self.trainer = self.make_trainer()
+        self.before = self.measure()
+        self.samples_before = self.answers()
+        facts = {"fingerprint": self.texts["train"]._fingerprint}
+        return run(self.trainer, self.config, self.evaluate, card_template, facts)
+
+    def load(self, split: str, limit: int | None) -> Dataset:
+        dataset = load_task(self.config.data.dataset, split)
+        dataset = dataset.select_columns(list(FORMATS[kind_of(dataset)]))
+        return take(dataset, limit, split)
+
+    def report_length(self, split: str, texts: Dataset) -> list[str]:
+        """Warn of examples that are longer than `training.max_length`; the same as sentences for the card."""
+        limit = self.args.max_length
+        if limit is None:
+            return []
+        lengths = texts.map(
+            lambda row: {"tokens": len(token_ids(self.tokenizer, row))},
+            remove_columns=texts.column_names,
+            desc="Measuring",
+        )["tokens"]
+        longer = sum(length > limit for length in lengths)
+        if not longer:
+            return []
+        fate = "were split over rows" if self.args.packing and self.args.packing_strategy != "bfd" else "were cut"
+        note = (
+            f"{longer:,} of {len(texts):,} examples of the {split} split are longer than training.max_length = "
+            f"{limit} tokens and {fate}."
+        )
+        logger.warning(note)
+        return [note]
+
+    def make_trainer(self) -> SftTuner:
+        model = prepare_model(
+            self.config, AutoModelForCausalLM, self.tokenizer, self.args, num_samples=len(self.texts["train"])
+        )
+        limit = text_limit(model.config, self.tokenizer)
+        if limit is not None and (self.args.max_length or limit + 1) > limit:
+            raise ValueError(f"training.max_length = {self.args.max_length}: the model reads {limit} tokens at most")
+        if self.kind == "conversation":
+            model.generation_config.eos_token_id = self.stop_tokens(model.generation_config.eos_token_id)
+        return SftTuner(
+            model=model,
+            args=self.args,
+            train_dataset=self.texts["train"],
+            eval_dataset=self.texts["validation"],
+            processing_class=self.tokenizer,
+        )
+
+    def stop_tokens(self, ends: int | list[int] | None) -> list[int]:
+        """Where generation ends: the model's own end tokens, the tokenizer's, and the end of a turn."""
+        ends = ends if isinstance(ends, list) else [ends]
+        vocabulary = self.tokenizer.get_vocab()
+        return sorted({i for i in [*ends, self.tokenizer.eos_token_id, vocabulary.get(TURN_END)] if i is not None})
+
+    # ---- the final figures ------------------------------------------------------------------------------------------
+
+    def measure(self) -> dict[str, float]:
+        """Loss and perplexity of the test split, over the tokens that are trained on."""
+        found = self.trainer.evaluate(self.texts["test"], metric_key_prefix="test")
+        return {"loss": found["test_loss"], "perplexity": math.exp(min(found["test_loss"], 700))}
+
+    def answers(self) -> list[tuple[str, str]]:
+        """(prompt, what the model makes of it) for the first test examples."""
+        trainer, section = self.trainer, self.config.samples
+        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # a single process cannot run a sharded model
+            return []
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        was_training = model.training
+        model.eval()
+        pairs = []
+        with preserved_rng(), torch.no_grad():
+            for row in self.texts["test"].select(range(min(section.count, len(self.texts["test"])))):
+                prompt = prompt_text(self.tokenizer, row)
+                ids = self.tokenizer(prompt, return_tensors="pt", add_special_tokens=self.kind != "conversation")
+                output = model.generate(
+                    **ids.to(model.device),
+                    max_new_tokens=section.max_new_tokens,
+                    do_sample=False,
+                    pad_token_id=self.tokenizer.pad_token_id,
+                )
+                said = self.tokenizer.decode(output[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+                pairs.append((prompt, said))
+        model.train(was_training)
+        return pairs
+
+    def evaluate(self) -> Results:
+        shown = zip(self.samples_before, self.answers(), strict=True)
+        learned = "what the assistant says" if self.args.assistant_only_loss else _LEARNED[self.kind]
+        return Results(
+            task="text-generation",
+            dataset=describe_dataset(self.config.data.dataset),
+            metrics=self.measure(),
+            rows={split: len(texts) for split, texts in self.texts.items()},
+            usage=_USAGE.format(path=self.config.output_dir, prompt=_EXAMPLES[self.kind]),
+            baselines={"before fine-tuning": self.before},
+            notes=[f"The loss is over {learned}.", *self.notes],
+            samples="\n\n".join(_sample_text(prompt, before, after) for (prompt, before), (_, after) in shown),
+        )
+
+
+_LEARNED = {"conversation": "whole conversations", "prompt and completion": "completions", "text": "whole texts"}
+_EXAMPLES = {"conversation": '[{"role": "user", "content": "Hello!"}]'}
+_EXAMPLES |= dict.fromkeys(("prompt and completion", "text"), '"..."')
+_USAGE = """import hf_llm
+from transformers import pipeline
+
+generate = pipeline("text-generation", "{path}")
+print(generate({prompt}, return_full_text=False)[0]["generated_text"])"""
+
+
+def _sample_text(prompt: str, before: str, after: str) -> str:
+    parts = {"Prompt": prompt, "Before": before, "After": after}
+    return "\n\n".join(f"**{name}**\n\n````text\n{text.strip()}\n````" for name, text in parts.items())
+
+
+def kind_of(dataset: Dataset) -> str:
+    """The key of `FORMATS` that a data set has.
+
+    Raises:
+        ValueError: it has none; its columns are listed.
+    """
+    for kind, columns in FORMATS.items():
+        if set(columns) <= set(dataset.column_names):
+            return kind
+    wanted = ", ".join(" and ".join(f"`{c}`" for c in columns) for columns in FORMATS.values())
+    raise ValueError(
+        f"data.dataset: its columns are {dataset.column_names}; needed are {wanted} (rename by data.dataset.columns)"
+    )
+
+
+def open_decoder_config(section: ModelSection) -> PreTrainedConfig:
+    """The model's configuration; refuses what SFTTrainer would train on a meaningless objective.
+
+    Raises:
+        ValueError: the path is no checkpoint, or none of a decoder.
+    """
+    if is_encoder_decoder(section):
+        raise ValueError(
+            f"model.path = {section.path!r} is an encoder-decoder, which this trainer does not support: "
+            "take recipes/seq2seq.py"
+        )
+    return open_config(section, AutoModelForCausalLM)
+
+
+def sft_arguments(config: SftConfig, model_config: PreTrainedConfig) -> SFTConfig:
+    """TRL takes any model whose configuration can name experts for one that has them: here that is said apart."""
+    routing = {} if model_config.num_experts else {"router_aux_loss_coef": 0.0}
+    return training_arguments(config, SFTConfig, **routing)
+
+
+def set_chat_template(tokenizer: PreTrainedTokenizerBase, template: str | None, assistant_only: bool) -> None:
+    """Give the tokenizer the chat template that training needs.
+
+    Args:
+        template: as `SftData.chat_template`.
+        assistant_only: whether it must mark what the assistant says.
+
+    Raises:
+        ValueError: there is none, it has no such marks, or it needs tokens that the tokenizer lacks.
+    """
+    if template == "chatml":
+        if missing := {TURN_START, TURN_END} - set(tokenizer.get_vocab()):
+            raise ValueError(f"data.chat_template = 'chatml' needs the tokens {sorted(missing)} in the vocabulary")
+        begins_itself = tokenizer.bos_token in (None, TURN_START)
+        tokenizer.chat_template = CHAT_TEMPLATE.removeprefix("{{ bos_token }}" if begins_itself else "")
+    elif template is not None:
+        if not Path(template).is_file():
+            raise ValueError(f"data.chat_template = {template!r} is neither 'chatml' nor a file")
+        tokenizer.chat_template = Path(template).read_text(encoding="utf-8")
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            "the tokenizer has no chat template, and the data is conversations: set data.chat_template to 'chatml' or "
+            "to a file with a Jinja template"
+        )
+    if assistant_only and not has_generation_markers(tokenizer.chat_template):
+        raise ValueError(
+            "training.assistant_only_loss = True needs a chat template that marks what the assistant says with "
+            "{% generation %} ... {% endgeneration %}, which the tokenizer's does not: set data.chat_template to "
+            "'chatml' or to a file with such a template"
+        )
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, row: dict) -> list[int]:
+    """The ids of a whole example."""
+    if "messages" in row:
+        return tokenizer.apply_chat_template(row["messages"], return_dict=False)
+    return tokenizer(row["text"] if "text" in row else row["prompt"] + row["completion"])["input_ids"]
+
+
+def prompt_text(tokenizer: PreTrainedTokenizerBase, row: dict) -> str:
+    """What an example begins with, up to where the model goes on: the first message of a conversation, say."""
+    if "messages" in row:
+        opening = row["messages"][:1]
+        return tokenizer.apply_chat_template(opening, tokenize=False, add_generation_prompt=True)
+    return row["prompt"] if "prompt" in row else row["text"][: len(row["text"]) // 4]

@@ -1,0 +1,196 @@
+"""Supervised fine-tuning: what is trained on, packing, chat templates, adapters, bad input."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from hf_llm.tuning.sft import SftTuner, load_sft_config, set_chat_template, sft_arguments, train_sft
+
+from .small_models import SHORT_TRAINING, save_checkpoint, sentences, write_config, write_jsonl
+
+
+CONFIGS = sorted(Path(__file__).parents[2].glob("recipes/configs/sft-*.yaml"))
+TEMPLATE = Path(__file__).parents[2] / "model_cards" / "tuning_template.md"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("data")
+    texts = sentences(100)
+    rows = {
+        "messages": [
+            {"messages": [{"role": "user", "content": t}, {"role": "assistant", "content": t[::-1]}], "topic": "x"}
+            for t in texts
+        ],
+        "prompts": [{"prompt": t + " =", "completion": " " + t.upper(), "name": "x"} for t in texts],
+        "plain": [{"text": t} for t in texts],
+        "labels": [{"sentence": t, "label": 1} for t in texts],
+    }
+    return {name: write_jsonl(folder / f"{name}.jsonl", content) for name, content in rows.items()}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    found = {s: str(save_checkpoint(folder / s, s)) for s in ("decoder", "encoder", "encoder-decoder")}
+    found["learned"] = str(save_checkpoint(folder / "learned", "decoder", position_embedding="learned"))
+    bare = AutoTokenizer.from_pretrained(found["decoder"])
+    bare.chat_template = None
+    found["no template"] = str(folder / "bare")
+    bare.save_pretrained(found["no template"])
+    return found
+
+
+@pytest.fixture
+def settings(tmp_path, files, checkpoints):
+    """Makes the configuration of a tiny run on conversations, unless `changes` say otherwise."""
+
+    def make(**changes):
+        sections = {
+            "output_dir": str(tmp_path / "run"),
+            "model": {"path": checkpoints["decoder"]},
+            "data": {"dataset": files["messages"]},
+            "training": {**SHORT_TRAINING, "max_length": 96, "gradient_checkpointing": False},
+            "samples": {"count": 1, "max_new_tokens": 4},
+        }
+        return load_sft_config(write_config(tmp_path / "run.yaml", sections, changes))
+
+    return make
+
+
+def tuner(config, rows: list[dict]) -> SftTuner:
+    import datasets
+
+    model = AutoModelForCausalLM.from_pretrained(config.model.path)
+    tokenizer = AutoTokenizer.from_pretrained(config.model.path)
+    args = sft_arguments(config, model.config)
+    data = datasets.Dataset.from_list(rows)
+    return SftTuner(model=model, args=args, train_dataset=data, eval_dataset=data, processing_class=tokenizer)
+
+
+def test_assistant_only_loss_covers_what_the_assistant_says_and_its_end(settings):
+    config = settings(training={"assistant_only_loss": True})
+    said = [("user", "red cat"), ("assistant", "blue dog"), ("user", "now"), ("assistant", "then")]
+    trainer = tuner(config, [{"messages": [{"role": r, "content": c} for r, c in said]}] * 2)
+    batch = next(iter(trainer.get_train_dataloader()))
+    labels = batch["labels"][0]
+    assert trainer.processing_class.decode(labels[labels != -100]) == "blue dog<|im_end|>then<|im_end|>"
+
+
+def test_completion_only_loss(settings):
+    trainer = tuner(settings(), [{"prompt": "one two =", "completion": " red cat"}] * 2)
+    labels = next(iter(trainer.get_train_dataloader()))["labels"][0]
+    assert trainer.processing_class.decode(labels[labels != -100]) == " red cat<|eos|>"
+
+
+def test_packed_documents_do_not_leak(settings, files):
+    """Changing one document of a packed row leaves the logits of all others as they were, to the bit."""
+    config = settings(training={"packing": True, "per_device_train_batch_size": 2})
+    trainer = tuner(config, [{"text": t} for t in sentences(40)])
+    batch = {k: v for k, v in next(iter(trainer.get_train_dataloader())).items() if isinstance(v, torch.Tensor)}
+    starts = (batch["position_ids"][0] == 0).nonzero().flatten().tolist()
+    assert len(starts) > 4 and "attention_mask" not in batch
+    model = AutoModelForCausalLM.from_pretrained(config.model.path).eval()
+    first, second = starts[1], starts[2]
+    changed = batch["input_ids"].clone()
+    changed[0, first:second] = (changed[0, first:second] + 7) % 300
+    with torch.no_grad():
+        before, after = (
+            model(input_ids=ids, position_ids=batch["position_ids"]).logits[0] for ids in (batch["input_ids"], changed)
+        )
+    assert torch.equal(before[:first], after[:first]) and torch.equal(before[second:], after[second:])
+    assert not torch.allclose(before[first:second], after[first:second])
+
+
+def test_a_run_from_conversations_to_card(settings):
+    """The stored loss is cross-entropy over the assistant's tokens of the test split; training lowers it."""
+    config = settings(training={"assistant_only_loss": True, "max_steps": 20, "eval_steps": 20, "save_steps": 20})
+    train_sft(config, TEMPLATE)
+    run = Path(config.output_dir)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["loss"] < metrics["baselines"]["before fine-tuning"]["loss"] - 0.1
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(run), AutoTokenizer.from_pretrained(run)
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") in model.generation_config.eos_token_id
+    from hf_llm.data.tasks import load_task
+
+    total, count = 0.0, 0
+    for row in load_task(config.data.dataset, "test"):
+        encoded = tokenizer.apply_chat_template(
+            row["messages"], return_dict=True, return_assistant_tokens_mask=True, return_tensors="pt"
+        )
+        mask = torch.as_tensor(encoded["assistant_masks"]).bool().flatten()
+        with torch.no_grad():
+            logits = model(encoded["input_ids"]).logits[0]
+        losses = torch.nn.functional.cross_entropy(logits[:-1], encoded["input_ids"][0, 1:], reduction="none")
+        total, count = total + losses[mask[1:]].sum().item(), count + int(mask[1:].sum())
+    assert metrics["loss"] == pytest.approx(total / count, abs=0.02)  # Trainer takes the mean over batches
+    card = (run / "README.md").read_text()
+    assert "before fine-tuning" in card and "**After**" in card and "what the assistant says" in card
+
+
+def test_adapter(settings):
+    config = settings(peft={"method": "lora", "r": 4}, training={"packing": True})
+    train_sft(config)
+    model = AutoPeftModelForCausalLM.from_pretrained(config.output_dir)
+    assert sum("lora_A" in name for name, _ in model.named_parameters())
+
+
+def test_what_is_cut_is_reported(settings, caplog):
+    train_sft(settings(training={"max_length": 24, "max_steps": 1}))
+    assert "examples of the train split are longer than training.max_length = 24 tokens and were cut" in caplog.text
+
+
+def test_chatml_begins_once():
+    """SmolLM2's beginning-of-text token is the one that begins a turn: ChatML must not put it there twice."""
+    from .small_models import small_tokenizer
+
+    tokenizer = small_tokenizer("decoder")
+    tokenizer.bos_token = "<|im_start|>"
+    set_chat_template(tokenizer, "chatml", assistant_only=True)
+    shown = tokenizer.apply_chat_template([{"role": "user", "content": "now"}], tokenize=False)
+    assert shown == "<|im_start|>user\nnow<|im_end|>\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"path": "encoder-decoder"}}, "is an encoder-decoder.*take recipes/seq2seq.py"),
+        ({"model": {"path": "encoder"}}, "has no head for AutoModelForCausalLM"),
+        ({"model": {"tokenizer": "no template"}}, "no chat template.*data.chat_template"),
+        (
+            {"data": {"dataset": "labels"}},
+            r"\['sentence', 'label'\]; needed are `messages`, `prompt` and",
+        ),
+        ({"data": {"chat_template": "missing.jinja"}}, "neither 'chatml' nor a file"),
+        ({"data": {"dataset": "plain"}, "training": {"assistant_only_loss": True}}, "needs conversations"),
+        ({"model": {"path": "learned"}, "training": {"max_length": 200}}, "the model reads 128 tokens at most"),
+        ({"training": {"chat_template_path": "x"}}, "not set here: use data.chat_template"),
+        ({"training": {"max_lenght": 2}}, "did you mean 'max_length'"),
+        ({"data": {"max_test_samples": 0}}, "max_test_samples = 0 leaves nothing"),
+    ],
+)
+def test_bad_configurations(settings, checkpoints, files, changes, message):
+    model = {key: checkpoints.get(value, value) for key, value in changes.get("model", {}).items()}
+    data = {key: files.get(value, value) for key, value in changes.get("data", {}).items()}
+    with pytest.raises(ValueError, match=message):
+        train_sft(settings(**{**changes, "model": model, "data": data}))
+
+
+def test_template_without_marks(settings, checkpoints, tmp_path):
+    template = tmp_path / "plain.jinja"
+    template.write_text("{% for message in messages %}{{ message['content'] }}{% endfor %}")
+    with pytest.raises(ValueError, match="marks what the assistant says"):
+        train_sft(settings(data={"chat_template": str(template)}, training={"assistant_only_loss": True}))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_configs_run_two_steps(path, checkpoints, files, tmp_path):
+    dataset = files["messages" if "chitchat" in path.stem else "prompts"]
+    overrides = ["--output_dir", str(tmp_path), "--model.path", checkpoints["decoder"], "--data.dataset", dataset]
+    overrides += ["--training.max_steps", "2", "--samples.max_new_tokens", "2", "--data.max_test_samples", "2"]
+    train_sft(load_sft_config(path, overrides))
+    assert (tmp_path / "metrics.json").is_file()
