@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +21,10 @@ MULTIPLE = 8  # of which an adjusted width is one
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its confidence interval, mean - half to mean + half; `half` is NaN for a single value."""
+    """A mean with its confidence interval, mean - half to mean + half; `half` is None for a single value."""
 
     mean: float
-    half: float
+    half: float | None
     count: int
 
 
@@ -33,7 +32,7 @@ def mean_interval(values: list[float], confidence: float = 0.95) -> Interval:
     """Mean of a few independent values with Student's t interval."""
     values = np.asarray(values, float)
     if len(values) < 2:
-        return Interval(float(values.mean()), math.nan, len(values))
+        return Interval(float(values.mean()), None, len(values))
     quantile = stats.t.ppf((1 + confidence) / 2, len(values) - 1)
     return Interval(float(values.mean()), float(quantile * stats.sem(values)), len(values))
 
@@ -99,9 +98,7 @@ class Study:
 
     def prepared(self) -> list[dict]:
         """The settings of each combination, all checked and matched to the baseline. Nothing has been trained."""
-        settings = share_tokenizer(
-            {**self.settings, "output_dir": str(self.output_dir)}, self.output_dir / "tokenizer"
-        )
+        settings = share_tokenizer(self.settings, self.output_dir / "tokenizer")
         varied = []
         for combination in self.combinations:
             one = settings
@@ -217,7 +214,7 @@ def summarised(cells: list[dict]) -> list[dict]:
 
 def _pm(interval: dict, signed: bool = False) -> str:
     sign = "+" if signed else ""
-    half = "" if math.isnan(interval["half"]) else f" ± {interval['half']:.4f}"
+    half = "" if interval["half"] is None else f" ± {interval['half']:.4f}"
     return f"{interval['mean']:{sign}.4f}{half}"
 
 
@@ -249,7 +246,7 @@ def plot(result: dict, path: Path) -> None:
     places = range(len(rows))
     for place, row in zip(places, rows, strict=True):
         axes.plot(row["losses"], [place] * len(row["losses"]), "o", color="#9ecae1", markersize=5)
-        half = 0.0 if math.isnan(row["loss"]["half"]) else row["loss"]["half"]
+        half = row["loss"]["half"] or 0.0
         axes.errorbar(row["loss"]["mean"], place, xerr=half, fmt="D", color="#08519c", capsize=4, markersize=6)
     axes.axvline(rows[0]["loss"]["mean"], color="#08519c", linewidth=0.8, linestyle=":")
     axes.set_yticks(list(places), [row["name"].replace(" ", "\n", 1) for row in rows])

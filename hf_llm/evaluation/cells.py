@@ -67,7 +67,8 @@ def share_tokenizer(settings: dict, folder: Path) -> dict:
     made_with = {**vars(config.tokenizer), "corpus": config.data.corpus}
     note = folder / "made_with.json"
     if not note.is_file() or json.loads(note.read_text(encoding="utf-8")) != made_with:
-        corpus = load_corpus(config.data.corpus, held_out_fraction=config.data.held_out_fraction)
+        columns = ("source", "target") if config.objective["name"] == "supervised" else None
+        corpus = load_corpus(config.data.corpus, held_out_fraction=config.data.held_out_fraction, columns=columns)
         stack = stack_of(CONFIG_MAPPING[config.model["model_type"]]).name
         texts = itertools.chain.from_iterable(zip(*[corpus[name] for name in corpus.column_names], strict=True))
         algorithm, size = config.tokenizer.algorithm, config.tokenizer.vocab_size
