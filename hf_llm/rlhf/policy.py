@@ -24,13 +24,13 @@ class CompletionScores(ModelOutput):
     Attributes:
         log_probs: (batch, completion) float32, of each token given those before it.
         entropy: (batch, completion) float32, nats, without gradient.
-        values: (batch, completion) float32, of the state in which each token was chosen; None without a critic.
+        token_values: (batch, completion) float32, of the state in which each token was chosen; None without a critic.
         aux_loss: scalar, load balancing of experts, if it was asked for.
     """
 
     log_probs: torch.Tensor = None
     entropy: torch.Tensor = None
-    values: torch.Tensor | None = None
+    token_values: torch.Tensor | None = None
     aux_loss: torch.Tensor | None = None
 
 
@@ -66,7 +66,7 @@ def score_completions_in_forward(model: PreTrainedModel) -> None:
         return CompletionScores(
             log_probs=log_probs,
             entropy=entropy,
-            values=None if critic is None else critic(seen[0], inputs)[:, chosen],
+            token_values=None if critic is None else critic(seen[0], inputs)[:, chosen],
             aux_loss=getattr(outputs, "aux_loss", None),
         )
 

@@ -82,8 +82,8 @@ class SamplesRollouts:
         kl = per_token_kl(scored["log_probs"], scored["ref_log_probs"], self.args.kl_estimator) * mask
         raw = token_rewards(scores[order.to(scores.device)], kl, self.kl.coefficient, mask, lengths)
         shaped = whiten(raw, mask, shift_mean=False, reduce=self._sum_over_ranks) if self.args.whiten_rewards else raw
-        advantages, returns = gae(shaped, scored["values"], mask, self.args.gamma, self.args.lam)
-        explained = explained_variance(scored["values"], returns, mask, self._sum_over_ranks)
+        advantages, returns = gae(shaped, scored["token_values"], mask, self.args.gamma, self.args.lam)
+        explained = explained_variance(scored["token_values"], returns, mask, self._sum_over_ranks)
         if self.args.whiten_advantages:
             advantages = whiten(advantages, mask, reduce=self._sum_over_ranks)
 
@@ -102,7 +102,7 @@ class SamplesRollouts:
         return {
             **batch,
             "old_log_probs": scored["log_probs"],
-            "old_values": scored["values"],
+            "old_values": scored["token_values"],
             "advantages": advantages,
             "returns": returns,
         }
@@ -139,7 +139,7 @@ class SamplesRollouts:
         """Log-probabilities, entropies and values of the policy, and log-probabilities of the reference, each
         (batch, completion) float32, 0 behind completions; in the micro-batches in which they are trained on."""
         size = self.args.per_device_train_batch_size if self.model.training else self.args.per_device_eval_batch_size
-        names = ("log_probs", "entropy", "values", "ref_log_probs")
+        names = ("log_probs", "entropy", "token_values", "ref_log_probs")
         scored = {name: torch.zeros(batch["completion_ids"].shape, device=self.accelerator.device) for name in names}
         with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
             for start in range(0, len(batch["completion_ids"]), size):
@@ -147,7 +147,7 @@ class SamplesRollouts:
                 part = trimmed({name: tensor[rows] for name, tensor in batch.items()})
                 width = part["completion_ids"].shape[1]
                 output = self._forward(self.model, part)
-                for name in ("log_probs", "entropy", "values"):
+                for name in ("log_probs", "entropy", "token_values"):
                     scored[name][rows, :width] = output[name] * part["completion_mask"]
                 scored["ref_log_probs"][rows, :width] = self._reference_log_probs(part, output.log_probs)
         return scored

@@ -251,7 +251,7 @@ class PPOTrainer(SavesPPO, SamplesRollouts, LogsRollouts, RLOOTrainer):
             self.epsilon_high,
         )
         value, value_clipped = value_loss(
-            output.values, inputs["old_values"], inputs["returns"], mask, args.cliprange_value
+            output.token_values, inputs["old_values"], inputs["returns"], mask, args.cliprange_value
         )
         total = (0.0 if warming_up else 1.0) * policy.total + args.vf_coef * value
         # DDP takes the mean over processes
@@ -266,7 +266,7 @@ class PPOTrainer(SavesPPO, SamplesRollouts, LogsRollouts, RLOOTrainer):
             "policy/clip_fraction": policy.clipped.sum(),
             "value/loss": value.detach(),
             "value/clip_fraction": value_clipped.sum(),
-            "value/mean": (output.values.detach() * mask).sum(),
+            "value/mean": (output.token_values.detach() * mask).sum(),
         }
         totals = self._sum_over_ranks(torch.stack([*sums.values(), mask.sum().float(), loss.detach()])).tolist()
         *totals, tokens, checked = totals

@@ -87,7 +87,7 @@ def test_scores_are_those_of_single_texts(name, critic, tmp_path):
     backbone = backbone.eval()
     for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS)):
         expected = plain_scores(untouched, backbone, run.critic.value_head, prompt, completion, 0.7)
-        for key, values in zip(("log_probs", "entropy", "values"), expected):
+        for key, values in zip(("log_probs", "entropy", "token_values"), expected):
             found = scored[key][row]
             torch.testing.assert_close(found[: len(completion)], values, rtol=1e-5, atol=2e-5, msg=f"{key} {row}")
             assert not found[len(completion) :].any()
@@ -107,7 +107,7 @@ def test_pad_may_be_the_end_token(make, tmp_path):
         run.model.train()
         scored[pad] = run._score_completions(batch)
     for name in scored["<pad>"]:
-        if name != "values":  # whose heads are drawn anew
+        if name != "token_values":  # whose heads are drawn anew
             torch.testing.assert_close(scored["<pad>"][name], scored["<eos>"][name], rtol=0, atol=1e-6)
 
 

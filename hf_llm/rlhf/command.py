@@ -1,0 +1,45 @@
+"""The command line that the recipes of this package share."""
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from hf_llm.training.checkpoints import CheckpointError
+from hf_llm.training.saving import TrainingDiverged
+from hf_llm.tuning.config import TuningConfig
+
+
+def main(
+    recipe: str,
+    about: str,
+    load: Callable[[str, list[str]], TuningConfig],
+    train: Callable[[TuningConfig, Path], signal.Signals | None],
+) -> int:
+    """
+    Run a recipe with the words behind its name.
+
+    Args:
+        recipe: its file.
+        about: its docstring.
+        load: makes the configuration of a YAML file's path and overrides.
+        train: does what it says; its second argument is the template of the card.
+
+    Returns:
+        Exit status: 1 after an error, which is printed, 128 + its number after a signal.
+    """
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="YAML file of the run, see recipes/README.md")
+    known, overrides = parser.parse_known_args()
+    try:
+        stopped_by = train(
+            load(known.config, overrides),
+            Path(recipe).resolve().parents[1] / "model_cards" / "tuning_template.md",
+        )
+    except (ValueError, CheckpointError, TrainingDiverged) as error:
+        print(f"{Path(recipe).name}: error: {error}", file=sys.stderr)
+        return 1
+    return 128 + stopped_by if stopped_by else 0
