@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
+from torch.utils.data import SequentialSampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
 
 from hf_llm.training import runs
@@ -43,6 +44,12 @@ class TuningMixin(AtomicCheckpoints):
         if self._since is not None:
             self._since += time.perf_counter() - start
         return output
+
+    def _get_eval_sampler(self, eval_dataset):
+        """In order, even where training groups by length: predictions belong to their examples by place."""
+        if eval_dataset is None or self.args.world_size > 1:  # accelerate deals the rows out in order
+            return None
+        return SequentialSampler(eval_dataset)
 
     def _run_epoch(self, **kwargs):
         self._since = self._since or time.perf_counter()
