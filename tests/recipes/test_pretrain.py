@@ -15,8 +15,12 @@ from hf_llm.training.stacks import STACKS
 
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-# those that start from a decoder have its sizes: tests/surgery runs them
-CONFIGS = sorted(path for path in (RECIPES / "configs").glob("*.yaml") if "from-decoder" not in path.stem)
+# those of pretraining say what model to make; those that start from a decoder have its sizes, and tests/surgery runs them
+CONFIGS = sorted(
+    path
+    for path in (RECIPES / "configs").glob("*.yaml")
+    if "\n  model_type: " in path.read_text() and "\nobjective:" in path.read_text() and "from-decoder" not in path.stem
+)
 TINY = ["demo", "decoder-tiny", "encoder-tiny", "encoder-decoder-tiny"]
 
 
