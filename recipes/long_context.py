@@ -9,7 +9,6 @@ draws how many it finds, by length and depth.
 """
 
 import argparse
-import json
 import logging
 import sys
 from pathlib import Path
@@ -29,9 +28,7 @@ def positions(settings: dict, output_dir: Path) -> None:
 
 def find_needles(settings: dict, output_dir: Path) -> None:
     config = build_section(needle.NeedleConfig, settings.get("needle", {}), "needle")
-    found = needle.recall(needle.finder(config, output_dir), config)
-    result = {"lengths": config.test_lengths, "depths": config.depths, "found": found.tolist()}
-    (output_dir / "needle.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
+    found = needle.recall(needle.finder(config, output_dir), config, output_dir)
     needle.plot(found, config, output_dir / "needle.png")
     print(f"written to {output_dir}/needle.json and needle.png")
 

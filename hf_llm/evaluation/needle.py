@@ -128,6 +128,7 @@ def finder(config: NeedleConfig, folder: Path, say: Callable[[str], None] = prin
     if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == facts:
         return LLMDecoderForCausalLM.from_pretrained(folder).eval()
     model = train_finder(config, say)
+    (folder / "needle.json").unlink(missing_ok=True)  # of another model
     model.save_pretrained(folder)
     note.write_text(json.dumps(facts), encoding="utf-8")
     return model
@@ -142,17 +143,29 @@ def last_logits(model: PreTrainedModel, ids: torch.Tensor, chunk: int = 2048) ->
     return output.logits[:, -1]
 
 
-def recall(model: PreTrainedModel, config: NeedleConfig, say: Callable[[str], None] = print) -> np.ndarray:
-    """Share of needles that are named, (depths, test lengths)."""
-    generator = np.random.default_rng(config.seed + 1)
-    found = np.zeros((len(config.depths), len(config.test_lengths)))
-    for column, length in enumerate(config.test_lengths):
-        for row, depth in enumerate(config.depths):
+def recall(
+    model: PreTrainedModel, config: NeedleConfig, folder: Path, say: Callable[[str], None] = print
+) -> np.ndarray:
+    """Share of needles that are named, (depths, test lengths). Each is kept in `folder` as `needle.json` as soon as it
+    is known, and not measured again."""
+    kept = folder / "needle.json"
+    known = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    for length in config.test_lengths:
+        for depth in config.depths:
+            name = _name(length, depth, config.trials)
+            if name in known:
+                continue
+            generator = np.random.default_rng((config.seed, length, round(1000 * depth)))
             ids, labels = haystacks(generator, config.trials, length, config.vocab_size, depth)
-            right = [last_logits(model, one[None])[0].argmax() == label[-1] for one, label in zip(ids, labels)]
-            found[row, column] = float(torch.stack(right).double().mean())
-        say(f"{length:,} tokens: {found[:, column].mean():.0%} of the needles found")
-    return found
+            right = [last_logits(model, row[None])[0].argmax() == label[-1] for row, label in zip(ids, labels)]
+            known[name] = float(torch.stack(right).double().mean())
+            kept.write_text(json.dumps(known, indent=2), encoding="utf-8")
+            say(f"{name}: {known[name]:.0%} found")
+    return np.array([[known[_name(n, depth, config.trials)] for n in config.test_lengths] for depth in config.depths])
+
+
+def _name(length: int, depth: float, trials: int) -> str:
+    return f"{length} tokens, depth {depth:g}, {trials} trials"
 
 
 def plot(found: np.ndarray, config: NeedleConfig, path: Path) -> None:

@@ -12,6 +12,7 @@ from .interpretation import Attributions, Example
 
 
 _LABELS = 48  # tokens up to which axes are labelled
+_PANELS = 64  # attention maps up to which each has axes of its own
 
 
 def _figure(width: float, height: float):
@@ -33,16 +34,24 @@ def _plain(token: str) -> str:
 
 def draw_attention(maps: np.ndarray, rows: list[str], columns: list[str], title: str):
     """
-    A panel for each head, a row of them for each layer.
+    A panel for each head, a row of them for each layer; of large models all in one, without tokens.
 
     Args:
         maps: (layers, heads, from, to).
         rows, columns: tokens that attend, and that are attended to.
     """
+    from matplotlib.figure import Figure
+
     layers, heads = maps.shape[:2]
+    if layers * heads > _PANELS:
+        return _draw_mosaic(maps, title)
     side = min(max(1.6, 0.14 * max(len(rows), len(columns))), 14 / heads)
-    figure = _figure(heads * side + 1.2, layers * side + 1.2)
-    panels = figure.subplots(layers, heads, squeeze=False, sharex=True, sharey=True)
+    width, height = heads * side + 2.0, layers * side + 1.6
+    figure = Figure(figsize=(width, height), dpi=130)
+    margins = {"left": 1 / width, "right": 1 - 1 / width, "bottom": 1 / height, "top": 1 - 0.6 / height}
+    panels = figure.subplots(
+        layers, heads, squeeze=False, sharex=True, sharey=True, gridspec_kw={**margins, "wspace": 0.06, "hspace": 0.06}
+    )
     for layer, head in np.ndindex(layers, heads):
         axes = panels[layer, head]
         image = axes.imshow(maps[layer, head], cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
@@ -54,8 +63,26 @@ def draw_attention(maps: np.ndarray, rows: list[str], columns: list[str], title:
             _label(axes, rows, "y")
         if layer == layers - 1:
             _label(axes, columns, "x", rotation=90)
-    figure.colorbar(image, ax=panels, shrink=0.5, label="weight")
+    bar = figure.add_axes((1 - 0.85 / width, margins["bottom"], 0.15 / width, margins["top"] - margins["bottom"]))
+    figure.colorbar(image, cax=bar, label="weight")
     figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def _draw_mosaic(maps: np.ndarray, title: str):
+    layers, heads, height, width = maps.shape
+    gap = max(1, width // 16)
+    tiles = np.pad(maps, ((0, 0), (0, 0), (0, gap), (0, gap)), constant_values=np.nan)
+    mosaic = tiles.transpose(0, 2, 1, 3).reshape(layers * (height + gap), heads * (width + gap))
+    figure = _figure(0.7 * heads + 1.5, 0.7 * layers + 1)
+    axes = figure.add_subplot()
+    image = axes.imshow(mosaic, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    axes.set_xticks((np.arange(heads) + 0.5) * (width + gap), [f"head {i}" for i in range(heads)], fontsize=7)
+    axes.set_yticks((np.arange(layers) + 0.5) * (height + gap), [f"layer {i}" for i in range(layers)], fontsize=7)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(image, ax=axes, shrink=0.5, label="weight")
+    axes.set_title(title, fontsize=10)
     return figure
 
 

@@ -12,6 +12,7 @@ import torch
 from models.tiny import tiny_model
 from transformers import BertConfig, BertForMaskedLM
 
+from hf_llm.evaluation import pictures
 from hf_llm.evaluation.interpretation import attention_maps, integrated_gradients, logit_lens, make_example, shown
 from hf_llm.evaluation.opening import opened
 
@@ -115,6 +116,12 @@ def test_special_tokens_and_what_is_not_seen_have_no_attribution(language_models
 def test_white_space_is_shown(tokenizers):
     ids = tokenizers["decoder"]("a \n", return_tensors="pt", add_special_tokens=False)["input_ids"][0]
     assert shown(tokenizers["decoder"], ids) == ["a", "·", "⏎"]
+
+
+def test_attention_of_a_large_model_is_one_mosaic():
+    figure = pictures.draw_attention(np.full((9, 8, 4, 4), 0.25), list("abcd"), list("abcd"), "Attention")
+    mosaic = figure.axes[0].images[0].get_array()
+    assert mosaic.shape == (9 * 5, 8 * 5) and mosaic.count() == 9 * 8 * 16  # a gap beside each map
 
 
 @pytest.mark.parametrize("stack", ["encoder", "encoder-decoder"])

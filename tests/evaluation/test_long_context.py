@@ -133,11 +133,20 @@ def test_reading_in_chunks_changes_nothing():
         torch.testing.assert_close(needle.last_logits(model, ids, chunk), expected, rtol=0, atol=1e-5)
 
 
+def test_recall_is_measured_once(tmp_path, monkeypatch):
+    config = NeedleConfig(test_lengths=[24, 36], depths=[0.0, 1.0], trials=2)
+    model = tiny_model("decoder", **{k: v for k, v in WINDOWED.items() if k != "hidden_size"})
+    found = needle.recall(model, config, tmp_path, say=lambda text: None)
+    assert found.shape == (2, 2)
+    monkeypatch.setattr(needle, "last_logits", None)
+    assert (needle.recall(model, config, tmp_path, say=lambda text: None) == found).all()
+
+
 @pytest.mark.slow
 def test_a_trained_model_finds_needles_beyond_its_lengths(tmp_path, monkeypatch):
     config = NeedleConfig(WINDOWED, lengths=[12, 24], steps=200, test_lengths=[24, 96], depths=[0.0, 1.0], trials=8)
     model = needle.finder(config, tmp_path, say=lambda text: None)
-    found = needle.recall(model, config, say=lambda text: None)
+    found = needle.recall(model, config, tmp_path, say=lambda text: None)
     assert found.min() >= 0.75  # chance is 1 of 60
     needle.plot(found, config, tmp_path / "needle.png")
     assert (tmp_path / "needle.png").stat().st_size > 10_000
