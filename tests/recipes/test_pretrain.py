@@ -15,11 +15,11 @@ from hf_llm.training.stacks import STACKS
 
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-# those of pretraining say what model to make; those that start from a decoder have its sizes, and tests/surgery runs them
 CONFIGS = sorted(
     path
     for path in (RECIPES / "configs").glob("*.yaml")
-    if "\n  model_type: " in path.read_text() and "\nobjective:" in path.read_text() and "from-decoder" not in path.stem
+    if {"model_type:", "objective:"} <= set(path.read_text().split())  # other recipes open a model
+    and "from-decoder" not in path.stem  # has the sizes of the decoder: tests/surgery runs them
 )
 TINY = ["demo", "decoder-tiny", "encoder-tiny", "encoder-decoder-tiny"]
 
