@@ -1,0 +1,119 @@
+"""Sentence embeddings: the loss and the saved model against sentence-transformers, a run, bad input."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from hf_llm.tuning.embeddings import (
+    POOLINGS,
+    contrastive_loss,
+    embed,
+    load_embeddings_config,
+    retrieval,
+    train_embeddings,
+)
+
+from .small_models import SHORT_TRAINING, save_checkpoint, sentences, write_config, write_jsonl
+
+
+sentence_transformers = pytest.importorskip("sentence_transformers")
+
+CONFIGS = sorted(Path(__file__).parents[2].glob("recipes/configs/embeddings-*.yaml"))
+TEMPLATE = Path(__file__).parents[2] / "model_cards" / "tuning_template.md"
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory) -> str:
+    rows = [{"summary": s, "code": " ".join(reversed(s.split()))} for s in sentences(120)]
+    return write_jsonl(tmp_path_factory.mktemp("data") / "pairs.jsonl", rows)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return {s: str(save_checkpoint(folder / s, s)) for s in ("encoder", "decoder", "encoder-decoder")}
+
+
+@pytest.fixture
+def settings(tmp_path, pairs, checkpoints):
+    def make(**changes):
+        sections = {
+            "output_dir": str(tmp_path / "run"),
+            "model": {"path": checkpoints["encoder"]},
+            "data": {"dataset": pairs, "anchor": "summary", "positive": "code"},
+            "training": SHORT_TRAINING,
+        }
+        return load_embeddings_config(write_config(tmp_path / "run.yaml", sections, changes))
+
+    return make
+
+
+def test_loss_is_that_of_sentence_transformers():
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+    a, b = (torch.nn.functional.normalize(torch.randn(6, 16), dim=-1) for _ in range(2))
+    theirs = MultipleNegativesRankingLoss(model=None, scale=20.0).compute_loss_from_embeddings([a, b], None)
+    torch.testing.assert_close(contrastive_loss(a, b, 20.0), theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_pooling_is_that_of_sentence_transformers(pooling):
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    hidden, mask = torch.randn(3, 5, 8), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]])
+    theirs = Pooling(8, pooling)({"token_embeddings": hidden, "attention_mask": mask})["sentence_embedding"]
+    torch.testing.assert_close(POOLINGS[pooling](hidden, mask), theirs, rtol=0, atol=1e-6)
+
+
+def test_retrieval_by_hand():
+    positives = torch.eye(3)
+    anchors = torch.tensor([[1.0, 0, 0], [0.9, 0.5, 0], [0.9, 0.8, 0.1]])  # ranks 1, 2, 3
+    found = retrieval(anchors, positives)
+    assert found == pytest.approx({"accuracy_at_1": 1 / 3, "mrr_at_10": (1 + 1 / 2 + 1 / 3) / 3})
+
+
+@pytest.mark.parametrize(("stack", "pooling"), [("encoder", "mean"), ("decoder", "lasttoken")])
+def test_a_run_opens_in_sentence_transformers(settings, checkpoints, stack, pooling):
+    """It gives the embeddings that training saw, and learning shows."""
+    training = {"max_steps": 24, "eval_steps": 24, "save_steps": 24}
+    config = settings(model={"path": checkpoints[stack]}, embedding={"pooling": pooling}, training=training)
+    train_embeddings(config, TEMPLATE)
+    metrics = json.loads(Path(config.output_dir, "metrics.json").read_text())
+    assert metrics["mrr_at_10"] > metrics["baselines"]["before training"]["mrr_at_10"]
+    texts = sentences(3) + ["red"]
+    model = sentence_transformers.SentenceTransformer(config.output_dir, device="cpu")
+    encoded = model.encode(texts, convert_to_tensor=True)
+    plain, tokenizer = AutoModel.from_pretrained(config.output_dir), AutoTokenizer.from_pretrained(config.output_dir)
+    batch = tokenizer(texts, padding=True, return_tensors="pt", return_token_type_ids=False)
+    with torch.no_grad():
+        torch.testing.assert_close(encoded, embed(plain.eval(), dict(batch), pooling), rtol=0, atol=1e-5)
+    assert "TF-IDF of words" in Path(config.output_dir, "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"path": "encoder-decoder"}}, "is an encoder-decoder; take an encoder or a decoder"),
+        ({"data": {"anchor": "text"}}, "text"),
+        ({"embedding": {"pooling": "men"}}, "did you mean 'mean'"),
+        ({"embedding": {"scale": 0}}, "embedding.scale = 0 must be above 0"),
+        ({"peft": {"method": "lora"}}, "opens whole models"),
+        ({"training": {"label_names": []}}, "training.label_names is not set here"),
+    ],
+)
+def test_bad_configurations(settings, checkpoints, changes, message):
+    model = {key: checkpoints.get(value, value) for key, value in changes.get("model", {}).items()}
+    with pytest.raises(ValueError, match=message):
+        train_embeddings(settings(**{**changes, "model": model}))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_configs_run_two_steps(path, checkpoints, pairs, tmp_path):
+    overrides = ["--output_dir", str(tmp_path), "--model.path", checkpoints["encoder"], "--data.dataset", pairs]
+    train_embeddings(
+        load_embeddings_config(path, [*overrides, "--data.max_length", "64", "--training.max_steps", "2"])
+    )
+    assert (tmp_path / "metrics.json").is_file()
