@@ -23,6 +23,7 @@ from hf_llm.training.runs import run_directory, set_cpu_threads
 from .config import load_tuning_config, training_arguments
 from .finetuning import FINETUNING_TASKS, MANAGED_BY_TASK, FinetuneConfig, FinetuneTrainer, Finetuning, make_task
 from .language_modeling import CausalLanguageModeling, MaskedLanguageModeling
+from .models import has_trained_head
 from .report import Results
 
 
@@ -223,6 +224,11 @@ class Distillation(Finetuning):
     """A fine-tuning run whose model is a student of what the configuration calls the model."""
 
     def make_model(self, tokenizer, num_samples, fields):
+        if not has_trained_head(self.config.model, self.task.auto_class):
+            raise ValueError(
+                f"model.path = {self.config.model.path!r} has no trained head for {self.task.auto_class.__name__}: a "
+                "teacher must know the task, train it first (recipes/finetune.py, recipes/pretrain.py)"
+            )
         self.teacher = super().make_model(tokenizer, num_samples, fields)
         return make_student(self.teacher, self.config.student.layers)
 

@@ -95,6 +95,13 @@ def _read_config(section: ModelSection) -> PreTrainedConfig:
         raise ValueError(f"model.path = {section.path!r} is no checkpoint: {error}") from error
 
 
+def has_trained_head(section: ModelSection, auto_class: type) -> bool:
+    """Whether the checkpoint was saved with the head that `auto_class` stands for. ValueError if it is none."""
+    head = auto_class.__name__.removeprefix("AutoModel")
+    names = {"ForCausalLM": ("ForCausalLM", "LMHeadModel"), "ForMaskedLM": ("ForMaskedLM", "ForPreTraining")}
+    return any(name.endswith(names.get(head, head)) for name in _read_config(section).architectures or ())
+
+
 def is_encoder_decoder(section: ModelSection) -> bool:
     """Whether the checkpoint is one, ours or native. ValueError if it is no checkpoint."""
     return _read_config(section).is_encoder_decoder

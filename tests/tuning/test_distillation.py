@@ -181,6 +181,10 @@ def test_language_models(settings, checkpoints, name, task):
     [
         ({"student": {"layers": 9}}, "student.layers = 9: the teacher has 4"),
         ({"model": {"path": "shared"}, "task": "masked_language_modeling"}, "shares its layers"),
+        (
+            {"model": {"path": "encoder"}},
+            "no trained head for AutoModelForSequenceClassification: a teacher",
+        ),
         ({"distillation": {"temperature": 0}}, "temperature = 0 must be above 0"),
         ({"distillation": {"soft": 0, "hard": 0}}, "one of them above it"),
         ({"distillation": {"sfot": 1}}, "did you mean 'soft'"),
@@ -190,8 +194,10 @@ def test_language_models(settings, checkpoints, name, task):
     ],
 )
 def test_bad_configurations(settings, checkpoints, texts, changes, message):
-    changes = json.loads(json.dumps(changes).replace('"shared"', json.dumps(checkpoints["shared"])))
-    changes = json.loads(json.dumps(changes).replace('"texts"', json.dumps(texts)))
+    text = json.dumps(changes)
+    for name, path in {**checkpoints, "texts": texts}.items():
+        text = text.replace(f'"{name}"', json.dumps(path))
+    changes = json.loads(text)
     with pytest.raises(ValueError, match=message):
         distill(settings(**changes))
 
