@@ -12,7 +12,8 @@ from pathlib import Path
 
 from hf_llm.training.checkpoints import CheckpointError
 from hf_llm.training.saving import TrainingDiverged
-from hf_llm.tuning.seq2seq import load_seq2seq_config, train_seq2seq
+from hf_llm.tuning.seq2seq import train_seq2seq
+from hf_llm.tuning.seq2seq_config import load_seq2seq_config
 
 
 CARD_TEMPLATE = Path(__file__).resolve().parents[1] / "model_cards" / "tuning_template.md"

@@ -78,6 +78,7 @@ def write_config(path: Path, sections: dict, changes: dict) -> Path:
 SHORT_TRAINING = {
     "max_steps": 4,
     "per_device_train_batch_size": 8,
+    "per_device_eval_batch_size": 64,
     "learning_rate": 1e-3,
     "eval_strategy": "steps",
     "eval_steps": 4,

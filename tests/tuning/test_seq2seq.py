@@ -3,16 +3,18 @@
 import json
 from pathlib import Path
 
+import datasets
 import pytest
 import sacrebleu
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, Seq2SeqTrainingArguments
 from transformers.trainer_pt_utils import LabelSmoother
 
 from hf_llm.tuning.generated import TextMetrics, copy_source, nearest_neighbour
 from hf_llm.tuning.pairs import PairCollator, PairFormat, encode_pairs
-from hf_llm.tuning.seq2seq import load_seq2seq_config, train_seq2seq
+from hf_llm.tuning.seq2seq import Seq2SeqTuner, train_seq2seq
+from hf_llm.tuning.seq2seq_config import load_seq2seq_config
 
 from .small_models import SHORT_TRAINING, save_checkpoint, sentences, small_tokenizer, write_config, write_jsonl
 
@@ -44,7 +46,7 @@ def settings(tmp_path, pairs):
             "output_dir": str(tmp_path / "run"),
             "model": {"new": new},
             "tokenizer": {"algorithm": "bpe", "vocab_size": 400},
-            "data": {"dataset": pairs, "source": "said", "target": "backwards", "max_target_length": 32},
+            "data": {"dataset": pairs, "source": "said", "target": "backwards", "max_target_length": 16},
             "training": SHORT_TRAINING,
         }
         if "model" in changes:
@@ -84,6 +86,7 @@ def test_new_encoder_decoder_from_texts_to_card(settings, pairs):
     assert "A new model of" in card and "nearest neighbour" in card and "tok:13a" in card
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_weights(settings, tmp_path):
     whole, torn = settings(output_dir=str(tmp_path / "whole")), settings(output_dir=str(tmp_path / "torn"))
     for config in (whole, torn):
@@ -112,7 +115,7 @@ def test_decoder_goes_on_from_a_prompt(settings, checkpoints):
         count += len(target)
     metrics = json.loads((run / "metrics.json").read_text())
     assert {"rouge1", "rouge2", "rougeL"} < set(metrics)
-    assert metrics["loss"] == pytest.approx(total / count, abs=0.05)  # Trainer takes the mean over batches
+    assert metrics["loss"] == pytest.approx(total / count, abs=1e-4)
     for row in rows[:4]:
         prompt = row["source"] + "\n"
         output = greedy(model, tokenizer, prompt)[len(tokenizer(prompt)["input_ids"]) :]
@@ -120,10 +123,6 @@ def test_decoder_goes_on_from_a_prompt(settings, checkpoints):
 
 
 def test_label_smoothing_is_that_of_transformers(settings, checkpoints):
-    from transformers import Seq2SeqTrainingArguments
-
-    from hf_llm.tuning.seq2seq import Seq2SeqTuner
-
     model = AutoModelForSeq2SeqLM.from_pretrained(checkpoints["encoder-decoder"]).train()
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["encoder-decoder"])
     args = Seq2SeqTrainingArguments(report_to="none", use_cpu=True, label_smoothing_factor=0.1)
@@ -134,6 +133,27 @@ def test_label_smoothing_is_that_of_transformers(settings, checkpoints):
     expected = LabelSmoother(epsilon=0.1)({"logits": logits}, batch["labels"])
     model.train()
     torch.testing.assert_close(trainer.compute_loss(model, dict(batch)), expected, rtol=0, atol=1e-5)
+
+
+def test_evaluation_keeps_the_order(checkpoints):
+    """Also where training groups by length, as transformers' own Trainer does not: predictions belong by place."""
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints["encoder-decoder"])
+    args = Seq2SeqTrainingArguments(
+        report_to="none", use_cpu=True, train_sampling_strategy="group_by_length", remove_unused_columns=False
+    )
+    model = AutoModelForSeq2SeqLM.from_pretrained(checkpoints["encoder-decoder"])
+    trainer = Seq2SeqTuner(
+        model=model,
+        args=args,
+        data_collator=PairCollator(tokenizer),
+        processing_class=tokenizer,
+        metrics=TextMetrics([]),
+    )
+    texts = sentences(40)
+    pairs = datasets.Dataset.from_dict({"source": texts, "target": texts})
+    encoded, _ = encode_pairs(pairs, tokenizer, PairFormat("encoder-decoder", "", "", 64, 64))
+    rows = [row for batch in trainer.get_eval_dataloader(encoded) for row in batch["input_ids"]]
+    assert tokenizer.batch_decode(rows, skip_special_tokens=True) == texts
 
 
 def test_what_is_cut_is_reported(settings, caplog):
@@ -147,8 +167,6 @@ def test_what_is_cut_is_reported(settings, caplog):
 
 @pytest.mark.parametrize("stack", ["decoder", "encoder-decoder"])
 def test_encoding(stack):
-    import datasets
-
     tokenizer = small_tokenizer(stack)
     pairs = datasets.Dataset.from_dict({"source": ["red cat", "dog"], "target": ["cat red", "dog dog dog"]})
     form = PairFormat(stack, "say: ", " =", 64, 3)
@@ -169,8 +187,6 @@ def test_encoding(stack):
 
 
 def test_baselines():
-    import datasets
-
     train = datasets.Dataset.from_dict({"source": ["the red cat", "two dogs run"], "target": ["A", "B"]})
     assert nearest_neighbour(train, ["a red bird", "dogs"]) == ["A", "B"]
     assert copy_source(train, ["x"]) == ["x"]
