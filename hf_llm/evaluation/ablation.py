@@ -218,11 +218,16 @@ def _pm(interval: dict, signed: bool = False) -> str:
     return f"{interval['mean']:{sign}.4f}{half}"
 
 
+def _seeds(result: dict) -> str:
+    count = len(result["seeds"])
+    return f"{count} seed{'s' if count > 1 else ''}"
+
+
 def table(result: dict) -> str:
     """A result as a Markdown table."""
     lines = [
         "Held-out loss (nats per target token), mean and 95 % confidence interval over "
-        f"{len(result['seeds'])} seed(s) (Student's t); the difference is paired by seed. Matched: {result['match']}.",
+        f"{_seeds(result)} (Student's t); the difference is paired by seed. Matched: {result['match']}.",
         "",
         "| | parameters | training FLOPs | loss | bits per byte | difference from the first |",
         "|---|---:|---:|---:|---:|---:|",
@@ -250,10 +255,9 @@ def plot(result: dict, path: Path) -> None:
         axes.errorbar(row["loss"]["mean"], place, xerr=half, fmt="D", color="#08519c", capsize=4, markersize=6)
     axes.axvline(rows[0]["loss"]["mean"], color="#08519c", linewidth=0.8, linestyle=":")
     axes.set_yticks(list(places), [row["name"].replace(" ", "\n", 1) for row in rows])
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("held-out loss (nats per target token): seeds, mean and 95 % confidence interval")
-    seeds = f"{len(result['seeds'])} seed{'s' * (len(result['seeds']) > 1)}"
-    axes.set_title(f"Ablation, {seeds}, matched: {result['match']}")
+    axes.set_title(f"Ablation, {_seeds(result)}, matched: {result['match']}")
     axes.grid(axis="x", alpha=0.25)
     axes.spines[["right", "top"]].set_visible(False)
     figure.savefig(path, format="png")
