@@ -68,6 +68,8 @@ class _Run:
     def __init__(self, method: Method, config: AlignConfig, args: Any):
         self.method, self.config, self.args = method, config, args
         model_config = self.check_model()
+        if not method.takes_encoder_decoders and not model_config.num_experts:
+            args.router_aux_loss_coef = 0.0  # TRL takes whoever has the field for a mixture of experts
         with args.main_process_first():  # the first process fills the caches that the others read
             self.data = {split: load_split(config.data, method.data, split) for split in SPLITS}
             self.tokenizer = open_text_tokenizer(config, self.data["train"], self.prompt_column)
@@ -130,12 +132,12 @@ class _Run:
         special = {}
         if self.method.trainer is PPOTrainer:
             special = {"reward_funcs": self.rewards.raw, "reward_processing_classes": self.rewards.tokenizers}
-            special["value_model"] = self.config.value_model
+            special["value_model"] = self.config.value_model and checkpoint_path(self.config.value_model)
         elif self.method.is_online:
             special = {"reward_funcs": self.rewards.functions}
             self.check_prompts(model)
             self.save_reference(model, peft_config)
-        elif peft_config is None and not self.args.precompute_ref_log_probs:
+        elif peft_config is None:
             special = {"ref_model": copy.deepcopy(model)}  # TRL would open the path, which may be another model
         return trainer_class(self.method.trainer)(
             model=model,
@@ -234,7 +236,7 @@ class _Run:
             dataset=describe_dataset(self.config.data.dataset),
             metrics=metrics,
             rows={split: len(rows) for split, rows in self.data.items()},
-            usage=_USAGE.format(path=Path(self.config.output_dir).name),
+            usage=_USAGE[self.auto_class].format(path=Path(self.config.output_dir).name),
             baselines={"before": self.before},
             notes=[f"Trained by {self.method.title} ({self.method.source}).", *self.rewards.notes, *self.notes],
             figures={"curves.png": draw_history(self.method.panels, self.trainer.state.log_history)},
@@ -243,11 +245,20 @@ class _Run:
         )
 
 
-_USAGE = """import hf_llm
+_USAGE = {
+    AutoModelForCausalLM: """import hf_llm
 from transformers import pipeline
 
 generate = pipeline("text-generation", "{path}")
-print(generate("...", return_full_text=False)[0]["generated_text"])"""
+print(generate("...", return_full_text=False)[0]["generated_text"])""",
+    AutoModelForSeq2SeqLM: """import hf_llm
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+model = AutoModelForSeq2SeqLM.from_pretrained("{path}")
+tokenizer = AutoTokenizer.from_pretrained("{path}")
+output = model.generate(**tokenizer("...", return_tensors="pt"))
+print(tokenizer.decode(output[0], skip_special_tokens=True))""",
+}
 
 
 def _without_prompt(row: dict) -> dict:

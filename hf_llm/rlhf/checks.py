@@ -8,6 +8,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .config import PPOConfig
+from .trl_internals import is_conversational
 
 
 def check_tokenizer(tokenizer) -> None:
@@ -73,6 +74,22 @@ def check_prompts(
     for start in range(0, len(dataset), 1000):
         prompts = dataset[start : start + 1000]["prompt"]
         check_lengths(name, [len(ids) for ids in tokenize(prompts)], model, max_completion_length, start)
+
+
+def check_templates(dataset, tokenizers: dict[str, PreTrainedTokenizerBase]) -> None:
+    """Check that, where prompts are conversations, all tokenizers can write them.
+
+    Args:
+        tokenizers: by what they belong to.
+
+    Raises:
+        ValueError: naming the one that has no chat template.
+    """
+    if not is_conversational({"prompt": next(iter(dataset), {}).get("prompt", "")}):
+        return
+    for owner, tokenizer in tokenizers.items():
+        if tokenizer.chat_template is None:
+            raise ValueError(f"prompts are conversations, but the tokenizer of {owner} has no chat template")
 
 
 def check_lengths(

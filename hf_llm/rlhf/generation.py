@@ -71,4 +71,9 @@ def generate_continuously(
         progress_bar=False,
     )
     original.train(was_training)
+    failed = [output.error for output in outputs.values() if output.error is not None]
+    if failed or len(outputs) != len(prompt_ids):
+        raise RuntimeError(
+            f"continuous batching completed {len(outputs) - len(failed)} of {len(prompt_ids)} prompts: {failed[:1]}"
+        )
     return [cut_at_end(output.generated_tokens, generation_config.eos_token_id) for output in outputs.values()]

@@ -80,6 +80,7 @@ class _Run:
             self.tokenizer = open_text_tokenizer(config, pairs["train"], "chosen", needs_end=False)
             settle_max_length(config, args, model_config, self.tokenizer)
             self.notes: list[str] = []
+            self.fingerprint = pairs["train"]._fingerprint
             self.pairs = {split: self.encode(rows, split) for split, rows in pairs.items()}
         model = prepare_model(
             config,
@@ -100,11 +101,11 @@ class _Run:
     def encode(self, pairs: Dataset, split: str) -> Dataset:
         """The pairs with `chosen_ids` and `rejected_ids`, without those of which a text is longer than max_length."""
 
+        tokenizer = self.tokenizer
+
         def encode_pair(pair: dict) -> dict:
-            return {
-                f"{side}_ids": scored_ids(self.tokenizer, pair.get("prompt"), pair[side])
-                for side in ("chosen", "rejected")
-            }
+            prompt = pair.get("prompt")
+            return {f"{side}_ids": scored_ids(tokenizer, prompt, pair[side]) for side in ("chosen", "rejected")}
 
         encoded = pairs.map(encode_pair, desc="Tokenizing")
         limit = self.args.max_length
@@ -123,8 +124,7 @@ class _Run:
         return kept
 
     def run(self, card_template: Path | None) -> signal.Signals | None:
-        facts = {"fingerprint": self.pairs["train"]._fingerprint}
-        return run(self.trainer, self.config, self.evaluate, card_template, facts)
+        return run(self.trainer, self.config, self.evaluate, card_template, {"fingerprint": self.fingerprint})
 
     # ---- the final figures ------------------------------------------------------------------------------------------
 

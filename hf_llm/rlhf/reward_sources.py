@@ -119,7 +119,9 @@ def open_reward_model(path: str) -> PreTrainedModel:
             from peft import AutoPeftModelForSequenceClassification
 
             adapted = AutoPeftModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype=torch.float32)
-            return adapted.merge_and_unload()
+            merged = adapted.merge_and_unload()
+            merged.config._name_or_path = path  # else its name is its base's
+            return merged
         return load_reward_model(path)
     except OSError as error:
         raise ValueError(f"rewards.model = {path!r} is no checkpoint: {error}") from error

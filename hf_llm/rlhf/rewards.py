@@ -14,7 +14,6 @@ from transformers import (
 from .trl_internals import (
     get_callable_name,
     is_async_callable,
-    is_conversational,
     pad,
     tokenize_like_reward_trainer,
 )
@@ -71,10 +70,6 @@ class RewardModel:
     @torch.inference_mode()
     def __call__(self, prompts: list, completions: list, **kwargs) -> list[float]:
         """One score per completion. Raises ValueError on a text that is longer than the model's positions."""
-        if is_conversational({"prompt": prompts[0]}) and self.tokenizer.chat_template is None:
-            raise ValueError(
-                f"prompts are conversations, but the tokenizer of reward model {self.__name__} has no chat template"
-            )
         texts = [torch.tensor(self.tokenize(p, c)) for p, c in zip(prompts, completions, strict=True)]
         longest = max(len(text) for text in texts)
         if self.max_length is not None and longest > self.max_length:

@@ -25,6 +25,7 @@ MANAGED = {
     "pad_token": "the tokenizer has it",
     "reward_weights": "use the weight of each of rewards",
     "use_liger_kernel": "TRL's fused head is used already",
+    "precompute_ref_log_probs": "the reference is there throughout: a copy, or the model without its adapter",
     "remove_unused_columns": "the trainer knows which columns it needs",
 }
 # (heading, keys of the log) of a row of curves

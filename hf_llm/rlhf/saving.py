@@ -66,7 +66,8 @@ class SavesPPO(AtomicCheckpoints):
         output_dir = Path(output_dir or self.args.output_dir)
         with without_critic(base_of(self.model)), self.dropout.restored():
             super()._save(str(output_dir), state_dict)
-        save_file(critic_state(self.critic), output_dir / CRITIC_FILE, metadata={"format": "pt"})
+        if self.args.should_save:
+            save_file(critic_state(self.critic), output_dir / CRITIC_FILE, metadata={"format": "pt"})
 
     @property
     def _inside_rollout(self) -> bool:

@@ -16,7 +16,7 @@ from .advantages import (
     KLController,
     RunningMoments,
 )
-from .checks import check_launch, check_prompts, check_tokenizer, check_writes
+from .checks import check_launch, check_prompts, check_templates, check_tokenizer, check_writes
 from .config import PPOConfig
 from .logs import LogsRollouts
 from .losses import policy_loss, value_loss
@@ -129,14 +129,17 @@ class PPOTrainer(SavesPPO, SamplesRollouts, LogsRollouts, RLOOTrainer):
         check_launch(self.model, args, self.accelerator)
         base = base_of(self.model)
         self.start_token_id = start_token_of(base)
-        self.generation_config.decoder_start_token_id = self.start_token_id
-        self.generation_config.eos_token_id = self.eos_token_ids
+        if not args.use_vllm:
+            self.generation_config.decoder_start_token_id = self.start_token_id
         self._takes_positions = "position_ids" in inspect.signature(type(base).forward).parameters
+        self.reward_models = [reward for reward in rewards if isinstance(reward, RewardModel)]
+        writers = {"the policy": self.processing_class}
+        writers |= {f"reward model {reward.__name__}": reward.tokenizer for reward in self.reward_models}
         for name, dataset in self._named_datasets():
+            check_templates(dataset, writers)
             batch = args.generation_batch_size // args.num_generations if name == "train_dataset" else 1
             check_prompts(name, dataset, batch, base, args.max_completion_length, self._prompt_tokens)
 
-        self.reward_models = [reward for reward in rewards if isinstance(reward, RewardModel)]
         for reward in self.reward_models:
             reward.model.to(self.accelerator.device)
         if args.kl_coef > 0:
@@ -297,7 +300,8 @@ class PPOTrainer(SavesPPO, SamplesRollouts, LogsRollouts, RLOOTrainer):
 
     def _clip_grad_norm(self, model):
         norm = super()._clip_grad_norm(model)
-        self._check_finite(torch.zeros(()), norm)
+        if not self.args.fp16:  # whose loss scaling meets infinite gradients, and skips the step
+            self._check_finite(torch.zeros(()), norm)
         return norm
 
     # ---- evaluation -------------------------------------------------------------------------------------------------

@@ -1,12 +1,6 @@
 """What all tests of PPO share."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-
-sys.path.insert(0, str(Path(__file__).parent))  # for toys
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import torch
-from test_resuming import make
 
 from hf_llm.training.checkpoints import last_good_checkpoint
+from rlhf.test_resuming import make
 
 
 if __name__ == "__main__":

@@ -4,12 +4,13 @@ import dataclasses
 
 import pytest
 import torch
-import toys
 from datasets import Dataset
 from peft import PromptTuningConfig
 from transformers import BertConfig, BertModel
 
 from hf_llm.rlhf import PPOConfig
+
+from . import toys
 
 
 SETTINGS = {

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
-import toys
+from datasets import Dataset
 from peft import LoraConfig
 from transformers import set_seed
+
+from . import toys
 
 
 TOYS = {  # policy, arguments of the trainer, settings, optimizer steps to nine tenths of the greatest reward
@@ -78,9 +80,9 @@ def test_a_bandit_reaches_its_known_optimum(tmp_path):
         tmp_path,
         policy,
         rewards=pull,
-        arguments={"train_dataset": toys.Dataset.from_dict({"prompt": ["a"] * 256})},
+        arguments={"train_dataset": Dataset.from_dict({"prompt": ["a"] * 128})},
         kl_coef=kl_coef,
-        per_device_train_batch_size=256,
+        per_device_train_batch_size=128,
         max_completion_length=1,
         num_iterations=4,
         max_steps=160,

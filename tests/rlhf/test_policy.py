@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-import toys
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -17,6 +16,8 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+
+from . import toys
 
 
 IDS = {"vocab_size": 16, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}

@@ -4,12 +4,13 @@ import asyncio
 
 import pytest
 import torch
-import toys
 from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 from trl import RewardConfig, RewardTrainer
 
 from hf_llm.rlhf.rewards import RewardModel, checked
+
+from . import toys
 
 
 TEMPLATE = "{% for m in messages %}{{ '<s> ' + m['content'] + ' ' }}{% endfor %}"
@@ -167,6 +168,16 @@ def test_bad_reward_models(make, message, tmp_path):
     tokenizer = None if "tokenizer" in message else toys.make_tokenizer()
     with pytest.raises(ValueError, match=message):
         toys.trainer(tmp_path, rewards=make(tmp_path / "model"), arguments={"reward_processing_classes": tokenizer})
+
+
+def test_conversations_need_a_chat_template(tmp_path):
+    talks = Dataset.from_dict({"prompt": [[{"role": "user", "content": "a"}]] * 8})
+    tokenizer, bare = toys.make_tokenizer(), toys.make_tokenizer()
+    arguments = {"train_dataset": talks, "processing_class": tokenizer, "reward_processing_classes": bare}
+    for owner in ("the policy", "reward model LLMDecoderForSequenceClassification"):
+        with pytest.raises(ValueError, match=f"the tokenizer of {owner} has no chat template"):
+            toys.trainer(tmp_path, rewards=toys.reward_model(), arguments=arguments)
+        tokenizer.chat_template = TEMPLATE
 
 
 def test_texts_longer_than_a_reward_model_reads(tmp_path):

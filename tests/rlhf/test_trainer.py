@@ -8,7 +8,6 @@ import sys
 import matplotlib.image
 import pytest
 import torch
-import toys
 from datasets import Dataset
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
@@ -16,6 +15,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 
 from hf_llm.rlhf.plots import PANELS, plot_history
 from hf_llm.training.saving import TrainingDiverged
+
+from . import toys
 
 
 def lora(task_type: str = "CAUSAL_LM", **fields) -> LoraConfig:
@@ -252,6 +253,23 @@ def test_streamed_prompts(tmp_path):
     run = toys.trainer(tmp_path, arguments={"train_dataset": toys.prompts().to_iterable_dataset()})
     run.train()
     assert toys.logged(run, "episodes") == [8, 16, 24]
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_continuous_batching_leaves_the_weights_in_their_precision(bf16, tmp_path):
+    """TRL alone would cast them to bfloat16 for good. The cache is small: the default takes most of the memory."""
+    run = toys.trainer(
+        tmp_path,
+        bf16=bf16,
+        use_transformers_continuous_batching=True,
+        transformers_continuous_batching_config={"page_size": 16, "num_blocks": 8, "max_batch_tokens": 32},
+        max_steps=2,
+    )
+    before = weights(run.model)
+    run.train()
+    assert {p.dtype for p in run.model.parameters()} == {torch.float32} and changed(before, run.model)
+    assert toys.logged(run, "policy/ratio_max")[0] == 1
+    assert 1 <= toys.logged(run, "completions/min_length")[0] <= toys.logged(run, "completions/max_length")[0] <= 6
 
 
 # ---- saving and logs -----------------------------------------------------------------------------------------------
