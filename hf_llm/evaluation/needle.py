@@ -181,7 +181,8 @@ def plot(found: np.ndarray, config: NeedleConfig, path: Path) -> None:
     axes.set_xticks(range(len(config.test_lengths)), [f"{length:,}" for length in config.test_lengths])
     axes.set_yticks(range(len(config.depths)), [f"{depth:.0%}" for depth in config.depths])
     axes.set(xlabel="tokens", ylabel="depth of the needle")
-    axes.set_title(f"Needles found, {config.trials} trials each; trained on at most {max(config.lengths):,} tokens")
+    trials = f"{config.trials} trial{'s' if config.trials > 1 else ''}"
+    axes.set_title(f"Needles found, {trials} each; trained on at most {max(config.lengths):,} tokens")
     axes.tick_params(length=0)
     figure.colorbar(image, ax=axes, label="found")
     figure.savefig(path, format="png")
