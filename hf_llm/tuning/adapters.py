@@ -13,6 +13,7 @@ from pathlib import Path
 import peft
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
+from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 
 from hf_llm.training.settings import check_keys, suggestion
@@ -97,9 +98,14 @@ def adapter_config(section: dict, model: PreTrainedModel, total_steps: int | Non
         total_steps: optimizer steps of the run, over which AdaLoRA plans its ranks.
 
     Raises:
-        ValueError: what PEFT refuses.
+        ValueError: what PEFT refuses, or does wrong.
     """
     method = METHODS[section["method"]]
+    if section["method"] == "trainable_tokens" and model.config.is_encoder_decoder:
+        raise ValueError(
+            "peft.method = 'trainable_tokens': PEFT ties embeddings and head of one stack, not of an encoder-decoder; "
+            "use another method"
+        )
     config_class = getattr(peft, method.config)
     legal = {f.name for f in dataclasses.fields(config_class)}
     fields = {**method.fields, **{k: v for k, v in section.items() if k != "method"}}
@@ -165,7 +171,29 @@ def merge_adapter(model: PreTrainedModel, path: str | Path) -> PreTrainedModel:
     Raises:
         ValueError: `path` is no adapter, or one for another base.
     """
-    return open_adapter(model, path).merge_and_unload()
+    return merge(open_adapter(model, path))
+
+
+def merge(adapted: PeftModel) -> PreTrainedModel:
+    """
+    The base with the adapter's weights in its own, as PEFT's `merge_and_unload`.
+
+    A head that is tied to adapted embeddings is merged beside them and tied again. PEFT alone would add the adapter to
+    the one weight twice.
+    """
+    model = adapted.get_base_model()
+    tied = model.config.tie_word_embeddings
+    head = getattr(model.get_output_embeddings(), "base_layer", None)
+    if tied and head is not None:
+        head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Model with `tie_word_embeddings=True`")
+        warnings.filterwarnings("ignore", "Input and output embeddings are no longer tied")
+        merged = adapted.merge_and_unload()
+    if tied:
+        merged.config.tie_word_embeddings = True
+        merged.tie_weights()
+    return merged
 
 
 def open_adapter(model: PreTrainedModel, path: str | Path, adapter_name: str = "default") -> PeftModel:

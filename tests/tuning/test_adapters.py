@@ -1,0 +1,322 @@
+"""PEFT on every stack: each method trains, saves, reloads onto a fresh base, and merges where it can."""
+
+import importlib
+import subprocess
+import sys
+
+import peft
+import pytest
+import torch
+from models.tiny import EXPERTS, STACKS, inputs_of, logits_of, redraw, tiny_config, tiny_model
+from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification, LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+
+from hf_llm import LLMEncoderForSequenceClassification
+from hf_llm.models.adapters import MODEL_TYPES, register_adapter_targets
+from hf_llm.tuning.adapters import (
+    METHODS,
+    AllocateRanks,
+    add_adapter,
+    check_peft_section,
+    merge,
+    merge_adapter,
+    open_adapter,
+)
+
+
+AUTO_CLASSES = {
+    "decoder": AutoModelForCausalLM,
+    "encoder": AutoModelForMaskedLM,
+    "encoder_decoder": AutoModelForSeq2SeqLM,
+}
+# what a method needs at these sizes
+FIELDS = {
+    "adalora": {"init_r": 4, "target_r": 2, "tinit": 1, "tfinal": 1},
+    "vera": {"r": 16},
+    "oft": {"oft_block_size": 4, "r": 0},
+    "boft": {"boft_block_size": 4},
+    "fourierft": {"n_frequency": 50},
+    "randlora": {"r": 4},
+    "prompt": {"num_virtual_tokens": 3},
+    "p_tuning": {"num_virtual_tokens": 3},
+    "prefix": {"num_virtual_tokens": 3},
+    "trainable_tokens": {"token_indices": [5, 6, 7, 8, 9, 10]},
+}
+VIRTUAL = ("prompt", "p_tuning", "prefix")  # virtual tokens: nothing to merge
+NOT_HERE = {
+    *(("encoder", method) for method in VIRTUAL),  # virtual tokens are for models that generate; or see the task heads
+    ("encoder_decoder", "trainable_tokens"),  # refused: PEFT would train one of three tied weights
+}
+STEPS = 6
+# the slowest, or near relatives of others
+SLOW = ("boft", "fourierft", "hra", "loha", "lokr", "randlora", "rslora")
+CASES = [
+    pytest.param(method, stack, marks=[pytest.mark.slow] if method in SLOW else [])
+    for method in METHODS
+    for stack in STACKS
+    if method != "qlora" and (stack, method) not in NOT_HERE
+]
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """A saved checkpoint of each stack."""
+    folder = tmp_path_factory.mktemp("bases")
+    for stack in STACKS:
+        tiny_model(stack).save_pretrained(folder / stack)
+    return {stack: str(folder / stack) for stack in STACKS}
+
+
+def opened(base: str, stack: str):
+    return AUTO_CLASSES[stack].from_pretrained(base)
+
+
+def train(model, inputs: dict, steps: int = STEPS, learning_rate: float = 0.03) -> list[float]:
+    """Losses of a few steps on one batch; each is asked for its own tokens."""
+    labels = inputs.get("decoder_input_ids", inputs["input_ids"])
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=learning_rate)
+    allocate, losses = AllocateRanks(), []
+    for step in range(steps):
+        loss = model.train()(**inputs, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        if model.active_peft_config.peft_type == "ADALORA":
+            allocate.on_optimizer_step(None, type("State", (), {"global_step": step}), None, model=model)
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    model.eval()
+    return losses
+
+
+@pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")
+@pytest.mark.parametrize(("method", "stack"), CASES)
+def test_a_method_trains_saves_reloads_and_merges(method, stack, bases, tmp_path):
+    base, inputs = bases[stack], inputs_of(stack)
+    section = {"method": method, **FIELDS.get(method, {})}
+    check_peft_section(section)
+    adapted = add_adapter(opened(base, stack), section, total_steps=STEPS + 2)
+    losses = train(adapted, inputs)
+    assert losses[-1] < losses[0]
+    expected = logits_of(adapted, inputs)
+    adapted.save_pretrained(tmp_path)
+
+    fresh = opened(base, stack).eval()
+    plain = logits_of(fresh, inputs)
+    assert (plain - expected[:, -plain.shape[1] :]).abs().max() > 1e-3  # virtual tokens of a decoder have logits too
+    reloaded = open_adapter(fresh, tmp_path).eval()
+    torch.testing.assert_close(logits_of(reloaded, inputs), expected, rtol=0, atol=1e-5)
+    if method not in VIRTUAL:
+        merged = merge_adapter(opened(base, stack), tmp_path).eval()
+        assert type(merged) is type(opened(base, stack))
+        torch.testing.assert_close(logits_of(merged, inputs), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["lora", "prompt", "p_tuning"])
+def test_a_task_head_is_trained_and_saved_beside_the_adapter(method, tmp_path):
+    """The classifier of an encoder, transform included; the adapter's folder opens through AutoPeftModel."""
+    config = tiny_config("encoder", classifier_transform=True, num_labels=3)
+    redraw(LLMEncoderForSequenceClassification(config)).save_pretrained(tmp_path / "base")
+    base = LLMEncoderForSequenceClassification.from_pretrained(tmp_path / "base")
+    before = {name: value.clone() for name, value in base.state_dict().items() if not name.startswith("model.")}
+    model = add_adapter(base, {"method": method, **FIELDS.get(method, {})})
+    inputs = {**inputs_of("encoder"), "attention_mask": torch.ones(2, 9, dtype=torch.long)}
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.03)
+    for _ in range(3):
+        model.train()(**inputs, labels=torch.tensor([0, 2])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    expected = logits_of(model.eval(), inputs)
+    model.save_pretrained(tmp_path / "adapter")
+    reloaded = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "adapter").eval()
+    torch.testing.assert_close(logits_of(reloaded, inputs), expected, rtol=0, atol=1e-5)
+    if method == "lora":
+        after = reloaded.merge_and_unload().state_dict()
+        assert all((after[name] - value).abs().max() > 1e-3 for name, value in before.items())
+
+
+def test_experts_are_adapted_by_target_parameters(tmp_path):
+    """LoRA on the 3-D weights of all experts, merged and not."""
+    tiny_model("decoder", **EXPERTS).save_pretrained(tmp_path / "base")
+    inputs = inputs_of("decoder")
+    section = {"method": "lora", "r": 2, "target_parameters": ["experts.gate_up_proj", "experts.down_proj"]}
+    adapted = add_adapter(opened(tmp_path / "base", "decoder"), section | {"target_modules": []})
+    names = {name for name, p in adapted.named_parameters() if p.requires_grad}
+    assert len(names) == 2 * 2 * 2 and all("experts" in name for name in names)
+    losses = train(adapted, inputs)
+    assert losses[-1] < losses[0]
+    expected = logits_of(adapted, inputs)
+    adapted.save_pretrained(tmp_path / "adapter")
+    base = opened(tmp_path / "base", "decoder").eval()
+    assert (logits_of(base, inputs) - expected).abs().max() > 1e-3
+    merged = merge_adapter(base, tmp_path / "adapter").eval()
+    torch.testing.assert_close(logits_of(merged, inputs), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+        {"target_modules": ["q_proj"], "trainable_token_indices": [5, 6]},
+    ],
+    ids=["adapted", "saved", "tokens"],
+)
+def test_tied_embeddings_stay_tied(fields, bases, tmp_path):
+    """Whatever changes the embeddings changes the head with them, also when merged, saved and opened again."""
+    inputs = inputs_of("decoder")
+    adapted = add_adapter(opened(bases["decoder"], "decoder"), {"method": "lora", **fields})
+    train(adapted, inputs)
+    expected = logits_of(adapted, inputs)
+    merged = merge(adapted)
+    assert merged.config.tie_word_embeddings
+    merged.save_pretrained(tmp_path)
+    again = opened(tmp_path, "decoder").eval()
+    assert again.lm_head.weight is again.model.embed_tokens.weight
+    torch.testing.assert_close(logits_of(again, inputs), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_one_base_serves_several_adapters_by_request(stack, bases, tmp_path):
+    """Rows of one batch under different adapters, or none, give what each adapter gives alone."""
+    inputs = inputs_of(stack, batch=3)
+    alone = {}
+    for seed, name in enumerate(("first", "second")):
+        model = get_peft_model(opened(bases[stack], stack), LoraConfig(target_modules=["q_proj", "down_proj"], r=2))
+        redraw(torch.nn.ParameterList(p for p in model.parameters() if p.requires_grad), seed=seed)
+        model.eval().save_pretrained(tmp_path / name)
+        alone[name] = logits_of(model, inputs)
+    alone["__base__"] = logits_of(opened(bases[stack], stack).eval(), inputs)
+
+    shared = open_adapter(opened(bases[stack], stack).eval(), tmp_path / "first", adapter_name="first")
+    shared.load_adapter(tmp_path / "second", adapter_name="second")
+    chosen = ["second", "__base__", "first"]
+    mixed = logits_of(shared.eval(), inputs, adapter_names=chosen)
+    expected = torch.stack([alone[name][row] for row, name in enumerate(chosen)])
+    torch.testing.assert_close(mixed, expected, rtol=0, atol=1e-5)
+    shared.set_adapter("second")
+    torch.testing.assert_close(logits_of(shared, inputs), alone["second"], rtol=0, atol=1e-5)
+
+
+def test_an_adapter_opens_with_its_base(bases, tmp_path):
+    adapted = add_adapter(opened(bases["decoder"], "decoder"), {"method": "lora"})
+    train(adapted, inputs_of("decoder"))
+    adapted.save_pretrained(tmp_path)
+    model = AutoPeftModelForCausalLM.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(
+        logits_of(model, inputs_of("decoder")), logits_of(adapted, inputs_of("decoder")), rtol=0, atol=1e-5
+    )
+
+
+def test_an_adapter_of_another_base_is_refused(bases, tmp_path):
+    other = tiny_model("decoder", hidden_size=16, head_dim=4)
+    get_peft_model(other, LoraConfig(task_type="CAUSAL_LM", r=2)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is for another base"):
+        merge_adapter(opened(bases["decoder"], "decoder"), tmp_path)
+
+
+def test_no_adapter_at_all_is_refused(bases, tmp_path):
+    with pytest.raises(ValueError, match="is no PEFT adapter"):
+        merge_adapter(opened(bases["decoder"], "decoder"), tmp_path)
+
+
+def test_an_adapter_that_names_another_base_is_reported(bases, tmp_path, caplog):
+    other = tiny_model("decoder", seed=1)
+    other.name_or_path = "somebody/model"
+    get_peft_model(other, LoraConfig(task_type="CAUSAL_LM", r=2)).save_pretrained(tmp_path)
+    merge_adapter(opened(bases["decoder"], "decoder"), tmp_path)
+    assert "was trained on somebody/model, not on" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"method": "lorra"}, "peft.method = 'lorra' is unknown; did you mean 'lora'?"),
+        ({"r": 8}, "peft.method = None is unknown"),
+        ({"method": "lora", "rank": 8}, "unknown key 'peft.rank'"),
+        ({"method": "lora", "task_type": "CAUSAL_LM"}, "unknown key 'peft.task_type'"),
+    ],
+)
+def test_wrong_sections_are_refused(section, message):
+    with pytest.raises(ValueError, match=message.replace("?", r"\?")):
+        check_peft_section(section)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is what QLoRA needs")
+def test_qlora_without_a_gpu_is_refused():
+    with pytest.raises(ValueError, match="'qlora' needs a CUDA GPU"):
+        check_peft_section({"method": "qlora"})
+
+
+def test_tokens_of_an_encoder_decoder_are_refused(bases):
+    with pytest.raises(ValueError, match="not of an encoder-decoder"):
+        add_adapter(opened(bases["encoder_decoder"], "encoder_decoder"), {"method": "trainable_tokens"})
+
+
+@pytest.mark.parametrize("fields", [{"target_modules": ["embed_tokens"]}, {"trainable_token_indices": [5, 6, 7]}])
+def test_scaled_embeddings_are_adapted_by_the_same_scale(fields):
+    """Merged or not, an adapter on embeddings with a factor (Gemma, Granite) gives the same."""
+    model = tiny_model("decoder", embedding_multiplier=4.0, tie_word_embeddings=False)
+    adapted = add_adapter(model, {"method": "lora", "target_modules": ["q_proj"], **fields})
+    redraw(torch.nn.ParameterList(p for p in adapted.parameters() if p.requires_grad))
+    inputs = inputs_of("decoder")
+    expected = logits_of(adapted.eval(), inputs)
+    torch.testing.assert_close(logits_of(merge(adapted), inputs), expected, rtol=0, atol=1e-5)
+
+
+def test_targets_that_do_not_exist_are_refused(bases):
+    with pytest.raises(ValueError, match="method 'lora' does not fit this model.*c_attn"):
+        add_adapter(opened(bases["decoder"], "decoder"), {"method": "lora", "target_modules": ["c_attn"]})
+
+
+# ---- default targets --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_every_method_of_peft_with_llama_targets_has_ours(stack):
+    for name, table in vars(peft.utils.constants).items():
+        if name.endswith("_MODULES_MAPPING") and isinstance(table, dict) and "llama" in table:
+            assert f"hf_llm_{stack}" in table, name
+
+
+def test_defaults_are_made_when_peft_is_imported_later(monkeypatch):
+    """PEFT's tables, loaded anew with the models there already, get the rows; the finder is gone then."""
+    name = "peft.utils.constants"
+    monkeypatch.delitem(sys.modules, name)
+    finders = list(sys.meta_path)
+    register_adapter_targets()
+    register_adapter_targets()
+    assert len(sys.meta_path) == len(finders) + 1
+    tables = importlib.import_module(name)
+    assert sys.meta_path == finders
+    for model_type in MODEL_TYPES:
+        assert tables.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING[model_type] == ["q_proj", "v_proj"]
+        assert "mlp_norm" in tables.TRANSFORMERS_MODELS_TO_LNTUNING_TARGET_MODULES_MAPPING[model_type]
+
+
+AFTERWARDS = """
+import sys
+{prepare}
+assert "peft" not in sys.modules, "importing the models imports PEFT"
+from peft import LoraConfig, get_peft_model
+model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM"))
+assert model.active_peft_config.target_modules == {{"q_proj", "v_proj"}}
+"""
+PREPARATIONS = {
+    "hf_llm": """
+import hf_llm
+model = hf_llm.LLMDecoderForCausalLM.from_pretrained({path!r})
+""",
+    "trust_remote_code": """
+sys.modules["hf_llm"] = None
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained({path!r}, trust_remote_code=True)
+""",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", PREPARATIONS)
+def test_lora_needs_no_targets_in_a_new_process(way, bases, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path))
+    code = AFTERWARDS.format(prepare=PREPARATIONS[way].format(path=bases["decoder"]))
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=200)
