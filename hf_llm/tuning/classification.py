@@ -90,7 +90,7 @@ class Regression(SequenceClassification):
         for split, examples in data.items():
             if wrong := [v for v in examples["label"] if isinstance(v, bool) or not isinstance(v, (int, float))]:
                 raise ValueError(f"data: 'label' of {split} has {wrong[0]!r}, which is no number")
-        return {"num_labels": 1, "problem_type": "regression"}
+        return {**config_fields(["value"]), "problem_type": "regression"}
 
     def targets(self, labels: list) -> list:
         return [float(label) for label in labels]

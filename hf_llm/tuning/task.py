@@ -44,8 +44,8 @@ class Task:
         return DataCollatorWithPadding(encoder.tokenizer)
 
     def shrink(self, logits, labels):
-        """What of the logits of a batch is worth keeping until the evaluation ends."""
-        return logits
+        """What of the outputs of a batch is kept until the evaluation ends: the logits, not the states beside them."""
+        return logits[0] if isinstance(logits, tuple) else logits
 
     def decode(self, logits, features: Dataset, examples: Dataset) -> list[dict]:
         """One JSON-able record for each example: what was predicted, and what is right.

@@ -65,7 +65,7 @@ class TokenClassification(Task):
         return DataCollatorForTokenClassification(encoder.tokenizer)
 
     def shrink(self, logits, labels):
-        return logits.argmax(-1)
+        return super().shrink(logits, labels).argmax(-1)
 
     def decode(self, logits: numpy.ndarray, features: Dataset, examples: Dataset) -> list[dict]:
         """Words that were cut off are left out."""
