@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 from transformers import PreTrainedModel, TrainingArguments
+from transformers.trainer_callback import ProgressCallback
 
 from hf_llm.training.runs import run_directory, set_cpu_threads
 
@@ -234,6 +235,7 @@ class Distillation(Finetuning):
 
     def make_trainer(self, **parts):
         self.judge = super().make_trainer(**{**parts, "model": self.teacher})  # evaluates the teacher
+        self.judge.remove_callback(ProgressCallback)
         shift = isinstance(self.task, CausalLanguageModeling)
         return DistillationTrainer(**parts, teacher=self.teacher, settings=self.config.distillation, shift=shift)
 
