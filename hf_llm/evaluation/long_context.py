@@ -62,10 +62,10 @@ def loss_by_position(model: Opened, texts: list[str], length: int, bucket: int) 
         length: tokens; a model whose positions end with a table is read up to there.
     """
     length = min(length, model.limit - len(model.before)) if model.ends else length
-    length -= length % bucket
     cut = [_first_tokens(model.tokenizer, text, length + 4) for text in texts]  # a cut may change the last tokens
     scored = np.stack([one.logprobs[:length] for one in score_texts(model, cut, length, length - 1, batch_size=1)])
-    return (-np.nanmean(scored.reshape(len(texts), -1, bucket), axis=(0, 2))).tolist()
+    whole = np.pad(scored, ((0, 0), (0, -length % bucket)), constant_values=np.nan)
+    return (-np.nanmean(whole.reshape(len(texts), -1, bucket), axis=(0, 2))).tolist()
 
 
 def _first_tokens(tokenizer, text: str, length: int) -> str:
@@ -175,7 +175,8 @@ def plot(result: dict, path: Path) -> None:
     for name, losses in result["losses"].items():
         kind, _, scaling = name.partition(", ")
         positions = (np.arange(len(losses)) + 0.5) * bucket
-        axes.plot(positions, losses, color=colours[kind], linestyle=styles[scaling], linewidth=1.6, label=name)
+        style = {"color": colours[kind], "linestyle": styles[scaling], "marker": "o", "markersize": 3}
+        axes.plot(positions, losses, **style, linewidth=1.6, label=name)
     for multiple in result["multiples"]:
         axes.axvline(multiple * trained, color="black", linewidth=0.6, alpha=0.4)
         axes.annotate(

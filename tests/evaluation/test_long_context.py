@@ -28,7 +28,10 @@ def test_loss_by_position(language_models):
 def test_table_positions_are_read_up_to_their_end(tokenizers):
     model = tiny_model("decoder", vocab_size=512, position_embedding="learned")
     ending = long_context.opened(model, tokenizers["decoder"])
-    assert len(long_context.loss_by_position(ending, [TEXT], 128, 16)) == 3  # of 64 positions, one for <bos>
+    losses = long_context.loss_by_position(ending, [TEXT], 128, 16)
+    scored = long_context.score_texts(ending, [TEXT[:63]])[0].logprobs  # of 64 positions, one is for <bos>
+    expected = [-scored[i : i + 16].mean() for i in range(0, 64, 16)]
+    assert losses == pytest.approx(expected, abs=1e-5)
 
 
 def test_scaling_merges_into_the_models_rope(language_models, tmp_path):
@@ -79,7 +82,7 @@ def test_a_study_reports_each_kind_and_each_scaling(study, tmp_path):
     assert list(result["losses"]) == ["rope", "rope, linear", "learned", "none"]
     assert result["documents"] == 3
     table = (tmp_path / "out" / "long_context.md").read_text()
-    assert "| learned | – | – | – |" in table  # one of its 32 positions goes to <bos>: the last bucket is not whole
+    assert f"| learned | {math.exp(result['losses']['learned'][-1]):,.1f} | – | – |" in table
     last = result["losses"]["rope"][-1]
     assert f"| {math.exp(last):,.1f} |" in table
     assert (tmp_path / "out" / "long_context.png").stat().st_size > 10_000
