@@ -15,7 +15,7 @@ def most_frequent(labels: list, count: int) -> list:
 
 def naive_bayes(texts: list[str], labels: list, others: list[str]) -> list:
     """Labels of `others` by multinomial naive Bayes on counts of words and pairs of words, learned on `texts`."""
-    model = make_pipeline(CountVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\S+"), MultinomialNB())
+    model = make_pipeline(CountVectorizer(ngram_range=(1, 2)), MultinomialNB())
     return model.fit(list(texts), labels).predict(list(others)).tolist()
 
 
