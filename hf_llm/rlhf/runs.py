@@ -38,6 +38,10 @@ class AlignmentMixin(TuningMixin):
     def create_model_card(self, *args, **kwargs) -> None:
         """None of TRL's: the run writes a card from its own figures."""
 
+    def _get_eval_sampler(self, eval_dataset):
+        """The trainer's own, which repeats a prompt where several completions of it are compared."""
+        return super(TuningMixin, self)._get_eval_sampler(eval_dataset)
+
 
 def make_arguments(config: TuningConfig, arguments_class: type[TrainingArguments], **defaults) -> Any:
     """The run's arguments. Of TRL's defaults, recomputed activations are left to accelerators, which lack memory."""

@@ -1,0 +1,17 @@
+"""Align a decoder with single completions judged good or bad, by Kahneman-Tversky optimization.
+
+    accelerate launch recipes/kto.py --config recipes/configs/kto-piqa.yaml [--section.field value ...]
+
+A run that was stopped, by Ctrl-C, SIGTERM or a crash, goes on with the same command.
+"""
+
+import functools
+import sys
+
+from hf_llm.rlhf.aligning import align
+from hf_llm.rlhf.command import main
+from hf_llm.rlhf.methods import load_align_config
+
+
+if __name__ == "__main__":
+    sys.exit(main(__file__, __doc__, functools.partial(load_align_config, "kto"), functools.partial(align, "kto")))

@@ -1,0 +1,15 @@
+"""Train a reward model on preferences or on human ratings, and judge it on held-out pairs.
+
+    accelerate launch recipes/reward_model.py --config recipes/configs/reward-sentiment.yaml [--section.field value]
+
+A run that was stopped, by Ctrl-C, SIGTERM or a crash, goes on with the same command.
+"""
+
+import sys
+
+from hf_llm.rlhf.command import main
+from hf_llm.rlhf.reward_modeling import load_reward_config, train_reward_model
+
+
+if __name__ == "__main__":
+    sys.exit(main(__file__, __doc__, load_reward_config, train_reward_model))
