@@ -1,0 +1,17 @@
+"""Train a decoder on rewards, of functions or models, by group relative policy optimization.
+
+    accelerate launch recipes/grpo.py --config recipes/configs/grpo-sentiment.yaml [--section.field value ...]
+
+A run that was stopped, by Ctrl-C, SIGTERM or a crash, goes on with the same command.
+"""
+
+import functools
+import sys
+
+from hf_llm.rlhf.aligning import align
+from hf_llm.rlhf.command import main
+from hf_llm.rlhf.methods import load_align_config
+
+
+if __name__ == "__main__":
+    sys.exit(main(__file__, __doc__, functools.partial(load_align_config, "grpo"), functools.partial(align, "grpo")))
