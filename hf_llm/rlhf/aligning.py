@@ -239,7 +239,7 @@ class _Run:
             usage=_USAGE[self.auto_class].format(path=Path(self.config.output_dir).name),
             baselines={"before": self.before},
             notes=[f"Trained by {self.method.title} ({self.method.source}).", *self.rewards.notes, *self.notes],
-            figures={"curves.png": draw_history(self.method.panels, self.trainer.state.log_history)},
+            figures={"training.png": draw_history(self.method.panels, self.trainer.state.log_history)},
             files=files,
             samples=_samples(self.completed_before, after),
         )

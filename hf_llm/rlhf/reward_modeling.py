@@ -132,13 +132,16 @@ class _Run:
         """Score the pairs of the test split as PPO will score completions, and write the scores."""
         pairs = self.pairs["test"]
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        trained = [p for p in model.parameters() if p.requires_grad]
         scorer = RewardModel(model, self.tokenizer, self.args.per_device_eval_batch_size)
         chosen, rejected = (numpy.array(scorer(*_prompts_and_answers(pairs, s))) for s in ("chosen", "rejected"))
+        for parameter in trained:  # a scorer freezes its model, and the report counts what was trained
+            parameter.requires_grad_(True)
         margins = chosen - rejected
         if self.args.should_save:
             self.write_scores(pairs, chosen, rejected)
         longer = numpy.sign([len(c) - len(r) for c, r in zip(pairs["chosen_ids"], pairs["rejected_ids"])])
-        drawn = {"curves.png": draw_history(PANELS, self.trainer.state.log_history), **judgement_figures(margins)}
+        drawn = {"training.png": draw_history(PANELS, self.trainer.state.log_history), **judgement_figures(margins)}
         if "gap" in pairs.column_names:
             drawn["accuracy_by_gap.png"] = accuracy_by_gap(margins, numpy.array(pairs["gap"]))
         return Results(
@@ -157,7 +160,11 @@ class _Run:
     def how_it_reads(self) -> list[str]:
         end = self.tokenizer.eos_token
         conversation = is_conversation(self.pairs["train"][0]["chosen"])
-        text = "Conversations are read through the chat template" if conversation else "Prompt and completion are read"
+        text = (
+            "Conversations are read through the chat template"
+            if conversation
+            else "Prompt and completion are read as one text"
+        )
         ending = f", with `{end}` behind them" if end is not None and not conversation else ""
         return [
             f"{text}{ending}; PPO and the other recipes score them alike.",
