@@ -129,8 +129,8 @@ def linear_cross_entropy(
     `num_items_in_batch`; 0 where there is no target.
     """
     hidden, labels = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1).to(hidden.device)
-    if (classes := getattr(head, "out_features", None)) is not None:
-        check_classes(labels, classes, ignore_index)
+    if _is_plain(head):
+        check_classes(labels, head.out_features, ignore_index)
     is_target = labels != ignore_index
     count = is_target.sum()
     if not is_torchdynamo_compiling() and hidden.device.type != "meta" and int(count) < len(labels):
@@ -153,6 +153,7 @@ def _called_cross_entropy(hidden, head, labels, logit_scale, softcap, label_smoo
 
     def chunk_loss(chunk, target):
         logits = transform_logits(head(chunk).float(), logit_scale, softcap)
+        check_classes(target, logits.shape[-1], ignore_index)  # a wrapped head may misstate its `out_features`
         legal = target != ignore_index
         loss = _token_losses(logits, logits.logsumexp(-1), target.where(legal, 0), label_smoothing, z_loss)
         return loss.where(legal, 0.0).sum()

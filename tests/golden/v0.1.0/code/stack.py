@@ -21,11 +21,11 @@ class TokenEmbedding(IdEmbedding):
 
     def __init__(self, num_embeddings: int, embedding_dim: int, multiplier: float | None = None):
         super().__init__(num_embeddings, embedding_dim, "input_ids", "vocab_size")
-        self.multiplier = multiplier
+        self.embed_scale = multiplier  # the name by which PEFT's adapters of embeddings know it
 
     def forward(self, input_ids: torch.LongTensor) -> torch.Tensor:
         embeddings = super().forward(input_ids)
-        return embeddings if self.multiplier is None else embeddings * self.multiplier
+        return embeddings if self.embed_scale is None else embeddings * self.embed_scale
 
 
 class TransformerStack(LLMPreTrainedModel):
