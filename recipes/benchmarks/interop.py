@@ -10,10 +10,9 @@ the weights.
 
 import argparse
 import json
+import multiprocessing
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -105,15 +104,15 @@ def resident(field: str) -> int:
     return 1024 * int(status.split(field + ":")[1].split()[0])
 
 
-def measure(task: str, folder: Path) -> None:
-    """Run a task once and print seconds and peak bytes as JSON."""
+def measure(task: str, folder: Path) -> dict[str, float]:
+    """Run a task once, in a process that has done nothing else. Returns seconds and peak bytes."""
     with tempfile.TemporaryDirectory() as out:
         TASKS[task](str(folder / "tiny"), str(folder / "tiny-ours"), out + "/out")
     with tempfile.TemporaryDirectory() as out:
         before, start = resident("VmRSS"), time.perf_counter()
         TASKS[task](str(folder / "native"), str(folder / "ours"), out + "/out")
         seconds = time.perf_counter() - start
-    print(json.dumps({"seconds": seconds, "bytes": resident("VmHWM") - before}))
+    return {"seconds": seconds, "bytes": resident("VmHWM") - before}
 
 
 def prepare(family: str, folder: Path) -> int:
@@ -136,8 +135,9 @@ def main() -> None:
     parser.add_argument("--measure", nargs=2, metavar=("TASK", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        measure(arguments.measure[0], Path(arguments.measure[1]))
+        print(json.dumps(measure(arguments.measure[0], Path(arguments.measure[1]))))
         return
+    context = multiprocessing.get_context("forkserver")  # which has imported everything before it forks
     print(f"{'family':8} {'MB':>5}  {'task':14} {'seconds':>8} {'of native':>9} {'peak / weights':>15}")
     for family in arguments.families:
         with tempfile.TemporaryDirectory() as folder:
@@ -147,9 +147,8 @@ def main() -> None:
                 for task in TASKS:
                     if arguments.cold:
                         forget(Path(folder))
-                    command = [sys.executable, __file__, "--measure", task, folder]
-                    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-                    runs[task].append(json.loads(output))
+                    with context.Pool(1) as process:
+                        runs[task].append(process.apply(measure, (task, Path(folder))))
         for task, results in runs.items():
             seconds, peak = (statistics.median(run[key] for run in results) for key in ("seconds", "bytes"))
             like = "native_load" if task == "from_native" else "native_copy" if "folder" in task else task
