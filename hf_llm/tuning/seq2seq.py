@@ -249,7 +249,9 @@ class _Run:
             dataset=describe_dataset(config.data.dataset),
             metrics=metrics,
             rows={split: len(texts) for split, texts in self.texts.items()},
-            usage=_USAGE[self.form.stack].format(path=config.output_dir, source=json.dumps(rows[0]["source"])),
+            usage=_USAGE[self.form.stack].format(
+                path=Path(config.output_dir).name, source=json.dumps(rows[0]["source"])
+            ),
             baselines=baselines,
             notes=[
                 f"Scored against the test split as it stands, with {decoding}.",

@@ -216,7 +216,7 @@ class _Run:
             dataset=describe_dataset(self.config.data.dataset),
             metrics=self.measure(),
             rows={split: len(texts) for split, texts in self.texts.items()},
-            usage=_USAGE.format(path=self.config.output_dir, prompt=_EXAMPLES[self.kind]),
+            usage=_USAGE.format(path=Path(self.config.output_dir).name, prompt=_EXAMPLES[self.kind]),
             baselines={"before fine-tuning": self.before},
             notes=[f"The loss is over {learned}.", *self.notes],
             samples="\n\n".join(_sample_text(prompt, before, after) for (prompt, before), (_, after) in shown),
