@@ -16,9 +16,17 @@ from transformers import TrainingArguments
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with `1e-3` as a number, as YAML 1.2 and JSON have it (PyYAML's YAML 1.1 reads a string)."""
+    """YAML 1.2 where PyYAML's 1.1 would surprise: `1e-3` is a number, and `no` (as in `eval_strategy: no`) a word."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)$|^[-+]?(\d+\.\d*|\.\d+)$|^[-+]?\.(inf|Inf)$|^\.(nan|NaN)$"),

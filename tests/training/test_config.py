@@ -74,6 +74,10 @@ def test_an_unreadable_file_is_a_value_error(tmp_path):
         load_run_config(tmp_path / "list.yaml")
 
 
+def test_only_true_and_false_are_booleans():
+    assert load_yaml("[true, False, no, yes, on, OFF]") == [True, False, "no", "yes", "on", "OFF"]
+
+
 def test_numbers_are_read_as_yaml_1_2_reads_them():
     assert load_yaml("[1e-3, 5E4, 1.5, .5, 3, -2e2, 1e3x, 2024-01]") == [
         0.001,
