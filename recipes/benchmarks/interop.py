@@ -1,8 +1,8 @@
 """Time and memory of exchanging checkpoints, beside what transformers needs to load the same weights.
 
-    python recipes/benchmarks/interop.py [--families gpt2 llama t5] [--repeat 5]
+    python recipes/benchmarks/interop.py [--families gpt2 llama llama-2gb t5] [--repeat 5] [--cold]
 
-Random models of about 500 MB are written to a temporary folder. Every measurement is a process of its own: its time is
+Random models of about 500 MB (llama-2gb: 2 GB) are written to a temporary folder. Every measurement is a process of its own: its time is
 that of the call alone, its memory the peak of resident memory over what was resident after the imports, and after a
 model of the same class has been loaded once (so that code and lookup tables are not counted), divided by the bytes of
 the weights.
@@ -36,6 +36,17 @@ MODELS = {
             "num_key_value_heads": 4,
         },
     ),
+    "llama-2gb": (
+        "LlamaForCausalLM",
+        {
+            "vocab_size": 32000,
+            "hidden_size": 1536,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 16,
+            "num_attention_heads": 24,
+            "num_key_value_heads": 8,
+        },
+    ),
     "t5": (
         "T5ForConditionalGeneration",
         {
@@ -49,6 +60,7 @@ MODELS = {
     ),
 }
 TINY = {
+    "llama-2gb": {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1},
     "gpt2": {"n_embd": 8, "n_layer": 1, "n_head": 1},
     "llama": {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1},
     "t5": {"d_model": 8, "d_kv": 8, "d_ff": 8, "num_layers": 1, "num_heads": 1},
