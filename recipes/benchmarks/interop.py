@@ -2,8 +2,8 @@
 
     python recipes/benchmarks/interop.py [--families gpt2 llama llama-2gb t5] [--repeat 5] [--cold]
 
-Random models of about 500 MB (llama-2gb: 2 GB) are written to a temporary folder. Every measurement is a process of its
-own: its time is that of the call alone, its memory the peak of resident memory over what was resident after the
+Random models of about 500 MB (llama-2gb: 2 GB) are written to a temporary folder. Every measurement is a process of
+its own: its time is that of the call alone, its memory the peak of resident memory over what was resident after the
 imports, and after a model of the same class has been loaded once (so that code and lookup tables are not counted),
 divided by the bytes of the weights.
 """
