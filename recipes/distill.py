@@ -5,31 +5,11 @@
 A run that was stopped, by Ctrl-C, SIGTERM or a crash, goes on with the same command.
 """
 
-import argparse
-import logging
 import sys
-from pathlib import Path
 
-from hf_llm.training.checkpoints import CheckpointError
-from hf_llm.training.saving import TrainingDiverged
+from hf_llm.training.command import main
 from hf_llm.tuning.distillation import distill, load_distill_config
 
 
-CARD_TEMPLATE = Path(__file__).resolve().parents[1] / "model_cards" / "tuning_template.md"
-
-
-def main() -> int:
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="YAML file of the run, see recipes/README.md")
-    known, overrides = parser.parse_known_args()
-    try:
-        stopped_by = distill(load_distill_config(known.config, overrides), CARD_TEMPLATE)
-    except (ValueError, CheckpointError, TrainingDiverged) as error:
-        print(f"distill.py: error: {error}", file=sys.stderr)
-        return 1
-    return 128 + stopped_by if stopped_by else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__file__, __doc__, load_distill_config, distill))

@@ -7,8 +7,8 @@ A run that was stopped, by Ctrl-C, SIGTERM or a crash, goes on with the same com
 
 import sys
 
-from hf_llm.rlhf.command import main
 from hf_llm.rlhf.reward_modeling import load_reward_config, train_reward_model
+from hf_llm.training.command import main
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ import functools
 import sys
 
 from hf_llm.rlhf.aligning import align
-from hf_llm.rlhf.command import main
 from hf_llm.rlhf.methods import load_align_config
+from hf_llm.training.command import main
 
 
 if __name__ == "__main__":

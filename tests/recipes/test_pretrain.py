@@ -1,6 +1,6 @@
 """recipes/pretrain.py: every configuration file, and how a user's error is reported."""
 
-import importlib.util
+import runpy
 import sys
 from pathlib import Path
 
@@ -25,12 +25,11 @@ TINY = ["demo", "decoder-tiny", "encoder-tiny", "encoder-decoder-tiny"]
 
 
 def test_an_error_of_the_user_is_one_line_and_exit_code_1(monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location("pretrain_recipe", RECIPES / "pretrain.py")
-    recipe = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
     arguments = ["--config", str(RECIPES / "configs" / "demo.yaml"), "--model.hiden_size", "8"]
     monkeypatch.setattr(sys, "argv", ["pretrain.py", *arguments])
-    assert recipe.main() == 1
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(RECIPES / "pretrain.py"), run_name="__main__")
+    assert ended.value.code == 1
     error = capsys.readouterr().err
     assert error == "pretrain.py: error: unknown key 'model.hiden_size'; did you mean 'hidden_size'?\n"
 

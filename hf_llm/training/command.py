@@ -1,4 +1,4 @@
-"""The command line that the recipes of this package share."""
+"""The command line that the training recipes share."""
 
 import argparse
 import logging
@@ -6,17 +6,21 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-from hf_llm.training.checkpoints import CheckpointError
-from hf_llm.training.saving import TrainingDiverged
-from hf_llm.tuning.config import TuningConfig
+from .checkpoints import CheckpointError
+from .saving import TrainingDiverged
+
+
+Config = TypeVar("Config")
 
 
 def main(
     recipe: str,
     about: str,
-    load: Callable[[str, list[str]], TuningConfig],
-    train: Callable[[TuningConfig, Path], signal.Signals | None],
+    load: Callable[[str, list[str]], Config],
+    train: Callable[[Config, Path], signal.Signals | None],
+    card_template: str = "tuning_template.md",
 ) -> int:
     """
     Run a recipe with the words behind its name.
@@ -25,7 +29,8 @@ def main(
         recipe: its file.
         about: its docstring.
         load: makes the configuration of a YAML file's path and overrides.
-        train: does what it says; its second argument is the template of the card.
+        train: does what it says; its second argument is the path of the card's template.
+        card_template: name of that template, in `model_cards/` beside the folder of recipes.
 
     Returns:
         Exit status: 1 after an error, which is printed, 128 + its number after a signal.
@@ -34,11 +39,9 @@ def main(
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="YAML file of the run, see recipes/README.md")
     known, overrides = parser.parse_known_args()
+    template = Path(recipe).resolve().parents[1] / "model_cards" / card_template
     try:
-        stopped_by = train(
-            load(known.config, overrides),
-            Path(recipe).resolve().parents[1] / "model_cards" / "tuning_template.md",
-        )
+        stopped_by = train(load(known.config, overrides), template)
     except (ValueError, CheckpointError, TrainingDiverged) as error:
         print(f"{Path(recipe).name}: error: {error}", file=sys.stderr)
         return 1
