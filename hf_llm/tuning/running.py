@@ -95,7 +95,15 @@ def prepare_model(
         auto_class: says which head is wanted.
         num_samples: of the training split, for methods that plan over the run.
         fields: of the model's configuration, as the job needs them.
+
+    Raises:
+        ValueError: an adapter is to be published, or whatever `open_model` and `add_adapter` refuse.
     """
+    if config.peft is not None and args.push_to_hub:
+        raise ValueError(
+            "training.push_to_hub = True needs a whole model, and peft trains an adapter: merge it when the run is "
+            "done (hf_llm.tuning.adapters.merge) and use `hf-llm publish`, or upload it with its own `push_to_hub`"
+        )
     set_seed(config.seed)
     model = open_model(config.model, auto_class, tokenizer, **fields)
     if config.peft is None:
@@ -119,7 +127,7 @@ def run(
     facts: dict | None = None,
 ) -> signal.Signals | None:
     """
-    Train (from a checkpoint where there is one), save, evaluate, report.
+    Train (from a checkpoint where there is one), save, evaluate, report, and publish if the run is told to.
 
     Args:
         trainer: with `TuningMixin`.
@@ -146,6 +154,8 @@ def run(
         run_facts = RunFacts.of(trainer, config)
         write_report(Path(config.output_dir), run_facts, trainer.state.log_history, results, card_template)
         print(summary_text(Path(config.output_dir), run_facts, results), flush=True)
+    if args.push_to_hub:
+        trainer.push_to_hub()
     return None
 
 

@@ -16,12 +16,14 @@ from hf_llm.publishing.folder import published_files
 from hf_llm.training.checkpoints import list_checkpoints
 from hf_llm.training.config import run_config
 from hf_llm.training.pretraining import pretrain
+from hf_llm.tuning.finetuning import finetune, load_finetune_config
 
 from .conftest import REPOSITORY, save_checkpoint
 from .hub_stub import HubStub
 
 
 TEMPLATE = REPOSITORY / "model_cards" / "template.md"
+TUNING_TEMPLATE = TEMPLATE.with_name("tuning_template.md")
 
 
 def test_what_is_uploaded(decoder, hub, passing, tmp_path):
@@ -212,3 +214,43 @@ def test_a_run_of_the_recipe_ends_in_a_checked_repository(settings, tmp_path, hf
         assert "0 failed" in run.stdout and f"{hub.url}/me/run/commit/" in run.stdout
         found = hf_llm_command("check", "me/run", **hub.environment(tmp_path / "user"))
         assert found.returncode == 0, found.stdout + found.stderr
+
+
+@pytest.fixture
+def tuning(decoder, tmp_path):
+    """`tuning(**more)`: two steps of fine-tuning that push."""
+
+    def make(**more) -> str:
+        rows = [{"text": f"return {i}", "label": ["no", "yes"][i % 2]} for i in range(60)]
+        (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        training = {"max_steps": 2, "per_device_train_batch_size": 2, "disable_tqdm": True, "report_to": "none"}
+        settings = {
+            "output_dir": str(tmp_path / "run"),
+            "model": {"path": str(decoder)},
+            "task": "sequence_classification",
+            "data": {"dataset": str(tmp_path / "rows.jsonl"), "max_length": 32},
+            "training": {**training, "push_to_hub": True, "hub_model_id": "me/tuned"},
+            **more,
+        }
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+        return str(tmp_path / "config.yaml")
+
+    return make
+
+
+@pytest.mark.parametrize("checked", ["passing", pytest.param("really", marks=pytest.mark.slow)])
+def test_a_fine_tuned_model_is_pushed_when_it_is_done(checked, tuning, hub, tmp_path, request):
+    if checked == "passing":
+        request.getfixturevalue("passing")
+    assert finetune(load_finetune_config(tuning()), TUNING_TEMPLATE) is None
+    assert hub.commits[-1][2] == "Upload model"
+    files = hub.files("me/tuned")
+    assert files == {name: (tmp_path / "run" / name).read_bytes() for name in published_files(tmp_path / "run")}
+    assert {"model.safetensors", "README.md", "tokenizer.json"} <= set(files)
+
+
+def test_an_adapter_alone_is_not_pushed(tuning, hub):
+    """It is said before anything is trained."""
+    with pytest.raises(ValueError, match="push_to_hub = True needs a whole model"):
+        finetune(load_finetune_config(tuning(peft={"method": "lora"})))
+    assert not hub.commits
