@@ -1,5 +1,6 @@
 """What a fine-tuning task is: from examples to features, from logits to records, from records to figures."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ from transformers import DataCollatorWithPadding
 from .encoding import Encoder
 
 
-class Task:
+class Task(ABC):
     """Base of the tasks; a subclass is a dataclass whose fields are the options of the `task` section.
 
     Attributes:
@@ -27,17 +28,17 @@ class Task:
     label_names: ClassVar[list[str]] = ["labels"]
     tokenizer_options: ClassVar[dict] = {}
 
+    @abstractmethod
     def prepare(self, data: dict[str, Dataset]) -> dict:
         """Look at the splits, and return the fields of the model's configuration that they decide.
 
         Raises:
             ValueError: labels that make no sense, or differ between splits.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def encode(self, examples: Dataset, encoder: Encoder) -> Dataset:
         """Features of a split, in order: inputs of the model, labels, and `cut` (bool)."""
-        raise NotImplementedError
 
     def collator(self, encoder: Encoder) -> Callable:
         """Makes a batch of features."""
@@ -47,17 +48,17 @@ class Task:
         """What of the outputs of a batch is kept until the evaluation ends: the logits, not the states beside them."""
         return logits[0] if isinstance(logits, tuple) else logits
 
+    @abstractmethod
     def decode(self, logits, features: Dataset, examples: Dataset) -> list[dict]:
         """One JSON-able record for each example: what was predicted, and what is right.
 
         Args:
             logits: numpy array (or tuple of arrays) of all features, as `shrink` left them, padded with -100.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def score(self, records: list[dict]) -> dict[str, float]:
         """Figures of records, by name."""
-        raise NotImplementedError
 
     def baselines(self, train: Dataset, examples: Dataset, records: list[dict]) -> dict[str, list[dict]]:
         """What simpler methods predict on the same examples: name -> records."""
