@@ -1,4 +1,4 @@
-"""`PretrainingArguments`: transformers' `TrainingArguments` with optimizer and schedule chosen by name."""
+"""transformers' `TrainingArguments` with the optimizer (and, for pretraining, the schedule) chosen by name."""
 
 import math
 from dataclasses import dataclass, field
@@ -51,15 +51,40 @@ MANAGED_ARGUMENTS = {
 }
 
 
+def check_share(name: str, value: float) -> None:
+    """Raise ValueError unless `value` of the field `training.<name>` is between 0 and 1."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"training.{name} = {value} is not between 0 and 1")
+
+
 @dataclass
-class PretrainingArguments(TrainingArguments):
-    """Fields of `TrainingArguments`, with other defaults where pretraining wants them, and these of our own.
+class OptimizerArguments:
+    """What `build_optimizer` reads beside the fields of `TrainingArguments`; stands before it among the bases.
 
     Attributes:
         optimizer: "adamw", "muon" (hidden matrices by Muon, the rest by AdamW) or "sgd".
         muon_learning_rate: learning rate of Muon's matrices; default: `learning_rate` (updates have AdamW's scale).
         momentum: of Muon and SGD.
         decay_embeddings: whether weight decay also holds for embeddings and the output head.
+    """
+
+    optimizer: str = "adamw"
+    muon_learning_rate: float | None = None
+    momentum: float = 0.95
+    decay_embeddings: bool = False
+
+    def __post_init__(self):
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"training.optimizer = {self.optimizer!r} is unknown; legal: {', '.join(OPTIMIZERS)}")
+        check_share("momentum", self.momentum)
+        super().__post_init__()
+
+
+@dataclass
+class PretrainingArguments(OptimizerArguments, TrainingArguments):
+    """Fields of `TrainingArguments`, with other defaults where pretraining wants them, and these of our own.
+
+    Attributes:
         schedule: "cosine", "linear" or "wsd" (warmup, stable, decay), after `warmup_steps`.
         decay_fraction: share of the run that the decay of "wsd" takes.
         min_lr_ratio: learning rate at the end, as a share of the peak.
@@ -68,10 +93,6 @@ class PretrainingArguments(TrainingArguments):
     """
 
     global_batch_size: int | None = None
-    optimizer: str = "adamw"
-    muon_learning_rate: float | None = None
-    momentum: float = 0.95
-    decay_embeddings: bool = False
     schedule: str = "cosine"
     decay_fraction: float = 0.2
     min_lr_ratio: float = 0.0
@@ -91,13 +112,10 @@ class PretrainingArguments(TrainingArguments):
     dataloader_drop_last: bool = True
 
     def __post_init__(self):
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"training.optimizer = {self.optimizer!r} is unknown; legal: {', '.join(OPTIMIZERS)}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"training.schedule = {self.schedule!r} is unknown; legal: {', '.join(SCHEDULES)}")
-        for name, low, high in (("decay_fraction", 0.0, 1.0), ("min_lr_ratio", 0.0, 1.0), ("momentum", 0.0, 1.0)):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"training.{name} = {getattr(self, name)} is not between {low:g} and {high:g}")
+        check_share("decay_fraction", self.decay_fraction)
+        check_share("min_lr_ratio", self.min_lr_ratio)
         if self.max_steps <= 0:
             raise ValueError(f"training.max_steps = {self.max_steps} must be positive")
         if not torch.accelerator.is_available():

@@ -129,7 +129,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
 
 def build_optimizer(model: nn.Module, args) -> torch.optim.Optimizer:
-    """The optimizer that `args` (a `PretrainingArguments`) asks for, over `parameter_groups(model)`.
+    """The optimizer that `args` (`OptimizerArguments` and `TrainingArguments` in one) asks for, over `parameter_groups(model)`.
 
     Raises:
         ValueError: `args.optimizer` is not in `OPTIMIZERS`.
@@ -150,3 +150,14 @@ def build_optimizer(model: nn.Module, args) -> torch.optim.Optimizer:
     if args.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=args.learning_rate, momentum=args.momentum)
     raise ValueError(f"training.optimizer = {args.optimizer!r} is unknown; legal: {', '.join(OPTIMIZERS)}")
+
+
+class OptimizerByName:
+    """For a trainer whose `args` are `OptimizerArguments`: stands before `Trainer` among its bases."""
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        if self.is_deepspeed_enabled and self.args.optimizer == "muon":
+            raise ValueError("training.optimizer = 'muon' needs whole matrices, which DeepSpeed flattens: use adamw")
+        if self.optimizer is None:
+            self.optimizer = build_optimizer(self.model if model is None else model, self.args)
+        return self.optimizer

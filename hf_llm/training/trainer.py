@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import Trainer
 
-from .optimizers import build_optimizer
+from .optimizers import OptimizerByName
 from .saving import AtomicCheckpoints
 from .throughput import flops_per_token, peak_flops
 
@@ -26,7 +26,7 @@ def preserved_rng() -> Iterator[None]:
         yield
 
 
-class PretrainTrainer(AtomicCheckpoints, Trainer):
+class PretrainTrainer(AtomicCheckpoints, OptimizerByName, Trainer):
     """`Trainer` whose interrupted and resumed run has exactly the weights of an uninterrupted one.
 
     Args:
@@ -45,15 +45,6 @@ class PretrainTrainer(AtomicCheckpoints, Trainer):
         self.peak_flops = peak_flops(self.args.device, torch.bfloat16 if low else torch.float32)
         self._new_tokens = torch.zeros((), dtype=torch.int64, device=self.args.device)
         self._interval = {"start": time.perf_counter(), "tokens": 0}
-
-    # ---- optimizer -------------------------------------------------------------------------------------------------
-
-    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        if self.is_deepspeed_enabled and self.args.optimizer == "muon":
-            raise ValueError("training.optimizer = 'muon' needs whole matrices, which DeepSpeed flattens: use adamw")
-        if self.optimizer is None:
-            self.optimizer = build_optimizer(self.model if model is None else model, self.args)
-        return self.optimizer
 
     # ---- counting --------------------------------------------------------------------------------------------------
 

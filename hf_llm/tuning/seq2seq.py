@@ -18,12 +18,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Seq2SeqTrainer,
-    Seq2SeqTrainingArguments,
     set_seed,
 )
 
 from hf_llm.data import check_vocabulary, train_tokenizer
 from hf_llm.data.tasks import SPLITS, load_task
+from hf_llm.training.optimizers import OptimizerByName
 from hf_llm.training.pretraining import new_model_config
 from hf_llm.training.runs import run_directory, set_cpu_threads
 
@@ -34,10 +34,10 @@ from .models import is_encoder_decoder, open_config, open_tokenizer, text_limit
 from .pairs import IGNORED, PairCollator, PairFormat, encode_pairs, report_cuts, take
 from .report import Results
 from .running import TuningMixin, prepare_model, run
-from .seq2seq_config import Seq2SeqConfig
+from .seq2seq_config import Seq2SeqArguments, Seq2SeqConfig
 
 
-class Seq2SeqTuner(TuningMixin, Seq2SeqTrainer):
+class Seq2SeqTuner(TuningMixin, OptimizerByName, Seq2SeqTrainer):
     """transformers' `Seq2SeqTrainer`, for decoders as well, with label smoothing inside the model's chunked loss.
 
     Attributes:
@@ -94,7 +94,7 @@ def train_seq2seq(config: Seq2SeqConfig, card_template: Path | None = None) -> s
     set_cpu_threads(config.cpu_threads)
     args = training_arguments(
         config,
-        Seq2SeqTrainingArguments,
+        Seq2SeqArguments,
         predict_with_generate=True,
         generation_num_beams=1,
         remove_unused_columns=False,
@@ -108,7 +108,7 @@ def train_seq2seq(config: Seq2SeqConfig, card_template: Path | None = None) -> s
 class _Run:
     """The parts of one run, made in order: texts, tokenizer, token ids, model, trainer."""
 
-    def __init__(self, config: Seq2SeqConfig, args: Seq2SeqTrainingArguments):
+    def __init__(self, config: Seq2SeqConfig, args: Seq2SeqArguments):
         self.config = config
         self.args = args
 

@@ -8,13 +8,13 @@ import pytest
 import sacrebleu
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, Seq2SeqTrainingArguments
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.trainer_pt_utils import LabelSmoother
 
 from hf_llm.tuning.generated import TextMetrics, copy_source, nearest_neighbour
 from hf_llm.tuning.pairs import PairCollator, PairFormat, encode_pairs
 from hf_llm.tuning.seq2seq import Seq2SeqTuner, train_seq2seq
-from hf_llm.tuning.seq2seq_config import load_seq2seq_config
+from hf_llm.tuning.seq2seq_config import Seq2SeqArguments, load_seq2seq_config
 
 from .small_models import SHORT_TRAINING, save_checkpoint, sentences, small_tokenizer, write_config, write_jsonl
 
@@ -125,7 +125,7 @@ def test_decoder_goes_on_from_a_prompt(settings, checkpoints):
 def test_label_smoothing_is_that_of_transformers(settings, checkpoints):
     model = AutoModelForSeq2SeqLM.from_pretrained(checkpoints["encoder-decoder"]).train()
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["encoder-decoder"])
-    args = Seq2SeqTrainingArguments(report_to="none", use_cpu=True, label_smoothing_factor=0.1)
+    args = Seq2SeqArguments(report_to="none", use_cpu=True, label_smoothing_factor=0.1)
     trainer = Seq2SeqTuner(model=model, args=args, processing_class=tokenizer, metrics=TextMetrics([]))
     batch = tokenizer(sentences(6), text_target=sentences(6, seed=1), padding=True, return_tensors="pt")
     batch["labels"][batch["labels"] == tokenizer.pad_token_id] = -100
@@ -138,7 +138,7 @@ def test_label_smoothing_is_that_of_transformers(settings, checkpoints):
 def test_evaluation_keeps_the_order(checkpoints):
     """Also where training groups by length, as transformers' own Trainer does not: predictions belong by place."""
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["encoder-decoder"])
-    args = Seq2SeqTrainingArguments(
+    args = Seq2SeqArguments(
         report_to="none", use_cpu=True, train_sampling_strategy="group_by_length", remove_unused_columns=False
     )
     model = AutoModelForSeq2SeqLM.from_pretrained(checkpoints["encoder-decoder"])
