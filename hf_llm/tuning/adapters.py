@@ -12,7 +12,7 @@ from pathlib import Path
 
 import peft
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, PromptLearningConfig, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 
@@ -66,6 +66,7 @@ _TASK_TYPES = {
     "ForSequenceClassification": "SEQ_CLS",
     "ForTokenClassification": "TOKEN_CLS",
     "ForQuestionAnswering": "QUESTION_ANS",
+    "Model": "FEATURE_EXTRACTION",
 }
 # parts of a task head, which are trained beside the adapter: a fresh one says nothing
 _HEAD_PARTS = ("score", "transform")
@@ -87,6 +88,12 @@ def check_peft_section(section: dict) -> None:
     check_keys({k: v for k, v in section.items() if k != "method"}, fields, "peft")
     if method == "qlora" and not torch.cuda.is_available():
         raise ValueError("peft.method = 'qlora' needs a CUDA GPU, and none is here: use lora")
+
+
+def has_virtual_tokens(section: dict) -> bool:
+    """Whether a method puts tokens of its own before the text: there is nothing to merge, and outputs are longer."""
+    method = METHODS.get(section.get("method"))
+    return method is not None and issubclass(getattr(peft, method.config), PromptLearningConfig)
 
 
 def adapter_config(section: dict, model: PreTrainedModel, total_steps: int | None = None) -> PeftConfig:

@@ -21,11 +21,13 @@ from transformers.trainer_callback import ProgressCallback
 
 from hf_llm.training.runs import run_directory, set_cpu_threads
 
+from .adapters import has_virtual_tokens
 from .config import load_tuning_config, training_arguments
 from .finetuning import FINETUNING_TASKS, MANAGED_BY_TASK, FinetuneConfig, FinetuneTrainer, Finetuning, make_task
 from .language_modeling import CausalLanguageModeling, MaskedLanguageModeling
 from .models import has_trained_head
 from .report import Results
+from .running import adapt, prepare_model
 
 
 DISTILLATION_TASKS = {
@@ -78,6 +80,7 @@ class DistillConfig(FinetuneConfig):
     Attributes:
         model: the teacher, already trained for the task.
         student: what is kept of it.
+        peft: trains an adapter of the student, which is saved as it began under `base`.
         distillation: what the student learns from.
     """
 
@@ -85,8 +88,10 @@ class DistillConfig(FinetuneConfig):
     distillation: DistillationSection = field(default_factory=DistillationSection)
 
     def __post_init__(self):
-        if self.peft is not None:
-            raise ValueError("peft: a student is trained whole; leave the section out")
+        if self.peft is not None and has_virtual_tokens(self.peft):
+            raise ValueError(
+                f"peft.method = {self.peft['method']!r}: virtual tokens have no counterpart in the teacher; use lora"
+            )
 
 
 def load_distill_config(path: str | Path, overrides: list[str] = ()) -> DistillConfig:
@@ -230,8 +235,10 @@ class Distillation(Finetuning):
                 f"model.path = {self.config.model.path!r} has no trained head for {self.task.auto_class.__name__}: a "
                 "teacher must know the task, train it first (recipes/finetune.py, recipes/pretrain.py)"
             )
-        self.teacher = super().make_model(tokenizer, num_samples, fields)
-        return make_student(self.teacher, self.config.student.layers)
+        whole = dataclasses.replace(self.config, peft=None)
+        self.teacher = prepare_model(whole, self.task.auto_class, tokenizer, self.args, num_samples, **fields)
+        student = make_student(self.teacher, self.config.student.layers)
+        return adapt(student, self.config, tokenizer, self.args, num_samples)
 
     def make_trainer(self, **parts):
         self.judge = super().make_trainer(**{**parts, "model": self.teacher})  # evaluates the teacher
@@ -254,6 +261,7 @@ class Distillation(Finetuning):
             f"The student began with layers {', '.join(map(str, kept))} of the teacher's {total}; it has {sizes[0]:,} "
             f"parameters, the teacher {sizes[1]:,}. Speed-up: median time of a forward pass over the same "
             f"{len(batches)} test batches, taken in turn."
+            + (" The student's adapter was not merged; merged, it is faster." if self.config.peft else "")
         )
         return dataclasses.replace(
             results,

@@ -19,6 +19,7 @@ from hf_llm.data.tasks import SPLITS, load_task
 from hf_llm.training.runs import run_directory, set_cpu_threads
 from hf_llm.training.settings import suggestion
 
+from .adapters import has_virtual_tokens
 from .config import TuningConfig, load_tuning_config, training_arguments
 from .encoding import Encoder, report_cut, was_cut
 from .finetuning import describe_dataset
@@ -88,8 +89,11 @@ class EmbeddingsConfig(TuningConfig):
     embedding: EmbeddingSection = field(default_factory=EmbeddingSection)
 
     def __post_init__(self):
-        if self.peft is not None:
-            raise ValueError("peft: sentence-transformers opens whole models; leave the section out")
+        if self.peft is not None and has_virtual_tokens(self.peft):
+            raise ValueError(
+                f"peft.method = {self.peft['method']!r}: sentence-transformers opens no adapters of virtual tokens; "
+                "use lora"
+            )
 
 
 def load_embeddings_config(path: str | Path, overrides: list[str] = ()) -> EmbeddingsConfig:

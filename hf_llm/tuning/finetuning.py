@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import peft
 from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
@@ -218,7 +219,13 @@ def usage(config: FinetuneConfig, task: Task) -> str:
     name = Path(config.output_dir).name
     if config.peft is not None:
         head = task.auto_class.__name__.removeprefix("AutoModel")
-        return f'from peft import AutoPeftModel{head}\n\nmodel = AutoPeftModel{head}.from_pretrained("{name}")'
+        if hasattr(peft, f"AutoPeftModel{head}"):
+            return f'from peft import AutoPeftModel{head}\n\nmodel = AutoPeftModel{head}.from_pretrained("{name}")'
+        return (
+            f"from peft import PeftConfig, PeftModel\nfrom transformers import AutoModel{head}\n\n"
+            f'base = AutoModel{head}.from_pretrained(PeftConfig.from_pretrained("{name}").base_model_name_or_path)\n'
+            f'model = PeftModel.from_pretrained(base, "{name}")'
+        )
     if task.auto_class.__name__ == "AutoModelForMultipleChoice":  # there is no such pipeline
         return (
             "from transformers import AutoModelForMultipleChoice\n\n"

@@ -86,10 +86,7 @@ def prepare_model(
     **fields,
 ) -> PreTrainedModel | PeftModel:
     """
-    The model of a run, and its adapter if there is a `peft` section.
-
-    An adapter names its base. Where the base is no checkpoint of exactly this model (it was imported, or got a new
-    head), it is saved as `base` in the run's directory, so that the adapter opens there.
+    The model of a run, and its adapter if there is a `peft` section (see `adapt`).
 
     Args:
         auto_class: says which head is wanted.
@@ -97,18 +94,43 @@ def prepare_model(
         fields: of the model's configuration, as the job needs them.
 
     Raises:
-        ValueError: an adapter is to be published, or whatever `open_model` and `add_adapter` refuse.
+        ValueError: whatever `open_model` and `adapt` refuse.
     """
-    if config.peft is not None and args.push_to_hub:
+    set_seed(config.seed)
+    model = open_model(config.model, auto_class, tokenizer, **fields)
+    saved = config.peft is not None and is_complete_checkpoint(config.model, model)
+    return adapt(model, config, tokenizer, args, num_samples, saved)
+
+
+def adapt(
+    model: PreTrainedModel,
+    config: TuningConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    args: TrainingArguments,
+    num_samples: int,
+    saved: bool = False,
+) -> PreTrainedModel | PeftModel:
+    """
+    `model` with the adapter of the `peft` section, or as it is where there is none.
+
+    An adapter names its base. Where the base is no checkpoint of exactly this model (it was imported, got a new head,
+    or is a student), it is saved as `base` in the run's directory, so that the adapter opens there.
+
+    Args:
+        num_samples: of the training split, for methods that plan over the run.
+        saved: whether `model.name_or_path` opens as exactly this model.
+
+    Raises:
+        ValueError: an adapter is to be published, or whatever `add_adapter` refuses.
+    """
+    if config.peft is None:
+        return model
+    if args.push_to_hub:
         raise ValueError(
             "training.push_to_hub = True needs a whole model, and peft trains an adapter: merge it when the run is "
             "done (hf_llm.tuning.adapters.merge) and use `hf-llm publish`, or upload it with its own `push_to_hub`"
         )
-    set_seed(config.seed)
-    model = open_model(config.model, auto_class, tokenizer, **fields)
-    if config.peft is None:
-        return model
-    if not is_complete_checkpoint(config.model, model):
+    if not saved:
         base = Path(config.output_dir, BASE).resolve()
         if args.should_save:
             model.save_pretrained(base)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from transformers import (
 )
 
 import hf_llm
+from hf_llm.tuning.adapters import merge_adapter, open_adapter
 from hf_llm.tuning.distillation import (
     DistillationSection,
     DistillationTrainer,
@@ -177,6 +179,46 @@ def test_language_models(settings, checkpoints, name, task):
 
 
 @pytest.mark.parametrize(
+    ("name", "task", "auto_class"),
+    [
+        ("classifier", "sequence_classification", AutoModelForSequenceClassification),
+        ("encoder", "masked_language_modeling", AutoModelForMaskedLM),
+        ("decoder", "causal_language_modeling", AutoModelForCausalLM),
+    ],
+)
+def test_a_student_with_an_adapter(settings, checkpoints, name, task, auto_class):
+    """The student as it began is beside its adapter, which opens there, and merges."""
+    config = settings(
+        model={"path": checkpoints[name]},
+        task=task,
+        distillation={"soft": 5.0, "hard": 2.0, "cosine": 1.0},
+        peft={"method": "lora", "r": 4, "lora_alpha": 32},
+        training={"max_steps": 8, "eval_steps": 8, "save_steps": 8, "learning_rate": 0.01},
+    )
+    distill(config, TEMPLATE)
+    run = Path(config.output_dir)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["trainable_parameters"] < metrics["parameters"] / 4
+    losses = [e["loss"] for e in json.loads((run / "trainer_state.json").read_text())["log_history"] if "loss" in e]
+    assert losses[-1] < losses[0]
+    teacher = auto_class.from_pretrained(checkpoints[name]).eval()
+    begun = auto_class.from_pretrained(run / "base").eval()
+    assert begun.config.num_hidden_layers == 2
+    ids = torch.arange(5, 17)[None]
+    with torch.no_grad():
+        assert torch.equal(begun(ids).logits, make_student(teacher, 2).eval()(ids).logits)
+        plain = begun(ids).logits
+        adapted = open_adapter(begun, run).eval()(ids).logits
+        assert (adapted - plain).abs().max() > 1e-3
+        merged = merge_adapter(auto_class.from_pretrained(run / "base"), run).eval()
+        torch.testing.assert_close(merged(ids).logits, adapted, rtol=0, atol=1e-5)
+        namespace = {}
+        usage = re.search(r"```python\n(.*?)```", (run / "README.md").read_text(), re.DOTALL)[1]
+        exec(usage.replace('"run"', repr(str(run))), namespace)  # the card's own words
+        torch.testing.assert_close(namespace["model"].eval()(ids).logits, adapted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"student": {"layers": 9}}, "student.layers = 9: the teacher has 4"),
@@ -189,7 +231,7 @@ def test_language_models(settings, checkpoints, name, task):
         ({"distillation": {"soft": 0, "hard": 0}}, "one of them above it"),
         ({"distillation": {"sfot": 1}}, "did you mean 'soft'"),
         ({"task": "sequence_clasification"}, "did you mean 'sequence_classification'"),
-        ({"peft": {"method": "lora"}}, "a student is trained whole"),
+        ({"peft": {"method": "prompt"}}, "'prompt': virtual tokens have no counterpart in the teacher"),
         ({"data": {"dataset": {"name": "texts", "columns": {"body": "text"}}}}, "text"),
     ],
 )

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import AutoPeftModelForFeatureExtraction
 from transformers import AutoModel, AutoTokenizer
 
+from hf_llm.tuning.adapters import merge_adapter
 from hf_llm.tuning.embeddings import (
     POOLINGS,
     contrastive_loss,
@@ -93,6 +95,33 @@ def test_a_run_opens_in_sentence_transformers(settings, checkpoints, stack, pool
     assert "TF-IDF of words" in Path(config.output_dir, "README.md").read_text()
 
 
+@pytest.mark.parametrize(("stack", "pooling"), [("encoder", "mean"), ("decoder", "lasttoken")])
+def test_an_adapter_opens_in_sentence_transformers_and_merges(settings, checkpoints, stack, pooling):
+    """The run leaves an adapter and the base that it names; both of them, or the two merged, give one embedding."""
+    config = settings(
+        model={"path": checkpoints[stack]},
+        embedding={"pooling": pooling},
+        peft={"method": "lora", "r": 4, "lora_alpha": 32},
+        training={"max_steps": 12, "eval_steps": 12, "save_steps": 12, "learning_rate": 0.01},
+    )
+    train_embeddings(config, TEMPLATE)
+    run = Path(config.output_dir)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["mrr_at_10"] > metrics["baselines"]["before training"]["mrr_at_10"]
+    assert metrics["trainable_parameters"] < metrics["parameters"] / 4
+    assert not (run / "model.safetensors").exists() and (run / "adapter_model.safetensors").is_file()
+    texts = sentences(3) + ["red"]
+    encoded = sentence_transformers.SentenceTransformer(str(run), device="cpu").encode(texts, convert_to_tensor=True)
+    batch = AutoTokenizer.from_pretrained(run)(texts, padding=True, return_tensors="pt", return_token_type_ids=False)
+    base = AutoModel.from_pretrained(run / "base").eval()
+    with torch.no_grad():
+        assert (encoded - embed(base, dict(batch), pooling)).abs().max() > 1e-3
+        reloaded = AutoPeftModelForFeatureExtraction.from_pretrained(run).eval()
+        torch.testing.assert_close(encoded, embed(reloaded, dict(batch), pooling), rtol=0, atol=1e-5)
+        merged = merge_adapter(base, run).eval()
+        torch.testing.assert_close(encoded, embed(merged, dict(batch), pooling), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -100,7 +129,7 @@ def test_a_run_opens_in_sentence_transformers(settings, checkpoints, stack, pool
         ({"data": {"anchor": "text"}}, "text"),
         ({"embedding": {"pooling": "men"}}, "did you mean 'mean'"),
         ({"embedding": {"scale": 0}}, "embedding.scale = 0 must be above 0"),
-        ({"peft": {"method": "lora"}}, "opens whole models"),
+        ({"peft": {"method": "prompt"}}, "'prompt': sentence-transformers opens no adapters of virtual tokens"),
         ({"training": {"label_names": []}}, "training.label_names is not set here"),
     ],
 )
