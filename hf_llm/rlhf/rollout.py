@@ -57,3 +57,21 @@ class EpochSampler(RepeatSampler):
         if self.shuffle:
             self.generator.manual_seed(self.seed + self.epoch)
         return super().__iter__()
+
+
+class ShufflesByEpoch:
+    """Mixin for TRL's trainers that learn from rewards: runs resume in any epoch with the prompts that come next."""
+
+    def _get_train_sampler(self, dataset=None):
+        sampler = super()._get_train_sampler(dataset)
+        if isinstance(sampler, RepeatSampler):
+            sampler = self._sampler = EpochSampler(**{name: getattr(sampler, name) for name in _SAMPLER_ARGUMENTS})
+        return sampler
+
+    def _run_epoch(self, **kwargs):
+        if hasattr(self, "_sampler"):  # streams have none
+            self._sampler.epoch = kwargs["epoch"]
+        super()._run_epoch(**kwargs)
+
+
+_SAMPLER_ARGUMENTS = ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed")

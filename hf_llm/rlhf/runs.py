@@ -14,6 +14,7 @@ from hf_llm.tuning.running import TuningMixin
 from hf_llm.tuning.sft import set_chat_template
 
 from .preferences import is_conversation
+from .rollout import ShufflesByEpoch
 
 
 # fields of TRL's arguments that a run's configuration does not set, and what it sets instead
@@ -26,13 +27,15 @@ MANAGED = {
     "reward_weights": "use the weight of each of rewards",
     "use_liger_kernel": "TRL's fused head is used already",
     "precompute_ref_log_probs": "the reference is there throughout: a copy, or the model without its adapter",
+    "gradient_checkpointing": "use training.activation_checkpointing",
+    "gradient_checkpointing_kwargs": "use training.activation_checkpointing_kwargs",
     "remove_unused_columns": "the trainer knows which columns it needs",
 }
 # (heading, keys of the log) of a row of curves
 Panels = tuple[tuple[str, tuple[str, ...]], ...]
 
 
-class AlignmentMixin(TuningMixin):
+class AlignmentMixin(ShufflesByEpoch, TuningMixin):
     """`TuningMixin` for TRL's trainers."""
 
     def create_model_card(self, *args, **kwargs) -> None:
@@ -45,7 +48,7 @@ class AlignmentMixin(TuningMixin):
 
 def make_arguments(config: TuningConfig, arguments_class: type[TrainingArguments], **defaults) -> Any:
     """The run's arguments. Of TRL's defaults, recomputed activations are left to accelerators, which lack memory."""
-    defaults = {"gradient_checkpointing": torch.accelerator.is_available(), **defaults}
+    defaults = {"activation_checkpointing": torch.accelerator.is_available(), **defaults}
     return training_arguments(config, arguments_class, **defaults)
 
 

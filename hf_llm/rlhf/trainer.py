@@ -27,7 +27,7 @@ from .policy import (
     start_token_of,
 )
 from .rewards import RewardModel, resolve_rewards
-from .rollout import EpochSampler, Rollout
+from .rollout import Rollout, ShufflesByEpoch
 from .sampling import SamplesRollouts
 from .saving import SavesPPO, base_of
 from .trl_internals import (
@@ -38,7 +38,7 @@ from .trl_internals import (
 Reward = str | PreTrainedModel | Callable[..., list[float | None]]
 
 
-class PPOTrainer(SavesPPO, SamplesRollouts, LogsRollouts, RLOOTrainer):
+class PPOTrainer(ShufflesByEpoch, SavesPPO, SamplesRollouts, LogsRollouts, RLOOTrainer):
     """Trains a language model by PPO on TRL's rollouts, rewards and logs.
 
     Args:
@@ -220,22 +220,6 @@ class PPOTrainer(SavesPPO, SamplesRollouts, LogsRollouts, RLOOTrainer):
                 if moved:
                     optimizer.add_param_group({**group, "params": moved, "lr": rate})
         return optimizer
-
-    def _get_train_sampler(self, dataset=None) -> EpochSampler:
-        self._sampler = EpochSampler(
-            data_source=self.train_dataset if dataset is None else dataset,
-            mini_repeat_count=self.num_generations,
-            batch_size=self.args.generation_batch_size // self.num_generations,
-            repeat_count=self._steps_per_rollout,
-            shuffle=self.shuffle_dataset,
-            seed=self.args.seed,
-        )
-        return self._sampler
-
-    def _run_epoch(self, **kwargs):
-        if hasattr(self, "_sampler"):  # streams have none
-            self._sampler.epoch = kwargs["epoch"]
-        super()._run_epoch(**kwargs)
 
     # ---- losses ----------------------------------------------------------------------------------------------------
 
