@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig
+from transformers.integrations import TensorBoardCallback
 
 from hf_llm.data.tasks import SPLITS
 from hf_llm.training.runs import run_directory, set_cpu_threads
@@ -182,8 +183,11 @@ class _Run:
 
     def measure(self) -> dict[str, float]:
         """Figures of the test split, by our names."""
+        tensorboard = self.trainer.pop_callback(TensorBoardCallback)
         found = self.trainer.evaluate(self.data["test"])
         self.trainer.state.log_history.pop()  # not a measurement of the validation split
+        if tensorboard is not None:
+            self.trainer.add_callback(tensorboard)
         figures = {name: found.get(f"eval_{key}") for name, key in self.method.metrics.items()}
         return {name: value for name, value in figures.items() if value is not None}
 

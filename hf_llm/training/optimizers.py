@@ -129,7 +129,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
 
 def build_optimizer(model: nn.Module, args) -> torch.optim.Optimizer:
-    """The optimizer that `args` (`OptimizerArguments` and `TrainingArguments` in one) asks for, over `parameter_groups(model)`.
+    """The optimizer that `args` (`OptimizerArguments`, `TrainingArguments`) ask for, over `parameter_groups(model)`.
 
     Raises:
         ValueError: `args.optimizer` is not in `OPTIMIZERS`.

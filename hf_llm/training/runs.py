@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from transformers import Trainer, TrainingArguments
-from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 
@@ -78,10 +77,7 @@ def train(trainer: Trainer, checkpoint: Path | None) -> signal.Signals | None:
 
 
 def show_progress(trainer: Trainer) -> None:
-    """One progress line instead of Trainer's, and TensorBoard logs in `runs/`."""
-    for callback in trainer.callback_handler.callbacks:
-        if isinstance(callback, TensorBoardCallback):
-            callback.logging_dir = callback.logging_dir or str(Path(trainer.args.output_dir) / "runs")
+    """One progress line instead of Trainer's."""
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     if not trainer.args.disable_tqdm:

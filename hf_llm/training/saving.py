@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import torch
+from transformers.integrations import TensorBoardCallback
 
 from . import checkpoints
 from .pushing import CheckedPushes
@@ -21,7 +22,8 @@ class AtomicCheckpoints(CheckedPushes):
 
     A checkpoint appears in `args.output_dir` when all of it is on disk (see `checkpoints`), torn ones do not count
     towards `args.save_total_limit`, and a loss or gradient norm that is not finite stops the training with
-    `TrainingDiverged` before anything is saved.
+    `TrainingDiverged` before anything is saved. TensorBoard logs go to `runs/` beside the checkpoints, from the first
+    evaluation on, be it before the training.
 
     Attributes:
         run_facts: what defines the run, JSON-able; kept in every checkpoint as `run_config.json`.
@@ -29,6 +31,12 @@ class AtomicCheckpoints(CheckedPushes):
 
     run_facts: dict = {}
     _staged_run_dir: Path | None = None
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback):
+                callback.logging_dir = callback.logging_dir or str(Path(self.args.output_dir) / "runs")
 
     def _maybe_log_save_evaluate(self, tr_loss, grad_norm, *args, **kwargs):
         if self.control.should_evaluate or self.control.should_save or self.control.should_log:

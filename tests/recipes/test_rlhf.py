@@ -12,6 +12,7 @@ import pytest
 import torch
 from datasets import Dataset, load_dataset
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from trl import RewardConfig, RewardTrainer
 
@@ -183,6 +184,17 @@ def test_pairs_of_ratings_prefer_the_better_of_the_same_group():
         better, worse = int(pair["chosen"]), int(pair["rejected"])
         assert better % 3 == worse % 3 and pair["gap"] == better % 7 - worse % 7 >= 2
         assert pair["margin"] == pair["gap"] / 2
+
+
+def test_logs_lie_beside_the_model_and_show_no_test_split(recipe, run, tmp_path, monkeypatch):
+    """Although it is evaluated before the training already."""
+    monkeypatch.chdir(tmp_path)
+    status, error = recipe("dpo", "pairs", {}, {"report_to": "tensorboard", "eval_strategy": "steps", "eval_steps": 2})
+    assert status == 0, error
+    assert not (tmp_path / "runs").exists()
+    logs = EventAccumulator(str(run / "runs")).Reload()
+    assert [event.step for event in logs.Scalars("train/loss")] == [1, 2]
+    assert [event.step for event in logs.Scalars("eval/loss")] == [2]
 
 
 # ---- the others -----------------------------------------------------------------------------------------------------

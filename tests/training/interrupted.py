@@ -62,7 +62,7 @@ def finish(plan: dict) -> None:
 
 
 def interrupt(process: multiprocessing.Process, number: signal.Signals, after: float, path: Path | None) -> int | None:
-    """Send a signal `after` seconds, counted from the appearance of `path` if there is one. Returns the exit status."""
+    """Send a signal `after` seconds, from the appearance of `path` on if there is one. Returns the exit status."""
     deadline = time.monotonic() + 120
     while path is not None and not path.exists() and process.is_alive():
         assert time.monotonic() < deadline, f"{path} did not appear"

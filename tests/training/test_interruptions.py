@@ -16,9 +16,7 @@ from hf_llm.training.checkpoints import defect, last_good_checkpoint
 
 STEPS = 8
 COMBINATIONS = list(
-    itertools.product(
-        ("decoder", "encoder", "encoder-decoder"), ("cached", "streaming", "mixture"), ("adamw", "muon")
-    )
+    itertools.product(("decoder", "encoder", "encoder-decoder"), ("cached", "streaming", "mixture"), ("adamw", "muon"))
 )
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 FAST = {(signal.SIGKILL, 1), (signal.SIGTERM, 2)}  # streamed with Muon outside a save, and a mixture within one
