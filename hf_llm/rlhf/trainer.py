@@ -102,7 +102,7 @@ class PPOTrainer(ShufflesByEpoch, SavesPPO, SamplesRollouts, LogsRollouts, RLOOT
             processing_class = AutoTokenizer.from_pretrained(path, trust_remote_code=args.trust_remote_code)
         check_tokenizer(processing_class)
         if not isinstance(model, str):
-            check_writes(model)
+            check_writes(model, processing_class)
         processing_class.padding_side = "left"
         rewards = _resolve(reward_funcs, reward_processing_classes, args)
         super().__init__(
