@@ -26,11 +26,17 @@ def check_tokenizer(tokenizer) -> None:
         )
 
 
-def check_writes(model: PreTrainedModel) -> None:
-    """Raise ValueError unless a model is a language model that generates."""
+def check_writes(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise ValueError unless a model is a language model that generates, and knows all of the tokenizer's tokens."""
     base = model.get_base_model() if is_peft_model(model) else model
     if not base.can_generate() or base.get_output_embeddings() is None:
         raise ValueError(f"{type(base).__name__} is no causal or seq2seq language model, which the policy must be")
+    tokens = base.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > tokens:
+        raise ValueError(
+            f"the policy has embeddings for {tokens} tokens, but processing_class has {len(tokenizer)}: pass its own "
+            "tokenizer, or resize its embeddings"
+        )
 
 
 def check_launch(model: PreTrainedModel, args: PPOConfig, accelerator: Accelerator) -> None:
@@ -73,6 +79,9 @@ def check_prompts(
         raise ValueError(f"{name} has {len(dataset)} prompts, fewer than the {batch} of one rollout")
     for start in range(0, len(dataset), 1000):
         prompts = dataset[start : start + 1000]["prompt"]
+        for i, prompt in enumerate(prompts):
+            if not isinstance(prompt, str | list):
+                raise ValueError(f"{name}: prompt {start + i} is {prompt!r}, neither a text nor a conversation")
         check_lengths(name, [len(ids) for ids in tokenize(prompts)], model, max_completion_length, start)
 
 

@@ -1,5 +1,6 @@
 """Settings of PPO: those of TRL's RLOO and transformers' Trainer, and PPO's own."""
 
+import math
 from dataclasses import dataclass, field
 
 from .trl_internals import BaseConfig, RLOOConfig
@@ -157,6 +158,8 @@ class PPOConfig(RLOOConfig):
         ):
             if getattr(self, name) not in legal:
                 raise ValueError(f"{name} = {getattr(self, name)!r}, but it must be one of {', '.join(legal)}")
+        if not all(math.isfinite(weight) for weight in self.reward_weights or ()):
+            raise ValueError(f"reward_weights = {self.reward_weights!r}, but they must be finite numbers")
         if self.parallelism_config is not None:
             raise ValueError(
                 f"parallelism_config = {self.parallelism_config!r}: PPO spreads over processes by DDP alone"

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from . import critic as critics
-from .trl_internals import disable_dropout_in_model, selective_log_softmax_and_entropy
+from .trl_internals import disable_dropout_in_model, selective_log_softmax, selective_log_softmax_and_entropy
 
 
 @dataclass
@@ -23,19 +23,20 @@ class CompletionScores(ModelOutput):
 
     Attributes:
         log_probs: (batch, completion) float32, of each token given those before it.
-        entropy: (batch, completion) float32, nats, without gradient.
+        entropy: (batch, completion) float32, nats, without gradient; None unless it was asked for.
         token_values: (batch, completion) float32, of the state in which each token was chosen; None without a critic.
         aux_loss: scalar, load balancing of experts, if it was asked for.
     """
 
     log_probs: torch.Tensor = None
-    entropy: torch.Tensor = None
+    entropy: torch.Tensor | None = None
     token_values: torch.Tensor | None = None
     aux_loss: torch.Tensor | None = None
 
 
 def score_completions_in_forward(model: PreTrainedModel) -> None:
-    """Let `model(..., completion_ids=ids, temperature=t)` return [`CompletionScores`]; other calls stay as they are.
+    """Let `model(..., completion_ids=ids, temperature=t, with_entropy=False)` return [`CompletionScores`]; other calls
+    stay as they are.
 
     DDP and autocast wrap the forward pass, so the critic is reached through it. A decoder's completion is the end of
     its `input_ids`; an encoder-decoder's is what `decoder_input_ids`, shifted by one, lead to. The logits are the
@@ -46,7 +47,14 @@ def score_completions_in_forward(model: PreTrainedModel) -> None:
     parameters = inspect.signature(type(model).forward).parameters
 
     @functools.wraps(type(model).forward)  # `generate` reads the signature
-    def forward(self, *args, completion_ids: torch.LongTensor | None = None, temperature: float = 1.0, **kwargs):
+    def forward(
+        self,
+        *args,
+        completion_ids: torch.LongTensor | None = None,
+        temperature: float = 1.0,
+        with_entropy: bool = False,
+        **kwargs,
+    ):
         if completion_ids is None:
             return plain(*args, **kwargs)
         inputs = {name: value for name, value in kwargs.items() if name in _INPUTS and value is not None}
@@ -59,9 +67,13 @@ def score_completions_in_forward(model: PreTrainedModel) -> None:
         chosen = slice(None) if is_encoder_decoder else slice(-length - 1, -1)
         with _last_hidden_states(self.get_decoder()) as seen:
             outputs = plain(**inputs, **options)
-        log_probs, entropy = selective_log_softmax_and_entropy(
-            outputs.logits[:, chosen].float(), completion_ids, entropy_requires_grad=False, temperature=temperature
-        )
+        logits, entropy = outputs.logits[:, chosen].float(), None
+        if with_entropy:
+            log_probs, entropy = selective_log_softmax_and_entropy(
+                logits, completion_ids, entropy_requires_grad=False, temperature=temperature
+            )
+        else:
+            log_probs = selective_log_softmax(logits, completion_ids, temperature)
         critic = getattr(self, critics.NAME, None)
         return CompletionScores(
             log_probs=log_probs,

@@ -1,5 +1,6 @@
 """Where rewards come from: models that score texts exactly as they were trained to, and checked functions."""
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 
@@ -11,12 +12,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from .trl_internals import (
-    get_callable_name,
-    is_async_callable,
-    pad,
-    tokenize_like_reward_trainer,
-)
+from .trl_internals import get_callable_name, is_async_callable, pad, tokenize_like_reward_trainer
+
+
+# keywords of every reward function, beside the columns of the data set
+CALLED_WITH = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 
 
 class RewardModel:
@@ -30,7 +30,7 @@ class RewardModel:
         append_eos: whether plain text ends with the tokenizer's end token, if it has one.
 
     Raises:
-        ValueError: the model has several labels, or nothing can pad its batches.
+        ValueError: the model has several labels, or fewer tokens than its tokenizer, or nothing can pad its batches.
     """
 
     def __init__(
@@ -46,6 +46,12 @@ class RewardModel:
             raise ValueError(
                 f"reward model {self.__name__} has {model.config.num_labels} labels: a reward is one number. Train it "
                 "with num_labels=1, or wrap it in a reward function that says which label counts"
+            )
+        tokens = model.get_input_embeddings().weight.shape[0]
+        if len(tokenizer) > tokens:
+            raise ValueError(
+                f"reward model {self.__name__} has embeddings for {tokens} tokens, but its tokenizer has "
+                f"{len(tokenizer)}: pass its own in reward_processing_classes"
             )
         self.model, self.tokenizer, self.batch_size = model.eval().requires_grad_(False), tokenizer, batch_size
         self.eos_token = tokenizer.eos_token if append_eos else None
@@ -69,7 +75,11 @@ class RewardModel:
 
     @torch.inference_mode()
     def __call__(self, prompts: list, completions: list, **kwargs) -> list[float]:
-        """One score per completion. Raises ValueError on a text that is longer than the model's positions."""
+        """One score per completion.
+
+        Raises:
+            ValueError: a text is longer than the model's positions, or its score is not finite.
+        """
         texts = [torch.tensor(self.tokenize(p, c)) for p, c in zip(prompts, completions, strict=True)]
         longest = max(len(text) for text in texts)
         if self.max_length is not None and longest > self.max_length:
@@ -87,6 +97,9 @@ class RewardModel:
                 attention_mask=pad([torch.ones_like(t) for t in batch], padding_value=0).to(self.model.device),
             ).logits
             scores[chosen] = logits[:, 0].float().cpu()
+        if not scores.isfinite().all():
+            first = scores.isfinite().logical_not().nonzero()[0].item()
+            raise ValueError(f"reward model {self.__name__} gave {scores[first]:g} for completion {first}")
         return scores.tolist()
 
 
@@ -150,8 +163,21 @@ def checked(func: Callable, may_abstain: bool) -> Callable:
     """The same function, sync or async, that raises ValueError unless it gives one finite number per completion.
 
     may_abstain: whether None is allowed, because other rewards may count instead.
+
+    Raises:
+        ValueError: at once, if the function cannot be called with the keywords of `CALLED_WITH`.
     """
     name = get_callable_name(func)
+    try:
+        parameters = inspect.signature(func).parameters.values()
+    except (TypeError, ValueError):  # some built-in functions have none
+        parameters = ()
+    untaken = set(CALLED_WITH) - {p.name for p in parameters}
+    if parameters and untaken and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        raise ValueError(
+            f"reward function {name} does not take {', '.join(sorted(untaken))}: it is called with the keywords "
+            f"{', '.join(CALLED_WITH)} and all columns of the data set, so let it take **kwargs"
+        )
 
     def check(rewards, prompts):
         try:

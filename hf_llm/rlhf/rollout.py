@@ -15,11 +15,16 @@ class Rollout:
         tensors: by name, all with the same first dimension: `prompt_ids`, `prompt_mask`, `completion_ids`,
             `completion_mask`, and what belongs to single tokens of completions.
         micro_batch_size: completions per forward pass.
+        minibatch_size: completions per optimizer step. Which ones it has is random; those of like lengths are in one
+            micro-batch, so that little is padding. (The losses are sums over a minibatch, however it is cut.)
         seed: numbers that name this rollout; the order of its passes follows from them.
     """
 
-    def __init__(self, tensors: dict[str, torch.Tensor], micro_batch_size: int, seed: tuple[int, ...]):
-        self.tensors, self.micro_batch_size, self.seed = tensors, micro_batch_size, seed
+    def __init__(
+        self, tensors: dict[str, torch.Tensor], micro_batch_size: int, minibatch_size: int, seed: tuple[int, ...]
+    ):
+        self.tensors, self.seed = tensors, seed
+        self.micro_batch_size, self.minibatch_size = micro_batch_size, minibatch_size
 
     def __len__(self) -> int:
         return len(self.tensors["completion_ids"])
@@ -29,7 +34,8 @@ class Rollout:
         the sampling policy were taken in the same micro-batches, so the first ratios are exactly 1."""
         if epoch == 0:
             return torch.arange(len(self))
-        return torch.from_numpy(np.random.default_rng([*self.seed, epoch]).permutation(len(self)))
+        shuffled = torch.from_numpy(np.random.default_rng([*self.seed, epoch]).permutation(len(self)))
+        return by_length(shuffled, lengths_of(self.tensors), self.minibatch_size)
 
     def micro_batch(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
         """The `index`-th micro-batch of a pass, without columns that are padding in all its rows."""
@@ -46,6 +52,18 @@ def trimmed(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A batch without the columns in which nobody has a token: on one side of prompts, and behind completions."""
     prompt, completion = batch["prompt_mask"].any(0), batch["completion_mask"].any(0)
     return {name: tensor[:, prompt if name.startswith("prompt") else completion] for name, tensor in batch.items()}
+
+
+def lengths_of(batch: dict[str, torch.Tensor]) -> torch.LongTensor:
+    """Tokens of each prompt and completion together, (batch,), on the CPU."""
+    return (batch["prompt_mask"].sum(1) + batch["completion_mask"].sum(1)).cpu()
+
+
+def by_length(order: torch.LongTensor, lengths: torch.LongTensor, minibatch_size: int) -> torch.LongTensor:
+    """The same minibatches as in `order`, each sorted by the `lengths` of its rows, the longest first: what does not
+    fit into memory shows at once."""
+    minibatches = order.view(-1, minibatch_size)
+    return minibatches.gather(1, lengths[minibatches].argsort(dim=1, descending=True, stable=True)).flatten()
 
 
 class EpochSampler(RepeatSampler):

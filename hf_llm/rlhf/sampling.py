@@ -7,7 +7,7 @@ from .advantages import explained_variance, gae, per_token_kl, token_rewards, wh
 from .checks import check_lengths
 from .generation import generate_continuously, generate_targets, plain_generation
 from .policy import CompletionScores, completion_inputs, without_critic
-from .rollout import trimmed
+from .rollout import by_length, lengths_of, trimmed
 from .saving import base_of
 from .trl_internals import disable_gradient_checkpointing, pad, unwrap_model_for_generation, use_adapter
 
@@ -56,7 +56,7 @@ class SamplesRollouts:
         """Sample completions of prompts, score them, and estimate advantages.
 
         Returns:
-            What a [`Rollout`] holds, all (batch, ...), in random order.
+            What a [`Rollout`] holds, all (batch, ...), in the order of its first pass.
         """
         training = self.model.training
         prompts = [example["prompt"] for example in inputs]
@@ -71,7 +71,10 @@ class SamplesRollouts:
         scores = self._combine(rewards, training)[local]
 
         batch = self._pad(prompt_ids, completion_ids)
-        order = torch.randperm(len(prompts)) if training else torch.arange(len(prompts))
+        order = torch.arange(len(prompts))
+        if training:
+            minibatch = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
+            order = by_length(torch.randperm(len(prompts)), lengths_of(batch), minibatch)
         batch = {name: tensor[order.to(tensor.device)] for name, tensor in batch.items()}
         scored = self._score_completions(batch)
         back = order.argsort().to(scores.device)  # rewards and tables are in the order of the prompts
@@ -146,7 +149,7 @@ class SamplesRollouts:
                 rows = slice(start, start + size)
                 part = trimmed({name: tensor[rows] for name, tensor in batch.items()})
                 width = part["completion_ids"].shape[1]
-                output = self._forward(self.model, part)
+                output = self._forward(self.model, part, with_entropy=True)
                 for name in ("log_probs", "entropy", "token_values"):
                     scored[name][rows, :width] = output[name] * part["completion_mask"]
                 scored["ref_log_probs"][rows, :width] = self._reference_log_probs(part, output.log_probs)

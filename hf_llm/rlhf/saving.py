@@ -128,4 +128,5 @@ class SavesPPO(AtomicCheckpoints):
     def _make_rollout(self, tensors: dict[str, torch.Tensor]) -> Rollout:
         number = self._step // self._steps_per_rollout
         seed = (self.args.seed, self.accelerator.process_index, number)
-        return Rollout(tensors, self.args.per_device_train_batch_size, seed)
+        size = self.args.per_device_train_batch_size
+        return Rollout(tensors, size, size * self.args.gradient_accumulation_steps, seed)

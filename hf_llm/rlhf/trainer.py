@@ -12,27 +12,18 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..training.trainer import preserved_rng
 from . import critic as critics
-from .advantages import (
-    KLController,
-    RunningMoments,
-)
+from .advantages import KLController, RunningMoments
 from .checks import check_launch, check_prompts, check_templates, check_tokenizer, check_writes
 from .config import PPOConfig
 from .logs import LogsRollouts
 from .losses import policy_loss, value_loss
 from .plots import PlotAtEnd
-from .policy import (
-    NoDropout,
-    score_completions_in_forward,
-    start_token_of,
-)
+from .policy import NoDropout, score_completions_in_forward, start_token_of
 from .rewards import RewardModel, resolve_rewards
 from .rollout import Rollout, ShufflesByEpoch
 from .sampling import SamplesRollouts
 from .saving import SavesPPO, base_of
-from .trl_internals import (
-    RLOOTrainer,
-)
+from .trl_internals import RLOOTrainer
 
 
 Reward = str | PreTrainedModel | Callable[..., list[float | None]]
@@ -111,7 +102,7 @@ class PPOTrainer(ShufflesByEpoch, SavesPPO, SamplesRollouts, LogsRollouts, RLOOT
             processing_class = AutoTokenizer.from_pretrained(path, trust_remote_code=args.trust_remote_code)
         check_tokenizer(processing_class)
         if not isinstance(model, str):
-            check_writes(model)
+            check_writes(model, processing_class)
         processing_class.padding_side = "left"
         rewards = _resolve(reward_funcs, reward_processing_classes, args)
         super().__init__(

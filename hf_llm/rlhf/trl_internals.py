@@ -21,6 +21,7 @@ try:
         get_callable_name,
         is_async_callable,
         pad,
+        selective_log_softmax,
         selective_log_softmax_and_entropy,
         use_adapter,
     )
@@ -45,6 +46,7 @@ __all__ = [
     "is_async_callable",
     "is_conversational",
     "pad",
+    "selective_log_softmax",
     "selective_log_softmax_and_entropy",
     "tokenize_like_reward_trainer",
     "unwrap_model_for_generation",

@@ -1,7 +1,8 @@
 """One PPO run of either side of the benchmark in ppo.py, which starts it: ppo_sides.py SIDE FOLDER OUT PLAN-AS-JSON
 
 Runs under two environments: nothing here imports hf_llm before its own side does. Writes OUT/policy, a plain Llama,
-and prints the seconds of `train()` as its last line.
+and prints the processor's seconds of `train()` as its last line: on one thread they are the wall clock's on an idle
+machine, and do not count what else a busy one does.
 """
 
 import json
@@ -46,7 +47,6 @@ def ours(folder: Path, out: Path, plan: dict):
         seed=plan["seed"],
         max_grad_norm=0.0,  # the peer clips nothing
         critic="reward_model",
-        reward_batch_size=plan["rollout"],
         **COMMON,
     )
     return PPOTrainer(
@@ -95,8 +95,8 @@ if __name__ == "__main__":
     side, folder, out, plan = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), json.loads(sys.argv[4])
     torch.set_num_threads(plan["threads"])
     trainer = {"ours": ours, "peer": peer}[side](folder, out, plan)
-    start = time.perf_counter()
+    start = time.process_time()
     trainer.train()
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     trainer.save_model(str(out / "policy"))
     print(seconds)

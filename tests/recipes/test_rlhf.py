@@ -260,6 +260,27 @@ def test_adapters_alone_are_saved_and_resumed(recipe, run, name):
         torch.testing.assert_close(value, once[weight], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("name", ["grpo", pytest.param("rloo", marks=pytest.mark.slow)])
+def test_resuming_in_a_later_epoch_is_exact(recipe, run, name):
+    """The prompts that come next come next: 64 are four steps of 16 prompts, and the fifth is of the second epoch."""
+    changes = {"rewards": LETTERS}
+    training = {**GROUPS, "per_device_train_batch_size": 64, "max_steps": 7}
+    training |= {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 7}
+    status, error = recipe(name, "prompts", changes, training)
+    assert status == 0, error
+    epoch = json.loads((run / "checkpoint-5" / "trainer_state.json").read_text())["epoch"]
+    assert 1 < epoch < 2
+    whole = load_file(run / "model.safetensors")
+    for step in (6, 7):
+        shutil.rmtree(run / f"checkpoint-{step}")
+    (run / "model.safetensors").unlink()
+    status, error = recipe(name, "prompts", changes, training)
+    assert status == 0, error
+    assert json.loads((run / "checkpoint-7" / "trainer_state.json").read_text())["log_history"][-1]["step"] == 7
+    resumed = load_file(run / "model.safetensors")
+    assert all(torch.equal(resumed[weight], value) for weight, value in whole.items())
+
+
 # ---- rewards --------------------------------------------------------------------------------------------------------
 
 

@@ -25,6 +25,7 @@ SETTINGS = {
     "top_k = 50: completions must be sampled": {"top_k": 50},
     r"generation_kwargs\['num_beams'\] would change the distribution": {"generation_kwargs": {"num_beams": 2}},
     "temperature = 0, but it must be positive": {"temperature": 0},
+    r"reward_weights = \[nan\], but they must be finite": {"reward_weights": [float("nan")]},
     r"reward_clip_range = \(1, -1\)": {"reward_clip_range": (1, -1)},
     "num_mini_batches = 2 and steps_per_generation = 4 are rollouts of different sizes": {
         "num_mini_batches": 2,
@@ -91,6 +92,9 @@ INPUTS = {
     "train_dataset: prompt 3 has no tokens": {
         "train_dataset": lambda: Dataset.from_dict({"prompt": ["a", "b", "c", ""] * 2})
     },
+    "train_dataset: prompt 1 is None, neither a text nor a conversation": {
+        "train_dataset": lambda: Dataset.from_dict({"prompt": ["a", None] * 4})
+    },
     "reward_processing_classes has 2 entries for 1 reward_funcs": {"reward_processing_classes": lambda: [None, None]},
     "the critic's backbone BertModel looks at later tokens": {
         "value_model": lambda: BertModel(
@@ -138,7 +142,9 @@ def test_critics_that_cannot_be_made(tmp_path):
         toys.trainer(tmp_path, rewards=toys.reward_model(), arguments=other, critic="reward_model")
 
 
-def test_a_policy_that_writes_nothing(tmp_path):
+def test_a_policy_that_writes_nothing_or_not_all(tmp_path):
+    with pytest.raises(ValueError, match="the policy has embeddings for 9 tokens, but processing_class has 15"):
+        toys.trainer(tmp_path, toys.decoder(vocab_size=9))
     with pytest.raises(ValueError, match="LLMDecoderForSequenceClassification is no causal or seq2seq language model"):
         toys.trainer(tmp_path, toys.reward_model())
 

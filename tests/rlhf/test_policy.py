@@ -11,6 +11,8 @@ from transformers import (
     BloomForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
     T5Config,
@@ -40,6 +42,7 @@ POLICIES = {
     ),
     "encoder-decoder": toys.encoder_decoder,
     "GPT-2": lambda: GPT2LMHeadModel(GPT2Config(**IDS, n_layer=2, n_embd=32, n_head=2, n_positions=64)),
+    "Llama": lambda: LlamaForCausalLM(LlamaConfig(**IDS, **WIDTH, num_hidden_layers=1, intermediate_size=32)),
     "Bloom": lambda: BloomForCausalLM(BloomConfig(**IDS, n_layer=1, hidden_size=32, n_head=2)),
     "Mixtral": lambda: MixtralForCausalLM(
         MixtralConfig(**IDS, **WIDTH, num_hidden_layers=1, intermediate_size=32, num_local_experts=4)

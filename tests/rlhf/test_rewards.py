@@ -147,6 +147,26 @@ def test_bad_rewards(returned, message, asynchronous):
         asyncio.run(answer) if asynchronous else None
 
 
+def test_a_function_that_cannot_be_called_is_refused_at_once(tmp_path):
+    with pytest.raises(ValueError, match="function mine does not take completion_ids, log_extra, .* let it take "):
+
+        def mine(prompts, completions):
+            return [0.0] * len(prompts)
+
+        toys.trainer(tmp_path, rewards=mine)
+
+
+def test_a_reward_model_that_breaks_is_named(tmp_path):
+    """Beside another reward too, where a score that is no number would pass for an abstention."""
+    broken = toys.reward_model()
+    with torch.no_grad():
+        broken.score.weight.fill_(float("nan"))
+    arguments = {"reward_processing_classes": [toys.make_tokenizer(), None]}
+    run = toys.trainer(tmp_path, rewards=[broken, toys.share_of_a], arguments=arguments)
+    with pytest.raises(ValueError, match="reward model LLMDecoderForSequenceClassification gave nan for completion 0"):
+        run.train()
+
+
 def test_somebody_must_score_a_completion(tmp_path):
     def nobody(completions, **kwargs):
         return [None] * len(completions)
@@ -161,11 +181,12 @@ def test_somebody_must_score_a_completion(tmp_path):
         (lambda folder: toys.reward_model(num_labels=3), "has 3 labels"),
         (lambda folder: toys.decoder().save_pretrained(folder) or str(folder), "no trained reward model"),
         (lambda folder: toys.reward_model(), "no tokenizer for reward model .* reward_processing_classes"),
+        (lambda folder: toys.reward_model(vocab_size=9), "has embeddings for 9 tokens, but its tokenizer has 15"),
         (lambda folder: 3.0, "neither a model, nor a path, nor a function"),
     ],
 )
 def test_bad_reward_models(make, message, tmp_path):
-    tokenizer = None if "tokenizer" in message else toys.make_tokenizer()
+    tokenizer = None if "no tokenizer" in message else toys.make_tokenizer()
     with pytest.raises(ValueError, match=message):
         toys.trainer(tmp_path, rewards=make(tmp_path / "model"), arguments={"reward_processing_classes": tokenizer})
 

@@ -98,6 +98,7 @@ def test_padding_and_log_probabilities():
     )
     scaled = (logits / 0.5).log_softmax(-1)
     torch.testing.assert_close(log_probs, scaled.gather(-1, chosen[..., None]).squeeze(-1))
+    assert trl_internals.selective_log_softmax(logits, chosen, 0.5).equal(log_probs)  # with or without, the same bits
     torch.testing.assert_close(entropy, -(scaled.exp() * scaled).sum(-1))
 
 
