@@ -58,8 +58,6 @@ class ComparisonConfig:
         for name, least in (("max_new_tokens", 1), ("best_of", 2), ("shown", 0), ("batch_size", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least {least}")
-        if missing := [path for path in self.pictures.values() if not Path(path).is_file()]:
-            raise ValueError(f"pictures: there is no file {missing[0]!r}")
 
 
 def load_comparison_config(path: str | Path, overrides: list[str] = ()) -> ComparisonConfig:
@@ -113,6 +111,8 @@ class Comparison:
 
     def __init__(self, config: ComparisonConfig):
         self.config = config
+        if missing := [path for path in config.pictures.values() if not Path(path).is_file()]:
+            raise ValueError(f"pictures: there is no file {missing[0]!r}")
         rows = load_split(config.prompts, "prompts", "test")
         self.prompts = rows["prompt"][:]
         if is_conversation(self.prompts[0]):
