@@ -2,7 +2,7 @@
 # constraints.txt); the tests add what they alone need. `make PYTHON=/path/to/python3.12 ...` chooses another interpreter.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all conformance style check clean
+.PHONY: help demo demo-rlhf test test-all conformance style check clean
 
 # the first interpreter on PATH that is new enough
 ifndef PYTHON
@@ -15,7 +15,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 INSTALLED := $(VENV)/.installed
+INSTALLED_RLHF := $(VENV)/.installed-rlhf
 INSTALLED_DEV := $(VENV)/.installed-dev
+RLHF := outputs/demo-rlhf
 SUITE := .cache/conformance
 STACKS := decoder decoder_experts encoder encoder_decoder
 
@@ -24,6 +26,7 @@ TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
 help:
 	@echo "make demo          train a small decoder on real text (minutes on a CPU), reopen it, generate"
+	@echo "make demo-rlhf     pretraining, SFT, reward model, PPO and a report on it, on rated texts (20 minutes on a CPU)"
 	@echo "make test          the fast tests"
 	@echo "make test-all      every test, the slow ones included"
 	@echo "make conformance   transformers' own model tests on the three stacks, beside native controls"
@@ -39,6 +42,10 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	$(PIP) -e '.[train]'
 	touch $@
 
+$(INSTALLED_RLHF): $(INSTALLED)
+	$(PIP) -e '.[peft,rlhf,eval]'
+	touch $@
+
 $(INSTALLED_DEV): $(INSTALLED)
 	$(PIP) -e '.[dev]'
 	touch $@
@@ -47,6 +54,27 @@ demo: $(INSTALLED)
 	$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml --num_cpu_threads_per_process 2 \
 	    recipes/pretrain.py --config recipes/configs/demo.yaml
 	$(BIN)/python recipes/generate.py outputs/demo
+
+# a stage that is done is not trained again, one that was stopped goes on
+demo-rlhf: $(RLHF)/report/metrics.json
+
+stage = $(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml --num_cpu_threads_per_process 2 \
+    recipes/$(1).py --config recipes/configs/demo-rlhf/$(2).yaml
+
+$(RLHF)/pretrained/model.safetensors: | $(INSTALLED_RLHF)
+	$(call stage,pretrain,pretrain)
+
+$(RLHF)/sft/metrics.json: $(RLHF)/pretrained/model.safetensors
+	$(call stage,sft,sft)
+
+$(RLHF)/reward/metrics.json: $(RLHF)/pretrained/model.safetensors
+	$(call stage,reward_model,reward)
+
+$(RLHF)/ppo/metrics.json: $(RLHF)/sft/metrics.json $(RLHF)/reward/metrics.json
+	$(call stage,ppo,ppo)
+
+$(RLHF)/report/metrics.json: $(RLHF)/ppo/metrics.json
+	$(BIN)/python recipes/rlhf_report.py --config recipes/configs/demo-rlhf/report.yaml
 
 test: $(INSTALLED_DEV)
 	$(TEST_ENV) $(BIN)/pytest -n $(WORKERS)

@@ -1,4 +1,5 @@
-"""Corpora by one string: an embedded corpus, a local path or glob, or a dataset on the Hub; weighted mixtures of them.
+"""Corpora by one string: an embedded corpus or the texts of an embedded labelled data set, a local path or glob, or a
+dataset on the Hub; weighted mixtures of them.
 
 Every corpus comes out as a `datasets.Dataset` (or `IterableDataset`) of documents with a `text` column, split into
 `train` and `validation` by a hash of each document's content: the split does not depend on order, on the rest of the
@@ -16,6 +17,7 @@ from pathlib import Path
 import datasets
 
 from . import python_stdlib, shakespeare
+from .tasks import TASKS, load_task
 
 
 CORPORA = {"python-stdlib": python_stdlib.documents, "shakespeare": shakespeare.documents}
@@ -34,11 +36,14 @@ class CorpusSpec:
     """One source of documents.
 
     Attributes:
-        name: a key of `CORPORA`, a local file, folder or glob, or a dataset's name on the Hub.
+        name: a key of `CORPORA` or of `hf_llm.data.tasks.TASKS` (of which only training examples are read, so that
+            what its tasks hold out stays unseen), a local file, folder or glob, or a dataset's name on the Hub.
         weight: share of documents drawn from this source in a mixture (relative to the others' weights).
-        text_column: column that holds the text (jsonl, parquet, Hub).
+        text_column: column that holds the text (labelled sets, jsonl, parquet, Hub); of conversations, a line is a
+            message.
         config: the Hub dataset's configuration name.
         revision: the Hub dataset's git revision.
+        part: of a labelled set, "1/2" or the like, as in [`hf_llm.data.tasks.loading.TaskSpec`].
         hub_split: split of the Hub dataset that is read, before the held-out split is taken from it.
     """
 
@@ -47,9 +52,12 @@ class CorpusSpec:
     text_column: str = "text"
     config: str | None = None
     revision: str | None = None
+    part: str | None = None
     hub_split: str = "train"
 
     def __post_init__(self):
+        if self.part is not None and self.name not in TASKS:
+            raise ValueError(f"corpus {self.name!r}: part={self.part!r} is for labelled sets: {', '.join(TASKS)}")
         if not isinstance(self.name, str) or not self.name.strip():
             raise ValueError(f"corpus name={self.name!r}: must be a non-empty string; {_legal_names()}")
         if not self.weight > 0:
@@ -160,9 +168,20 @@ def _open(spec: CorpusSpec, streaming: bool):
         documents = {"text": list(CORPORA[spec.name]())}
         dataset = datasets.Dataset.from_dict(documents)
         return dataset.to_iterable_dataset() if streaming else dataset
+    if spec.name in TASKS:
+        dataset = _as_text(load_task({"name": spec.name, "part": spec.part}, "train"), spec.text_column)
+        return dataset.to_iterable_dataset() if streaming else dataset
     if files := _local_files(spec.name):
         return _open_files(spec, files, streaming)
     return _open_hub(spec, streaming)
+
+
+def _as_text(dataset: datasets.Dataset, column: str) -> datasets.Dataset:
+    """The data set, with text in a column where it had conversations (lists of messages with `content`)."""
+    if not isinstance(dataset.features.get(column), datasets.List):
+        return dataset
+    texts = ["\n".join(message["content"] for message in messages) for messages in dataset[column]]
+    return dataset.remove_columns(column).add_column(column, texts)
 
 
 def _local_files(name: str) -> list[str]:
@@ -220,6 +239,8 @@ def _open_hub(spec: CorpusSpec, streaming: bool):
 
 
 def _legal_names(name: str = "") -> str:
-    near = difflib.get_close_matches(name, CORPORA, n=1)
+    near = difflib.get_close_matches(name, [*CORPORA, *TASKS], n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}legal are {', '.join(CORPORA)}, a local path or glob, or the name of a dataset on the Hub"
+    return (
+        f"{hint}legal are {', '.join([*CORPORA, *TASKS])}, a local path or glob, or the name of a dataset on the Hub"
+    )

@@ -8,6 +8,7 @@ import pytest
 
 from hf_llm.data import load_corpus, shakespeare
 from hf_llm.data.corpora import is_held_out
+from hf_llm.data.tasks import TASKS, Task, load_task
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def test_pairs(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "options", "message"),
     [
-        ("pyhton-stdlib", {}, "did you mean 'python-stdlib'.*legal are python-stdlib, shakespeare, a local path"),
+        ("pyhton-stdlib", {}, "did you mean 'python-stdlib'.*legal are python-stdlib, shakespeare, .*a local path"),
         ("nobody/nothing", {}, "nobody/nothing.*not found"),
         ("two words", {}, "not a known name"),
         ("./missing.txt", {}, "no such file"),
@@ -116,6 +117,7 @@ def test_pairs(tmp_path):
         ({"weight": 1}, {}, "`name` is missing"),
         ({"name": "python-stdlib", "wieght": 1}, {}, "unknown keys.*wieght.*legal keys are.*weight"),
         ({"name": "python-stdlib", "weight": 0}, {}, "weight=0.*above 0"),
+        ({"name": "python-stdlib", "part": "1/2"}, {}, "part='1/2' is for labelled sets"),
         ("python-stdlib", {"split": "test"}, "split='test'.*train, validation"),
         ("python-stdlib", {"held_out_fraction": 1.5}, "held_out_fraction=1.5"),
     ],
@@ -123,6 +125,27 @@ def test_pairs(tmp_path):
 def test_bad_specs(spec, options, message):
     with pytest.raises(ValueError, match=message):
         load_corpus(spec, **options)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_training_texts_of_a_labelled_set(datasets_cache, monkeypatch, streaming):
+    """What its tasks hold out stays unseen; conversations become text; a part of it can be taken."""
+    turns = [{"role": datasets.Value("string"), "content": datasets.Value("string")}]
+    features = datasets.Features({"text": datasets.Value("string"), "messages": turns})
+    rows = [
+        {"text": f"t{i}", "messages": [{"role": "user", "content": w} for w in ("hi", f"m{i}")]} for i in range(99)
+    ]
+    entry = Task(lambda: rows, features, group_by=("text",), licence="MIT", source="a test", about="talks")
+    monkeypatch.setitem(TASKS, "talks", entry)
+
+    def both(**spec):
+        loaded = [load_corpus({"name": "talks", **spec}, s, streaming=streaming) for s in ("train", "validation")]
+        return {row["text"] for corpus in loaded for row in corpus}
+
+    assert both() == set(load_task("talks", "train")["text"])
+    assert both(text_column="messages") == {f"hi\nm{text[1:]}" for text in both()}
+    first, second = both(part="1/2"), both(part="2/2")
+    assert not first & second and first | second == both()
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -1,7 +1,8 @@
 """Opens a labelled data set, wherever it is, and gives one of its splits.
 
 Splits that a source has are taken as they are. What it lacks is taken from its training examples by a hash of their
-content, as in `hf_llm.data.corpora`: the split does not depend on order or machine, and copies never straddle it.
+content, as in `hf_llm.data.corpora`: the split does not depend on order or machine, and copies never straddle it. By
+another hash the examples fall into disjoint parts (`TaskSpec.part`), whatever their split.
 """
 
 import difflib
@@ -27,6 +28,7 @@ SPLITS = ("train", "validation", "test")
 ALIASES = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 FILE_FORMATS = {".jsonl": "json", ".json": "json", ".jsonl.gz": "json", ".csv": "csv", ".parquet": "parquet"}
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+PART = re.compile(r"(\d+)/(\d+)")
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,10 @@ class TaskSpec:
         columns: our column -> the source's, e.g. {"text": "sentence"}; only columns with other names need to be here.
         validation_fraction: share of the training examples that validation takes where the source has no such split.
         test_fraction: the same of test.
-        group_by: columns by whose content examples are split; default: those of the table, else all columns.
+        part: "1/2" takes the first of two disjoint halves of every split, "2/3" the second third, ...: what one model
+            learns from, another one, that judges it, never sees. The parts are of about equal size.
+        group_by: columns by whose content examples are split and parted; default: those of the table, else all
+            columns.
         options: of an embedded data set, see the `rows` of its entry in `TASKS`.
     """
 
@@ -54,6 +59,7 @@ class TaskSpec:
     columns: dict[str, str] = field(default_factory=dict)
     validation_fraction: float = 0.1
     test_fraction: float = 0.1
+    part: str | None = None
     group_by: list[str] | None = None
     options: dict = field(default_factory=dict)
 
@@ -66,8 +72,18 @@ class TaskSpec:
                 f"dataset {self.name!r}: validation_fraction={self.validation_fraction!r} and "
                 f"test_fraction={self.test_fraction!r} must be at least 0 and leave something to train on"
             )
+        if self.part is not None:
+            self.part_bounds()
         if unknown := sorted(set(self.splits) - set(SPLITS)):
             raise ValueError(f"dataset {self.name!r}: splits has {unknown}; legal keys are {', '.join(SPLITS)}")
+
+    def part_bounds(self) -> tuple[float, float]:
+        """Where `part` begins and ends, as shares of the whole."""
+        match = PART.fullmatch(str(self.part))
+        number, count = map(int, match.groups()) if match else (0, 0)
+        if not 1 <= number <= count:
+            raise ValueError(f"dataset {self.name!r}: part={self.part!r} must be NUMBER/COUNT, such as 1/2 or 3/3")
+        return (number - 1) / count, number / count
 
 
 def load_task(spec: str | Mapping | TaskSpec, split: str = "train") -> datasets.Dataset:
@@ -91,11 +107,14 @@ def load_task(spec: str | Mapping | TaskSpec, split: str = "train") -> datasets.
         raise ValueError(f"dataset {spec.name!r}: no split to train on among {list(given)}; map one in `splits`")
     dataset = _rename(spec, given[source])
     if existing is None or split == "train":
-        dataset = _part(spec, dataset, split, [s for s in SPLITS[1:] if _name_of(spec, s, given) is None])
+        lacking = [s for s in SPLITS[1:] if _name_of(spec, s, given) is None]
+        dataset = _select(spec, dataset, _split_bounds(spec, split, lacking), b"hf_llm split", f"the {split} split")
+    if spec.part is not None:
+        dataset = _select(spec, dataset, spec.part_bounds(), b"hf_llm part", f"part {spec.part}")
     if not len(dataset):
         raise ValueError(
             f"dataset {spec.name!r}: split {split!r} is empty (validation_fraction={spec.validation_fraction}, "
-            f"test_fraction={spec.test_fraction})"
+            f"test_fraction={spec.test_fraction}, part={spec.part})"
         )
     return dataset
 
@@ -228,27 +247,33 @@ def _rename(spec: TaskSpec, dataset: datasets.Dataset) -> datasets.Dataset:
     return dataset.remove_columns(in_the_way).rename_columns(renamed)
 
 
-def _part(spec: TaskSpec, dataset: datasets.Dataset, split: str, lacking: list[str]) -> datasets.Dataset:
-    """The examples of a split, by hash, where the splits `lacking` are taken from the training examples."""
+def _split_bounds(spec: TaskSpec, split: str, lacking: list[str]) -> tuple[float, float]:
+    """Where a split begins and ends, as shares of the whole, if the splits `lacking` are taken from it."""
     bounds, top = {}, 0.0
     for name in lacking:
         share = getattr(spec, f"{name}_fraction")
         bounds[name] = (top, top + share)
         top += share
-    low, high = bounds.get(split, (top, 1.0))
+    return bounds.get(split, (top, 1.0))
+
+
+def _select(
+    spec: TaskSpec, dataset: datasets.Dataset, bounds: tuple[float, float], purpose: bytes, name: str
+) -> datasets.Dataset:
+    """The examples whose hash, another one for each purpose, is within bounds."""
     group_by = spec.group_by or (TASKS[spec.name].group_by if spec.name in TASKS else dataset.column_names)
     if missing := sorted(set(group_by) - set(dataset.column_names)):
         raise ValueError(
             f"dataset {spec.name!r}: group_by={missing} not found; its columns are {dataset.column_names}"
         )
-    rule = {"low": low, "high": high}
-    return dataset.filter(_within, input_columns=list(group_by), fn_kwargs=rule, desc=f"Selecting the {split} split")
+    rule = {"low": bounds[0], "high": bounds[1], "purpose": purpose}
+    return dataset.filter(_within, input_columns=list(group_by), fn_kwargs=rule, desc=f"Selecting {name}")
 
 
-def _within(*values, low: float, high: float) -> bool:
+def _within(*values, low: float, high: float, purpose: bytes) -> bool:
     """Whether the BLAKE2 hash of an example's content, as a number in [0, 1), is within [low, high)."""
     content = json.dumps(values, sort_keys=True, ensure_ascii=False, default=str).encode("utf-8")
-    digest = hashlib.blake2b(content, digest_size=8, person=b"hf_llm split").digest()
+    digest = hashlib.blake2b(content, digest_size=8, person=purpose).digest()
     return low <= int.from_bytes(digest, "big") / 2**64 < high
 
 

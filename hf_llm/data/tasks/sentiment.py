@@ -6,7 +6,7 @@ the mean of at least twenty ratings between -4 (extremely negative) and 4 (extre
 
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from datasets import ClassLabel, Features, Value
 
@@ -37,17 +37,20 @@ FEATURES = Features(
 )
 
 
-def rows(minimum_intensity: float = 0.0) -> Iterator[dict]:
+def rows(minimum_intensity: float = 0.0, sources: Sequence[str] = tuple(FILES)) -> Iterator[dict]:
     """Yields text, rating in [-4, 4], label (the rating's sign) and source.
 
     Args:
         minimum_intensity: leaves out texts whose rating is nearer to 0; with 1.0 the label is beyond dispute.
+        sources: which of the kinds of texts: movie, news, tweets, reviews.
     """
+    if unknown := sorted(set(sources) - set(FILES)):
+        raise ValueError(f"dataset 'sentiment-ratings': sources={unknown} unknown; legal are {', '.join(FILES)}")
     with tarfile.open(fetch_package(ARCHIVE)) as package:
         inner = io.BytesIO(package.extractfile(INNER).read())
     with tarfile.open(fileobj=inner) as archive:
-        for source, name in FILES.items():
-            for line in archive.extractfile(f"hutto_ICWSM_2014/{name}").read().decode("utf-8").splitlines():
+        for source in sources:
+            for line in archive.extractfile(f"hutto_ICWSM_2014/{FILES[source]}").read().decode("utf-8").splitlines():
                 _, rating, text = line.split("\t")
                 rating = float(rating)
                 if abs(rating) >= minimum_intensity:

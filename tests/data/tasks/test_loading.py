@@ -41,6 +41,22 @@ def test_examples_of_a_group_stay_together(file):
     assert not groups[0] & groups[1] and not groups[0] & groups[2] and not groups[1] & groups[2]
 
 
+def test_parts_of_every_split_are_disjoint_and_complete(file):
+    for split in SPLITS:
+        parts = [texts(load_task({"name": file, "part": f"{i}/2"}, split)) for i in (1, 2)]
+        assert sorted(sum(parts, [])) == sorted(texts(load_task(file, split)))
+        assert all(0.3 < len(part) / sum(map(len, parts)) < 0.7 for part in parts)
+    grouped = [load_task({"name": file, "part": f"{i}/3", "group_by": ["group"]}) for i in (1, 2, 3)]
+    groups = [set(part["group"]) for part in grouped]
+    assert not (groups[0] & groups[1] or groups[1] & groups[2] or groups[0] & groups[2])
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "half", "1"])
+def test_bad_parts(file, part):
+    with pytest.raises(ValueError, match=f"part='{part}' must be NUMBER/COUNT"):
+        load_task({"name": file, "part": part})
+
+
 def test_fractions(file):
     spec = {"name": file, "validation_fraction": 0.5, "test_fraction": 0}
     assert 160 < len(load_task(spec, "validation")) < 240

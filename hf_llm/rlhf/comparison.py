@@ -1,0 +1,217 @@
+"""One page on what alignment has changed: samples of the model before and after, the best of several before, rewards,
+an independent judge, KL, perplexity, variety."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from hf_llm.data.tasks import load_task
+from hf_llm.training.runs import set_cpu_threads
+from hf_llm.training.settings import build_section, load_settings
+from hf_llm.tuning.config import ModelSection
+from hf_llm.tuning.finetuning import describe_dataset
+from hf_llm.tuning.models import checkpoint_path, open_model, open_tokenizer
+
+from .comparison_page import write_page
+from .judging import Judge, best_of, distinct_n, labelled_texts, log_probs, sample_completions, standard_error
+from .preferences import PreferenceData, is_conversation, load_split, prompt_ids
+from .reward_sources import open_reward_model
+from .rewards import RewardModel
+
+
+@dataclass
+class ComparisonConfig:
+    """
+    Attributes:
+        output_dir: where the page, its pictures, `metrics.json` and `completions.jsonl` go.
+        before, after: a decoder, and what it became: a checkpoint, or `before`'s with an `adapter`.
+        reward_model: folder of the reward model that `after` was trained on.
+        judge: a labelled data set (columns `text` and `label`, two classes), as `load_task` takes it, that an
+            independent classifier learns from; its accuracy on the test split is reported.
+        prompts: whose test split is completed.
+        max_new_tokens: of each completion, for all alike.
+        best_of: completions of `before` of which the reward model chooses one, to compare with.
+        shown: prompts whose completions the page shows.
+        pictures: caption -> PNG file of an earlier stage, shown on the page.
+        batch_size: prompts at a time.
+    """
+
+    output_dir: str
+    before: ModelSection
+    after: ModelSection
+    reward_model: str
+    judge: Any
+    prompts: PreferenceData
+    max_new_tokens: int = 24
+    best_of: int = 4
+    shown: int = 8
+    pictures: dict = field(default_factory=dict)
+    batch_size: int = 64
+    seed: int = 0
+    cpu_threads: int | None = None
+
+    def __post_init__(self):
+        for name, least in (("max_new_tokens", 1), ("best_of", 2), ("shown", 0), ("batch_size", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least {least}")
+
+
+def load_comparison_config(path: str | Path, overrides: list[str] = ()) -> ComparisonConfig:
+    """The comparison that a YAML file and `--key value` overrides describe. ValueError names what is wrong."""
+    return build_section(ComparisonConfig, load_settings(path, overrides))
+
+
+@dataclass
+class Samples:
+    """Completions of one model, one for each prompt.
+
+    Attributes:
+        ids, texts: of each, up to its end token.
+        log_probs, before_log_probs: by the model itself and by the one before, nats, (prompts,).
+        rewards: (prompts,).
+        positive: whether the judge finds the text positive, (prompts,).
+    """
+
+    ids: list[list[int]]
+    texts: list[str]
+    log_probs: list[float]
+    before_log_probs: list[float]
+    rewards: list[float]
+    positive: numpy.ndarray
+
+    def figures(self, end: int) -> dict[str, float]:
+        """Means over prompts, with standard errors where they are means of single numbers."""
+        lengths = [len(row) for row in self.ids]
+        kl = numpy.subtract(self.log_probs, self.before_log_probs)
+        return {
+            "reward": float(numpy.mean(self.rewards)),
+            "reward_error": standard_error(self.rewards),
+            "judged_positive": float(self.positive.mean()),
+            "judged_positive_error": standard_error(self.positive),
+            "kl": float(kl.mean()),
+            "kl_error": standard_error(kl),
+            "perplexity_before": float(numpy.exp(-sum(self.before_log_probs) / sum(lengths))),
+            "distinct_2": distinct_n(self.texts),
+            "tokens": float(numpy.mean(lengths)),
+            "ended": float(numpy.mean([row[-1] == end for row in self.ids])),
+        }
+
+
+class Comparison:
+    """The parts of one comparison.
+
+    Raises:
+        ValueError: prompts that are conversations (the judge reads plain text), a judge's data without two classes, or
+            whatever cannot be opened.
+    """
+
+    def __init__(self, config: ComparisonConfig):
+        self.config = config
+        if missing := [path for path in config.pictures.values() if not Path(path).is_file()]:
+            raise ValueError(f"pictures: there is no file {missing[0]!r}")
+        rows = load_split(config.prompts, "prompts", "test")
+        self.prompts = rows["prompt"][:]
+        if is_conversation(self.prompts[0]):
+            raise ValueError("prompts: the judge reads plain text, and these are conversations")
+        self.judge, self.judged = self.teach_judge()
+        self.tokenizer = open_tokenizer(config.before)
+        self.end = self.tokenizer.eos_token_id
+        self.prompt_ids = prompt_ids(self.tokenizer, self.prompts)
+        path = checkpoint_path(config.reward_model)
+        self.reward = RewardModel(open_reward_model(path), AutoTokenizer.from_pretrained(path), config.batch_size)
+
+    def teach_judge(self) -> tuple[Judge, dict[str, float]]:
+        train, test = (load_task(self.config.judge, split) for split in ("train", "test"))
+        for column in ("text", "label"):
+            if column not in train.column_names:
+                raise ValueError(f"judge: the data has no column {column!r}: its columns are {train.column_names}")
+        texts, labels = labelled_texts(train)
+        if set(labels) != {0, 1}:
+            raise ValueError(f"judge: labels must be 0 and 1, the wanted class; here they are {sorted(set(labels))}")
+        judge = Judge(texts, labels)
+        held_out = labelled_texts(test)
+        majority = max(numpy.mean(held_out[1]), 1 - numpy.mean(held_out[1]))
+        facts = {"accuracy": judge.accuracy(*held_out), "majority": float(majority)}
+        return judge, {**facts, "train_texts": len(texts), "test_texts": len(held_out[0])}
+
+    def run(self) -> dict:
+        """All figures; writes the page."""
+        config, count = self.config, self.config.best_of
+        before, after = (open_model(s, AutoModelForCausalLM, self.tokenizer).eval() for s in self.sections())
+        drawn = self.sample(before, num_samples=1 + count)
+        first, pool = [rows[0] for rows in drawn], [rows[1:] for rows in drawn]
+        flat = [ids for rows in pool for ids in rows]
+        prompts = [prompt for prompt in self.prompts for _ in range(count)]
+        scores = self.reward(prompts, self.decode(flat))
+        chosen = best_of([scores[i : i + count] for i in range(0, len(scores), count)])
+        samples = {
+            "before": self.judged_samples(before, before, first),
+            f"best of {count} before": self.judged_samples(
+                before, before, [rows[i] for rows, i in zip(pool, chosen, strict=True)]
+            ),
+            "after": self.judged_samples(after, before, [rows[0] for rows in self.sample(after, num_samples=1)]),
+        }
+        found = {name: taken.figures(self.end) for name, taken in samples.items()}
+        # its samples are the model's own; the KL of choosing is known (arXiv 2009.01325, appendix G.3)
+        found[f"best of {count} before"] |= {"kl": float(numpy.log(count) - (count - 1) / count), "kl_error": 0.0}
+        results = {
+            "prompts": len(self.prompts),
+            "judge": {**self.judged, "data": describe_dataset(config.judge)},
+            "models": found,
+            "equal_length": self.at_equal_length(samples[f"best of {count} before"], samples["after"]),
+        }
+        folder = Path(config.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "metrics.json").write_text(json.dumps({**results, "config": asdict(config)}, indent=2))
+        with open(folder / "completions.jsonl", "w", encoding="utf-8") as file:
+            for i, prompt in enumerate(self.prompts):
+                row = {name: {"text": s.texts[i], "reward": s.rewards[i]} for name, s in samples.items()}
+                file.write(json.dumps({"prompt": prompt, **row}, ensure_ascii=False) + "\n")
+        write_page(folder, results, self.prompts, samples, config.shown, config.pictures)
+        return results
+
+    def sections(self) -> tuple[ModelSection, ModelSection]:
+        return self.config.before, self.config.after
+
+    def sample(self, model, num_samples: int) -> list[list[list[int]]]:
+        config = self.config
+        return sample_completions(
+            model, self.tokenizer, self.prompt_ids, config.max_new_tokens, num_samples, config.batch_size, config.seed
+        )
+
+    def decode(self, ids: list[list[int]]) -> list[str]:
+        return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+    def judged_samples(self, model, before, ids: list[list[int]]) -> Samples:
+        texts = self.decode(ids)
+        own, earlier = (log_probs(m, self.prompt_ids, ids, self.config.batch_size) for m in (model, before))
+        return Samples(ids, texts, own, earlier, *self.rate(texts))
+
+    def rate(self, texts: list[str]) -> tuple[list[float], numpy.ndarray]:
+        whole = [prompt + text for prompt, text in zip(self.prompts, texts, strict=True)]
+        return self.reward(self.prompts, texts), self.judge(whole)
+
+    def at_equal_length(self, best: Samples, after: Samples) -> dict[str, dict[str, float]]:
+        """Both cut, for each prompt, to the tokens of the shorter one: neither gains by writing more."""
+        lengths = [min(len(a), len(b)) for a, b in zip(best.ids, after.ids, strict=True)]
+        found = {}
+        for name, samples in (("best", best), ("after", after)):
+            texts = self.decode([ids[:n] for ids, n in zip(samples.ids, lengths, strict=True)])
+            rewards, positive = self.rate(texts)
+            found[name] = {"reward": float(numpy.mean(rewards)), "judged_positive": float(positive.mean())}
+        return found
+
+
+def compare(config: ComparisonConfig, card_template: Path | None = None) -> None:
+    """Run a comparison and print its table."""
+    from .comparison_page import table_text
+
+    set_cpu_threads(config.cpu_threads)
+    results = Comparison(config).run()
+    print(table_text(results))
+    print(f"\n  {config.output_dir}/index.html         the page\n  {config.output_dir}/metrics.json       the figures")
+    print(f"  {config.output_dir}/completions.jsonl  all completions", flush=True)

@@ -1,0 +1,13 @@
+"""What has alignment changed? Rewards, an independent judge, KL, perplexity, variety and samples, on one page.
+
+python recipes/rlhf_report.py --config recipes/configs/demo-rlhf/report.yaml [--key value ...]
+"""
+
+import sys
+
+from hf_llm.rlhf.comparison import compare, load_comparison_config
+from hf_llm.training.command import main
+
+
+if __name__ == "__main__":
+    sys.exit(main(__file__, __doc__, load_comparison_config, compare))

@@ -1,0 +1,73 @@
+"""`make demo-rlhf`: its configurations, and all of its stages in few steps."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hf_llm.rlhf.comparison import load_comparison_config
+from hf_llm.rlhf.methods import load_align_config
+from hf_llm.rlhf.reward_modeling import load_reward_config
+from hf_llm.training.config import load_run_config
+from hf_llm.tuning.sft import load_sft_config
+
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "recipes" / "configs"
+SHORT = {
+    "max_steps": 4,
+    "warmup_steps": 1,
+    "save_steps": 4,
+    "eval_steps": 4,
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+ROLLOUTS = {"per_device_train_batch_size": 4, "num_iterations": 2, "max_completion_length": 6}
+# configuration -> its recipe, what reads it, what is changed to be done in seconds
+STAGES = {
+    "pretrain": ("pretrain", load_run_config, {"training": SHORT, "data": {"validation_rows": 16}}),
+    "sft": ("sft", load_sft_config, {"training": {**SHORT, "eval_strategy": "no"}, "data": {"max_test_samples": 32}}),
+    "reward": (
+        "reward_model",
+        load_reward_config,
+        {"training": SHORT, "data": {"max_validation_samples": 32, "max_test_samples": 32}},
+    ),
+    "ppo": (
+        "ppo",
+        lambda path: load_align_config("ppo", path),
+        {"training": {**SHORT, **ROLLOUTS}, "data": {"max_validation_samples": 64, "max_test_samples": 64}},
+    ),
+    "report": ("rlhf_report", load_comparison_config, {"prompts": {"max_test_samples": 24}, "max_new_tokens": 6}),
+}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_configurations(name):
+    _, load, _ = STAGES[name]
+    assert load(CONFIGS / "demo-rlhf" / f"{name}.yaml").output_dir.startswith("outputs/demo-rlhf/")
+
+
+def test_the_other_report():
+    assert load_comparison_config(CONFIGS / "rlhf-report-sentiment.yaml").after.adapter == "outputs/ppo-sentiment"
+
+
+@pytest.mark.slow
+def test_all_stages(tmp_path, monkeypatch, capsys):
+    """One after the other, each from what the one before left."""
+    monkeypatch.chdir(tmp_path)
+    for name, (recipe, _, changes) in STAGES.items():
+        settings = yaml.safe_load((CONFIGS / "demo-rlhf" / f"{name}.yaml").read_text())
+        for section, values in changes.items():
+            settings[section] = {**settings[section], **values} if isinstance(values, dict) else values
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(settings))
+        monkeypatch.setattr(sys, "argv", [recipe, "--config", str(path)])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(ROOT / "recipes" / f"{recipe}.py"), run_name="__main__")
+        assert end.value.code == 0, (name, capsys.readouterr().err)
+    results = json.loads(Path("outputs/demo-rlhf/report/metrics.json").read_text())
+    assert results["prompts"] == 24 and results["judge"]["accuracy"] >= 0.8
+    assert Path("outputs/demo-rlhf/report/index.html").read_text().count("data:image/png;base64,") == 3
