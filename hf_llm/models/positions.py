@@ -119,7 +119,7 @@ def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interlea
         rotated = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
     else:
         turned = torch.cat((-rotated[..., half:], rotated[..., :half]), dim=-1)
-        rotated = rotated * cos + turned * sin
+        rotated = torch.addcmul(rotated * cos, turned, sin)
     return rotated if rest is None else torch.cat((rotated, rest), dim=-1)
 
 

@@ -158,24 +158,24 @@ class TransformerStack(LLMPreTrainedModel):
         **kwargs,
     ) -> torch.Tensor:
         """All layers and the final norm: (batch, seq, hidden) -> the same, or (batch, seq, embedding_size)."""
-        config = self.config
+        config, window = self.config, self.config.sliding_window
         rotations = self._rotations(hidden_states, position_ids)
         cross_attention = cross_attention or AttentionInputs()
-        for i in range(config.num_hidden_layers):
-            layer = self.layers[i if config.layer_sharing is None else config.layer_sharing[i]]
-            layer_type = config.layer_types[i]
+        order = config.layer_sharing or range(config.num_hidden_layers)
+        rotates = config.rope_layers or [True] * config.num_hidden_layers
+        layers = list(self.layers)
+        for i, (layer_type, place) in enumerate(zip(config.layer_types, order)):
             inputs = attention[layer_type]
-            rotates = config.rope_layers is None or config.rope_layers[i]
-            hidden_states = layer(
+            hidden_states = layers[place](
                 hidden_states,
                 inputs.mask,
                 inputs.bias,
                 encoder_hidden_states,
                 cross_attention.mask,
-                position_embeddings=rotations.get(layer_type) if rotates else None,
+                position_embeddings=rotations.get(layer_type) if rotates[i] else None,
                 past_key_values=past_key_values,
                 layer_idx=i,
-                sliding_window=config.sliding_window if layer_type == "sliding_attention" else None,
+                sliding_window=window if layer_type == "sliding_attention" else None,
                 distance=inputs.distance,
                 cross_attention_kwargs=cross_attention.keywords,
                 position_ids=position_ids,
