@@ -92,7 +92,9 @@ def table(results: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", nargs="+", default=GENERATING, choices=GENERATING)
-    parser.add_argument("--caches", nargs="+", default=["dynamic", "static"], choices=["dynamic", "static", "compiled"])
+    parser.add_argument(
+        "--caches", nargs="+", default=["dynamic", "static"], choices=["dynamic", "static", "compiled"]
+    )
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
     parser.add_argument("--prompts", nargs="+", type=int, default=[1, 32], help="numbers of prompts in a batch")
     parser.add_argument("--length", type=int, default=128, help="tokens of a prompt")

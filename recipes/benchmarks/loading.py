@@ -64,7 +64,9 @@ def compare(codes: tuple[str, str], repeats: int) -> list[tuple[float, float, fl
 
 def measure_import(repeats: int) -> list[dict]:
     classes = ", ".join(type(build(name)[0]).__name__ for name in PAIRS)
-    printed, _ = compare((IMPORT.format(f"from transformers import {classes}"), IMPORT.format("import hf_llm")), repeats)
+    printed, _ = compare(
+        (IMPORT.format(f"from transformers import {classes}"), IMPORT.format("import hf_llm")), repeats
+    )
     return [row("import", "all four", None, printed)]
 
 
