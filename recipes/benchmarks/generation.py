@@ -2,10 +2,10 @@
 
     python recipes/benchmarks/generation.py [--pairs llama t5 bart] [--prompts 1 32] [--caches dynamic static]
 
-Both sides have the same number of parameters, layers and heads, the same prompts (sources of an encoder-decoder), the
-same number of new tokens (nothing ends early), sdpa, and the same kind of cache. A repeat is a call of the one and then
-a call of the other; medians are reported, and the ratio is the median of the repeats' ratios, so that whatever else the
-machine does slows both. Time is that of the whole call, the prompt included. Caches:
+Both sides have the same number of parameters, layers and query heads, the same prompts (sources of an
+encoder-decoder), the same number of new tokens (nothing ends early), sdpa, and the same kind of cache. A repeat is a
+call of the one and then a call of the other; medians are reported, and the ratio is the median of the repeats' ratios,
+so that whatever else the machine does slows both. Time is that of the whole call, the prompt included. Caches:
 
     dynamic    grows with the text (what generate takes unasked)
     static     of its full length from the start, eager: on a CPU, generate does not compile unless told
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
     parser.add_argument("--prompts", nargs="+", type=int, default=[1, 32], help="numbers of prompts in a batch")
     parser.add_argument("--length", type=int, default=128, help="tokens of a prompt")
-    parser.add_argument("--new-tokens", type=int, default=128)
+    parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")

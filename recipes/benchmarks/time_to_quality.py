@@ -11,8 +11,8 @@ decay and clipping. Beside the architecture, what differs is what their users wo
     ours     documents packed and isolated; Muon; output projections that start from zero
 
 Learning rates follow the clock: a run of B seconds ends B seconds after its model began to be made, with its cosine at
-zero. All is counted but evaluation, and tokenizing, which is done once. Evaluation: bits per byte on held-out documents,
-cut into rows that are read alone, in the same way for either side.
+zero. All is counted but evaluation, and tokenizing, which is done once. Evaluation: bits per byte on held-out
+documents, cut into rows that are read alone, in the same way for either side.
 
 Each run is a line of `results.jsonl` in `--folder`; runs that are there already are not run again.
 """
