@@ -6,10 +6,11 @@ Both sides have the same number of parameters, bfloat16 autocast, and the same 4
 of an encoder-decoder). A measurement is a process of its own: its figure is the peak of resident memory during one
 forward and backward pass over what was resident before it, when the weights were there. So it counts activations,
 logits, loss and gradients, and no weights, no state of the optimizer and no code (a small model of the same class has
-made a step before). Sides alternate; medians are reported. Linux only.
+made a step before). Sides alternate; medians are reported. Linux with glibc only.
 """
 
 import argparse
+import ctypes
 import gc
 import json
 import multiprocessing
@@ -58,6 +59,7 @@ def measure(name: str, side: str, vocabulary: int, rows: int, length: int, threa
     model.config.use_cache = False
     inputs = batch(stack, rows, length)
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what the small model has left goes back to the system
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = resident("VmRSS")
     step(model, inputs)
