@@ -13,7 +13,7 @@ from .layer import TransformerLayer
 from .masks import AttentionInputs
 from .norms import get_norm
 from .packing import is_flash
-from .positions import POSITIONS, RotaryEmbedding
+from .positions import POSITIONS, RotaryEmbedding, for_heads
 
 
 class TokenEmbedding(IdEmbedding):
@@ -189,14 +189,9 @@ class TransformerStack(LLMPreTrainedModel):
         if self.rotary_emb is None:
             return {}
         if isinstance(self.rotary_emb, nn.ModuleDict):
-            return {name: _for_heads(*rotary(hidden_states, position_ids)) for name, rotary in self.rotary_emb.items()}
-        rotation = _for_heads(*self.rotary_emb(hidden_states, position_ids))
+            return {name: for_heads(*rotary(hidden_states, position_ids)) for name, rotary in self.rotary_emb.items()}
+        rotation = for_heads(*self.rotary_emb(hidden_states, position_ids))
         return dict.fromkeys(self.config.layer_types, rotation)
-
-
-def _for_heads(cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(batch, seq, rotary_dim) -> (batch, 1, seq, rotary_dim)."""
-    return cos[:, None], sin[:, None]
 
 
 def _rotary(config: LLMStackConfig) -> nn.Module:
