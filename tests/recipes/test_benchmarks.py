@@ -149,6 +149,13 @@ def test_time_to_quality(benchmark, arguments, monkeypatch, tmp_path):
     assert [row["bits_per_byte"] for row in table] == [line["bits_per_byte"] for line in lines]
 
 
+def test_a_clock_of_several_threads_is_refused(benchmark, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["time_to_quality.py", "--clock", "cpu", "--threads", "2"])
+    with pytest.raises(SystemExit):
+        benchmark("time_to_quality").main()
+    assert "--threads must be 1, not 2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("best", "tried"), [(2.0, [1, 2, 4]), (8.0, [1, 2, 4, 8, 16]), (0.5, [0.25, 0.5, 1, 2, 4])])
 def test_a_grid_of_learning_rates_grows_until_its_best_is_inside(benchmark, best, tried):
     script = benchmark("time_to_quality")
