@@ -2,7 +2,7 @@
 # constraints.txt); the tests add what they alone need. `make PYTHON=/path/to/python3.12 ...` chooses another interpreter.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-rlhf test test-all conformance style check clean
+.PHONY: help demo demo-rlhf test test-all conformance bench style check clean
 
 # the first interpreter on PATH that is new enough
 ifndef PYTHON
@@ -20,6 +20,7 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 RLHF := outputs/demo-rlhf
 SUITE := .cache/conformance
 STACKS := decoder decoder_experts encoder encoder_decoder
+BENCHMARKS ?= training generation memory loading interop time_to_quality
 
 # one thread per process, nothing from the network: what the tests measure does not depend on the machine
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
@@ -30,6 +31,7 @@ help:
 	@echo "make test          the fast tests"
 	@echo "make test-all      every test, the slow ones included"
 	@echo "make conformance   transformers' own model tests on the three stacks, beside native controls"
+	@echo "make bench         measure beside transformers, on an idle machine, into recipes/benchmarks/*.md (about two hours)"
 	@echo "make style         format and mend what ruff can mend"
 	@echo "make check         ruff, changing nothing"
 	@echo "make clean         remove .venv, caches and build outputs (not outputs/)"
@@ -88,6 +90,9 @@ $(SUITE)/.ready: $(INSTALLED_DEV) tests/conformance/fetch.py $(wildcard tests/co
 
 conformance: $(SUITE)/.ready
 	$(TEST_ENV) PYTHONPATH=$(SUITE) $(BIN)/pytest -n $(WORKERS) $(STACKS:%=tests/conformance/%.py)
+
+bench: $(INSTALLED)
+	set -e; for name in $(BENCHMARKS); do $(BIN)/python recipes/benchmarks/figures.py recipes/benchmarks/$$name.py; done
 
 style: $(INSTALLED_DEV)
 	$(BIN)/ruff check --fix .

@@ -97,11 +97,18 @@ class RotaryEmbedding(nn.Module):
         return cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)
 
 
+def for_heads(cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos and sin (batch, seq, rotary_dim) as `apply_rotary` takes them, once for all layers: (batch, 1, seq,
+    rotary_dim), the first half of sin negative."""
+    first, second = sin.chunk(2, dim=-1)
+    return cos[:, None], torch.cat((-first, second), dim=-1)[:, None]
+
+
 def apply_rotary(
     query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rotate the first `cos.shape[-1]` dimensions of query and key (batch, heads, seq, head_dim); cos and sin
-    broadcast over the heads, (batch, 1, seq, rotary_dim).
+    """Rotate the first `cos.shape[-1]` dimensions of query and key (batch, heads, seq, head_dim). cos, sin: those
+    of `for_heads`.
 
     Halves (dimension i with i + d/2) or, `interleaved`, neighbours (2i with 2i + 1).
     """
@@ -115,11 +122,10 @@ def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interlea
     )
     if interleaved:
         first, second = rotated[..., 0::2], rotated[..., 1::2]
-        cos, sin = cos[..., :half], sin[..., :half]
+        cos, sin = cos[..., half:], sin[..., half:]
         rotated = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
     else:
-        turned = torch.cat((-rotated[..., half:], rotated[..., :half]), dim=-1)
-        rotated = rotated * cos + turned * sin
+        rotated = torch.addcmul(rotated * cos, rotated.roll(half, dims=-1), sin)
     return rotated if rest is None else torch.cat((rotated, rest), dim=-1)
 
 

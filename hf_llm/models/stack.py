@@ -13,7 +13,7 @@ from .layer import TransformerLayer
 from .masks import AttentionInputs
 from .norms import get_norm
 from .packing import is_flash
-from .positions import POSITIONS, RotaryEmbedding
+from .positions import POSITIONS, RotaryEmbedding, for_heads
 
 
 class TokenEmbedding(IdEmbedding):
@@ -158,24 +158,24 @@ class TransformerStack(LLMPreTrainedModel):
         **kwargs,
     ) -> torch.Tensor:
         """All layers and the final norm: (batch, seq, hidden) -> the same, or (batch, seq, embedding_size)."""
-        config = self.config
+        config, window = self.config, self.config.sliding_window
         rotations = self._rotations(hidden_states, position_ids)
         cross_attention = cross_attention or AttentionInputs()
-        for i in range(config.num_hidden_layers):
-            layer = self.layers[i if config.layer_sharing is None else config.layer_sharing[i]]
-            layer_type = config.layer_types[i]
+        order = config.layer_sharing or range(config.num_hidden_layers)
+        rotates = config.rope_layers or [True] * config.num_hidden_layers
+        layers = list(self.layers)
+        for i, (layer_type, place) in enumerate(zip(config.layer_types, order)):
             inputs = attention[layer_type]
-            rotates = config.rope_layers is None or config.rope_layers[i]
-            hidden_states = layer(
+            hidden_states = layers[place](
                 hidden_states,
                 inputs.mask,
                 inputs.bias,
                 encoder_hidden_states,
                 cross_attention.mask,
-                position_embeddings=rotations.get(layer_type) if rotates else None,
+                position_embeddings=rotations.get(layer_type) if rotates[i] else None,
                 past_key_values=past_key_values,
                 layer_idx=i,
-                sliding_window=config.sliding_window if layer_type == "sliding_attention" else None,
+                sliding_window=window if layer_type == "sliding_attention" else None,
                 distance=inputs.distance,
                 cross_attention_kwargs=cross_attention.keywords,
                 position_ids=position_ids,
@@ -189,14 +189,9 @@ class TransformerStack(LLMPreTrainedModel):
         if self.rotary_emb is None:
             return {}
         if isinstance(self.rotary_emb, nn.ModuleDict):
-            return {name: _for_heads(*rotary(hidden_states, position_ids)) for name, rotary in self.rotary_emb.items()}
-        rotation = _for_heads(*self.rotary_emb(hidden_states, position_ids))
+            return {name: for_heads(*rotary(hidden_states, position_ids)) for name, rotary in self.rotary_emb.items()}
+        rotation = for_heads(*self.rotary_emb(hidden_states, position_ids))
         return dict.fromkeys(self.config.layer_types, rotation)
-
-
-def _for_heads(cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(batch, seq, rotary_dim) -> (batch, 1, seq, rotary_dim)."""
-    return cos[:, None], sin[:, None]
 
 
 def _rotary(config: LLMStackConfig) -> nn.Module:

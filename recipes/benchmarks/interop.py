@@ -150,7 +150,7 @@ def main() -> None:
         print(json.dumps(measure(arguments.measure[0], Path(arguments.measure[1]))))
         return
     context = multiprocessing.get_context("forkserver")  # which has imported everything before it forks
-    print(f"{'family':8} {'MB':>5}  {'task':14} {'seconds':>8} {'of native':>9} {'peak / weights':>15}")
+    print("| family | weights, MB | task | seconds | of native | peak / weights |\n|---|---:|---|---:|---:|---:|")
     for family in arguments.families:
         with tempfile.TemporaryDirectory() as folder:
             weights = prepare(family, Path(folder))
@@ -166,8 +166,9 @@ def main() -> None:
             like = "native_load" if task == "from_native" else "native_copy" if "folder" in task else task
             native = statistics.median(run["seconds"] for run in runs[like])
             print(
-                f"{family:8} {weights / 1e6:5.0f}  {task:14} {seconds:8.2f} {seconds / native:9.2f} "
-                f"{peak / weights:15.2f}"
+                f"| {family} | {weights / 1e6:,.0f} | {task} | {seconds:.2f} | {seconds / native:.2f} "
+                f"| {peak / weights:.2f} |",
+                flush=True,
             )
 
 
