@@ -14,7 +14,9 @@ from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration import POSITION_BIASES, LLMStackConfig
+from .cpu_attention import cpu_attention_forward
 from .norms import get_qk_norm
+from .packing import runs_cpu_attention
 from .positions import RelativeBias, apply_rotary
 from .precision import cast_once
 
@@ -206,6 +208,8 @@ class Attention(nn.Module):
         if dropout and not torch.compiler.is_compiling():
             check_backend(self.config, self.config._attn_implementation, training=True)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        if runs_cpu_attention(self.config, query):
+            attend = cpu_attention_forward
         output, weights = attend(
             module,
             query,

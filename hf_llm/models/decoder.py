@@ -86,8 +86,8 @@ class LLMDecoderModel(TransformerStack):
             _check_packing(documents, encoder_document_ids)
 
         packed = None
-        if past_key_values is None and self.runs_unpadded(kwargs):
-            packed = real_documents(documents, attention_mask)
+        if past_key_values is None:
+            packed = self.unpadded_documents(hidden_states, documents, attention_mask, kwargs)
         cross = AttentionInputs()
         if encoder_hidden_states is not None and packed is None:
             cross = cross_attention_inputs(
@@ -103,7 +103,9 @@ class LLMDecoderModel(TransformerStack):
             encoder_documents = real_documents(encoder_document_ids, encoder_attention_mask)
             if encoder_documents is None:
                 encoder_documents = packed.new_zeros(encoder_hidden_states.shape[:2])
-            encoder_hidden_states, keywords = unpadded_cross(packed, encoder_documents, encoder_hidden_states)
+            encoder_hidden_states, keywords = unpadded_cross(
+                self.config, packed, encoder_documents, encoder_hidden_states
+            )
             cross = AttentionInputs(keywords=keywords)
         if packed is not None:
             hidden_states, position_ids, documents = unpad(packed, hidden_states, position_ids, row_documents(packed))
@@ -116,6 +118,7 @@ class LLMDecoderModel(TransformerStack):
             documents,
             self.attends_causally(kwargs),
             self.position_bias,
+            unpadded=packed is not None,
         )
         hidden_states = self.run_layers(
             hidden_states,

@@ -21,7 +21,7 @@ from .heads import (
     real_tokens,
 )
 from .masks import self_attention_inputs
-from .packing import real_documents, repad, row_documents, unpad
+from .packing import repad, row_documents, unpad
 from .stack import TransformerStack
 
 
@@ -55,10 +55,8 @@ class LLMEncoderModel(TransformerStack):
         return BaseModelOutput(last_hidden_state=hidden_states)
 
     def contextualise(self, hidden_states, attention_mask, position_ids, documents, **kwargs) -> torch.Tensor:
-        """Run the layers; under flash attention on the real tokens alone."""
-        packed = None
-        if self.runs_unpadded(kwargs):
-            packed = real_documents(documents, attention_mask)
+        """Run the layers; where attention takes lengths, on the real tokens alone."""
+        packed = self.unpadded_documents(hidden_states, documents, attention_mask, kwargs)
         if packed is not None:
             hidden_states, position_ids, rows = unpad(packed, hidden_states, position_ids, row_documents(packed))
             attention_mask, documents = None, rows
@@ -70,6 +68,7 @@ class LLMEncoderModel(TransformerStack):
             documents,
             self.attends_causally(kwargs),
             self.position_bias,
+            unpadded=packed is not None,
         )
         hidden_states = self.run_layers(hidden_states, position_ids, attention, **kwargs)
         return hidden_states if packed is None else repad(packed, hidden_states)

@@ -19,7 +19,7 @@ from transformers.masking_utils import (
     sliding_window_causal_mask_function,
 )
 
-from .packing import flash_arguments, is_flash, real_documents
+from .packing import is_flash, length_arguments, padded_length_arguments, real_documents
 
 
 @dataclass
@@ -106,12 +106,17 @@ def self_attention_inputs(
     documents: torch.LongTensor | None,
     causal: bool,
     position_bias: torch.nn.Module | None,
+    unpadded: bool = False,
 ) -> dict[str, AttentionInputs]:
     """For each layer type of the configuration, what its layers attend with.
 
     documents: (batch, past + seq) from `resolve_documents`. position_bias: ALiBi or the shared relative bias; it is
     folded into the mask once for all layers where the backend adds masks (eager, sdpa), and passed on otherwise.
+    unpadded: the input is one row of documents without padding, which attention takes by their lengths.
     """
+    if unpadded:
+        keywords = length_arguments(config, documents[0], documents[0])
+        return dict.fromkeys(config.layer_types, AttentionInputs(keywords=keywords))
     batch, q_length = inputs_embeds.shape[:2]
     per_layer_bias = config.relative_attention_bias_per_layer
     inputs = {}
@@ -156,7 +161,8 @@ def self_attention_inputs(
             missing = kv_offset + kv_length - real.shape[-1]
             keys = F.pad(real, (0, missing), value=-1) if missing > 0 else real  # a static cache is longer than that
             entry.mask = None
-            entry.keywords = flash_arguments(real[:, -q_length:], keys[:, kv_offset : kv_offset + kv_length])
+            visible = keys[:, kv_offset : kv_offset + kv_length]
+            entry.keywords = padded_length_arguments(config, real[:, -q_length:], visible)
         inputs[layer_type] = entry
     return inputs
 
@@ -193,7 +199,8 @@ def cross_attention_inputs(
             return AttentionInputs()
         if documents is None:
             documents = encoder_documents.new_zeros(inputs_embeds.shape[:2])
-        return AttentionInputs(keywords=flash_arguments(documents[:, -inputs_embeds.shape[1] :], encoder_documents))
+        documents = documents[:, -inputs_embeds.shape[1] :]
+        return AttentionInputs(keywords=padded_length_arguments(config, documents, encoder_documents))
     mask = make_mask(
         config,
         inputs_embeds,

@@ -1,15 +1,29 @@
-"""Rows without padding for flash attention: documents laid end to end, with their lengths beside them.
+"""Rows without padding: documents laid end to end, with their lengths beside them.
 
 transformers finds packed documents for flash attention by itself only in a single row without a mask; here the lengths
-are made once for all layers, for any batch, for self-attention and cross-attention.
+are made once for all layers, for any batch, for self-attention and cross-attention. Flash attention takes them as they
+are, and so does attention on a CPU, where it costs the squares of the documents' lengths, not that of the row's.
 """
 
 import torch
+from torch.nn import functional as F
+from transformers.utils import is_torchdynamo_compiling
 
 
 def is_flash(config) -> bool:
     """Whether the configured backend is a flavour of flash attention."""
     return "flash" in (config._attn_implementation or "")
+
+
+def runs_cpu_attention(config, states: torch.Tensor) -> bool:
+    """Whether sdpa is that of `cpu_attention`: on a CPU, but not in a graph, whose shapes are fixed."""
+    fixed = is_torchdynamo_compiling() or torch.jit.is_tracing()
+    return config._attn_implementation == "sdpa" and states.device.type == "cpu" and not fixed
+
+
+def attends_by_lengths(config, states: torch.Tensor) -> bool:
+    """Whether attention takes documents laid end to end."""
+    return is_flash(config) or runs_cpu_attention(config, states)
 
 
 def real_documents(documents: torch.LongTensor | None, attention_mask) -> torch.LongTensor | None:
@@ -49,33 +63,39 @@ def segment_ids(document_ids: torch.LongTensor, stride: int) -> torch.LongTensor
     return ids + rows * stride
 
 
-def varlen_arguments(query_segments: torch.LongTensor, key_segments: torch.LongTensor) -> dict:
-    """What flash attention needs for segments of different lengths: `cu_seq_lens_{q,k}` (segments + 1,) int32 and
-    `max_length_{q,k}`. A segment that only one side has gets length 0 on the other."""
+def length_arguments(config, query_segments: torch.LongTensor, key_segments: torch.LongTensor) -> dict:
+    """What attention needs for segments of different lengths, numbered along either side; a segment that only one side
+    has gets length 0 on the other.
+
+    `cu_seq_lens_{q,k}` (segments + 1,) int32 and `max_length_{q,k}` for flash attention; `segment_lengths`, pairs of
+    numbers, for sdpa.
+    """
     count = int(torch.maximum(query_segments.max(), key_segments.max())) + 1
-    lengths = [torch.bincount(segments, minlength=count) for segments in (query_segments, key_segments)]
-    used = (lengths[0] + lengths[1]) > 0
+    queries, keys = (torch.bincount(segments, minlength=count) for segments in (query_segments, key_segments))
+    used = (queries + keys) > 0
+    queries, keys = queries[used], keys[used]
+    if not is_flash(config):
+        return {"segment_lengths": list(zip(queries.tolist(), keys.tolist(), strict=True))}
     arguments = {}
-    for side, length in zip("qk", lengths):
-        length = length[used]
-        arguments[f"cu_seq_lens_{side}"] = torch.nn.functional.pad(length.cumsum(0), (1, 0)).to(torch.int32)
+    for side, length in (("q", queries), ("k", keys)):
+        arguments[f"cu_seq_lens_{side}"] = F.pad(length.cumsum(0), (1, 0)).to(torch.int32)
         arguments[f"max_length_{side}"] = int(length.max())
     return arguments
 
 
-def flash_arguments(query_documents: torch.LongTensor, key_documents: torch.LongTensor) -> dict:
+def padded_length_arguments(config, query_documents: torch.LongTensor, key_documents: torch.LongTensor) -> dict:
     """Lengths for rows (batch, seq) that keep their padding: each stretch of padding is a segment of its own."""
     stride = 2 * int(max(query_documents.max(), key_documents.max())) + 4
-    return varlen_arguments(
-        segment_ids(query_documents, stride).flatten(), segment_ids(key_documents, stride).flatten()
+    return length_arguments(
+        config, segment_ids(query_documents, stride).flatten(), segment_ids(key_documents, stride).flatten()
     )
 
 
 def unpadded_cross(
-    documents: torch.LongTensor, encoder_documents: torch.LongTensor, encoder_hidden_states: torch.Tensor
+    config, documents: torch.LongTensor, encoder_documents: torch.LongTensor, encoder_hidden_states: torch.Tensor
 ) -> tuple[torch.Tensor, dict]:
     """Encoder states (1, tokens, width) without padding, and the lengths for unpadded queries of `documents`."""
     stride = int(max(documents.max(), encoder_documents.max())) + 1
     segments = [row_documents(ids, stride)[ids >= 0] for ids in (documents, encoder_documents)]
     (states,) = unpad(encoder_documents, encoder_hidden_states)
-    return states, varlen_arguments(*segments)
+    return states, length_arguments(config, *segments)

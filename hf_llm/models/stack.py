@@ -12,7 +12,7 @@ from .inputs import IdEmbedding, check_aligned, check_tokens
 from .layer import TransformerLayer
 from .masks import AttentionInputs
 from .norms import get_norm
-from .packing import is_flash
+from .packing import attends_by_lengths, real_documents
 from .positions import POSITIONS, RotaryEmbedding, for_heads
 
 
@@ -112,12 +112,20 @@ class TransformerStack(LLMPreTrainedModel):
         asked = kwargs.get("is_causal")
         return self.is_causal if asked is None else asked
 
-    def runs_unpadded(self, kwargs: dict) -> bool:
-        """Whether the layers run on real tokens alone: under flash attention, unless the caller gives lengths of its
-        own or wants the hidden states of the batch as it is."""
+    def unpadded_documents(
+        self, hidden_states: torch.Tensor, documents: torch.LongTensor | None, attention_mask, kwargs: dict
+    ) -> torch.LongTensor | None:
+        """Documents (batch, seq), -1 at padding, where the layers are to run on real tokens alone: where attention
+        takes lengths, unless nothing is padded or packed, the caller gives lengths or masks of its own, or wants the
+        hidden states of the batch as it is. Otherwise `None`."""
+        config = self.config
         shown = kwargs.get("output_hidden_states")
-        shown = self.config.output_hidden_states if shown is None else shown
-        return is_flash(self.config) and "cu_seq_lens_q" not in kwargs and not shown
+        shown = config.output_hidden_states if shown is None else shown
+        biased = self.position_bias is not None or config.relative_attention_bias_per_layer
+        told = "cu_seq_lens_q" in kwargs or getattr(attention_mask, "ndim", 2) != 2 or isinstance(attention_mask, dict)
+        if shown or biased or told or not attends_by_lengths(config, hidden_states):
+            return None
+        return real_documents(documents, attention_mask)
 
     def embed(
         self,

@@ -1,0 +1,111 @@
+"""Attention on a CPU beside torch's: values and gradients, segments, windows, and which of the two runs."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from hf_llm.models import cpu_attention
+from hf_llm.models.cpu_attention import BlockwiseAttention, cpu_attention_forward
+
+
+HEADS, KEY_HEADS, DIM = 6, 2, 8
+LENGTHS = {
+    "one block": [(5, 5)],
+    "several blocks": [(300, 300)],
+    "segments": [(3, 3), (130, 130), (1, 1), (7, 7)],
+    "cross": [(3, 5), (4, 0), (0, 2), (140, 9)],
+}
+
+
+def states(lengths, batch: int, dtype=torch.float64) -> list[torch.Tensor]:
+    """Query, key and value as the projections give them: heads behind tokens in memory."""
+    torch.manual_seed(0)
+    sizes = [(sum(q for q, _ in lengths), HEADS), *[(sum(k for _, k in lengths), KEY_HEADS)] * 2]
+    return [torch.randn(batch, n, heads, DIM, dtype=dtype).transpose(1, 2).requires_grad_() for n, heads in sizes]
+
+
+def reference(query, key, value, scaling, causal, lengths) -> torch.Tensor:
+    """torch's attention under a mask of whole rows; queries without keys get zeros."""
+    numbers = [torch.arange(len(lengths)).repeat_interleave(torch.tensor(side)) for side in zip(*lengths, strict=True)]
+    mask = numbers[0][:, None] == numbers[1]
+    if causal:
+        mask &= torch.ones_like(mask).tril()
+    output = F.scaled_dot_product_attention(query, key, value, mask, scale=scaling, enable_gqa=True)
+    return output.masked_fill(~mask.any(-1)[:, None], 0.0).transpose(1, 2)
+
+
+CASES = [(name, causal) for name in LENGTHS for causal in (True, False) if not (causal and name == "cross")]
+
+
+@pytest.mark.parametrize("kept", [2**23, 0], ids=["kept", "computed again"])
+@pytest.mark.parametrize(("name", "causal"), CASES)
+def test_blocks_are_torchs_attention(name, causal, kept, monkeypatch):
+    monkeypatch.setattr(cpu_attention, "KEPT_ELEMENTS", kept)
+    inputs = states(LENGTHS[name], batch=2)
+    results = []
+    for attend in (BlockwiseAttention.apply, reference):
+        output = attend(*inputs, 0.3, causal, LENGTHS[name])
+        direction = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=output.dtype)
+        results.append([output, *torch.autograd.grad(output, inputs, direction)])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-6)  # sums of gradients over blocks are float32
+
+
+def test_bfloat16_is_as_exact_as_torchs_kernel():
+    """Errors against float64, of the output and of each gradient, are at most twice those of torch's kernel."""
+    exact = states([(300, 300)], batch=2)
+    errors = []
+    for attend in (BlockwiseAttention.apply, reference):
+        inputs = [x.detach().bfloat16().requires_grad_() for x in exact]
+        doubles = [x.detach().double().requires_grad_() for x in inputs]
+        output, truth = (f(*x, DIM**-0.5, True, [(300, 300)]) for f, x in ((attend, inputs), (reference, doubles)))
+        direction = torch.randn(truth.shape, dtype=torch.float64).bfloat16()
+        made = [output, *torch.autograd.grad(output, inputs, direction)]
+        true = [truth, *torch.autograd.grad(truth, doubles, direction.double())]
+        errors.append([float((a - b).norm() / b.norm()) for a, b in zip(made, true, strict=True)])
+    assert all(0 < ours < max(2 * theirs, 0.01) for ours, theirs in zip(*errors, strict=True)), errors
+
+
+class Module(torch.nn.Module):
+    num_key_value_groups = HEADS // KEY_HEADS
+
+
+def attend(inputs, lengths, **kwargs) -> torch.Tensor:
+    return cpu_attention_forward(Module(), *inputs, scaling=0.3, segment_lengths=lengths, **kwargs)[0]
+
+
+@pytest.mark.parametrize(("name", "causal"), CASES)
+def test_segments_without_gradients(name, causal):
+    with torch.no_grad():
+        inputs = states(LENGTHS[name], batch=1, dtype=torch.float32)
+        expected = reference(*inputs, 0.3, causal, LENGTHS[name])
+        torch.testing.assert_close(attend(inputs, LENGTHS[name], is_causal=causal), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_windows_of_segments(causal):
+    lengths, window = [(9, 9), (2, 2)], 4
+    inputs = states(lengths, batch=1)
+    number = torch.tensor([0] * 9 + [1] * 2)
+    distance = torch.arange(11)[:, None] - torch.arange(11)
+    mask = (number[:, None] == number) & (distance < window) & (distance >= 0 if causal else distance > -window)
+    expected = F.scaled_dot_product_attention(*inputs, mask, scale=0.3, enable_gqa=True).transpose(1, 2)
+    torch.testing.assert_close(attend(inputs, lengths, is_causal=causal, sliding_window=window), expected)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "changes", "runs"),
+    [
+        (torch.bfloat16, {}, True),
+        (torch.float32, {}, False),
+        (torch.bfloat16, {"dropout": 0.1}, False),
+        (torch.bfloat16, {"sliding_window": 4}, False),
+        (torch.bfloat16, {"sliding_window": 5}, True),
+    ],
+)
+def test_blocks_run_where_they_are_faster_and_say_the_same(dtype, changes, runs):
+    inputs = states([(5, 5)], batch=1, dtype=dtype)
+    output = attend(inputs, [(5, 5)], is_causal=True, **changes)
+    assert (type(output.grad_fn).__name__ == "BlockwiseAttentionBackward") is runs
+    with torch.no_grad():
+        assert attend(inputs, [(5, 5)], is_causal=True).grad_fn is None
