@@ -232,7 +232,8 @@ class LLMDecoderForCausalLM(LanguageModelHead, LLMPreTrainedModel, GenerationMix
         hidden_states = outputs.last_hidden_state
         kept = None
         if not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
-            kept = slice_logits_to_keep(hidden_states, logits_to_keep)
+            # torch copies a frozen head for every row of a strided slice
+            kept = slice_logits_to_keep(hidden_states, logits_to_keep).contiguous()
         targets = kwargs.pop("shift_labels", None)
         if targets is None and labels is not None:
             check_labels(labels, hidden_states)
