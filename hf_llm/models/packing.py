@@ -16,14 +16,10 @@ def is_flash(config) -> bool:
 
 
 def runs_cpu_attention(config, states: torch.Tensor) -> bool:
-    """Whether sdpa is that of `cpu_attention`: on a CPU, but not in a graph, whose shapes are fixed."""
+    """Whether sdpa is that of `cpu_attention`, which takes lengths as well: on a CPU, but not in a graph, whose shapes
+    are fixed."""
     fixed = is_torchdynamo_compiling() or torch.jit.is_tracing()
     return config._attn_implementation == "sdpa" and states.device.type == "cpu" and not fixed
-
-
-def attends_by_lengths(config, states: torch.Tensor) -> bool:
-    """Whether attention takes documents laid end to end."""
-    return is_flash(config) or runs_cpu_attention(config, states)
 
 
 def real_documents(documents: torch.LongTensor | None, attention_mask) -> torch.LongTensor | None:

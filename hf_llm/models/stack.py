@@ -12,7 +12,7 @@ from .inputs import IdEmbedding, check_aligned, check_tokens
 from .layer import TransformerLayer
 from .masks import AttentionInputs
 from .norms import get_norm
-from .packing import attends_by_lengths, real_documents
+from .packing import is_flash, real_documents, runs_cpu_attention
 from .positions import POSITIONS, RotaryEmbedding, for_heads
 
 
@@ -115,17 +115,24 @@ class TransformerStack(LLMPreTrainedModel):
     def unpadded_documents(
         self, hidden_states: torch.Tensor, documents: torch.LongTensor | None, attention_mask, kwargs: dict
     ) -> torch.LongTensor | None:
-        """Documents (batch, seq), -1 at padding, where the layers are to run on real tokens alone: where attention
-        takes lengths, unless nothing is padded or packed, the caller gives lengths or masks of its own, or wants the
-        hidden states of the batch as it is. Otherwise `None`."""
+        """Documents (batch, seq), -1 at padding, where the layers are to run on real tokens alone; otherwise `None`.
+
+        That is where attention takes lengths, unless the caller gives lengths or masks of its own or wants the hidden
+        states of the batch as it is. Flash attention always does so; on a CPU it is done for packed documents, and not
+        where router logits are wanted: what padding gives there stays as transformers' models give it.
+        """
         config = self.config
         shown = kwargs.get("output_hidden_states")
         shown = config.output_hidden_states if shown is None else shown
-        biased = self.position_bias is not None or config.relative_attention_bias_per_layer
         told = "cu_seq_lens_q" in kwargs or getattr(attention_mask, "ndim", 2) != 2 or isinstance(attention_mask, dict)
-        if shown or biased or told or not attends_by_lengths(config, hidden_states):
+        if shown or told:
             return None
-        return real_documents(documents, attention_mask)
+        if is_flash(config):
+            return real_documents(documents, attention_mask)
+        biased = self.position_bias is not None or config.relative_attention_bias_per_layer
+        if documents is None or biased or kwargs.get("output_router_logits"):
+            return None
+        return real_documents(documents, attention_mask) if runs_cpu_attention(config, hidden_states) else None
 
     def embed(
         self,
