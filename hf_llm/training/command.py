@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from .checkpoints import CheckpointError
+from .launching import check_num_processes
 from .saving import TrainingDiverged
 
 
@@ -36,11 +37,15 @@ def main(
         Exit status: 1 after an error, which is printed, 128 + its number after a signal.
     """
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--config", required=True, help="YAML file of the run, see recipes/README.md")
+    parser.add_argument("--num-processes", type=int, help="stop unless the launcher has started as many processes")
     known, overrides = parser.parse_known_args()
     template = Path(recipe).resolve().parents[1] / "model_cards" / card_template
     try:
+        check_num_processes(known.num_processes)
         stopped_by = train(load(known.config, overrides), template)
     except (ValueError, CheckpointError, TrainingDiverged) as error:
         print(f"{Path(recipe).name}: error: {error}", file=sys.stderr)

@@ -14,6 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from .callbacks import ProgressLine, StopOnSignal
 from .checkpoints import clear_staging, exclusive
+from .launching import check_launch
 from .pushing import PushAtSave
 from .resuming import check_same_run
 
@@ -34,8 +35,9 @@ def run_directory(args: TrainingArguments) -> Iterator[Path]:
     """`args.output_dir` for this run alone, without leftovers of a killed one. Everything slow happens within.
 
     Raises:
-        ValueError: another process keeps training into it.
+        ValueError: another process keeps training into it, or the launcher was asked for other processes.
     """
+    check_launch(args)
     disable_progress_bar()  # transformers' bars for loading and saving would break up the one that counts
     run_dir = Path(args.output_dir)
     with exclusive(run_dir) if args.should_save else contextlib.nullcontext():
