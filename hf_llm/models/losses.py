@@ -249,7 +249,11 @@ def classification_loss(
 def span_loss(
     start_logits: torch.Tensor, end_logits: torch.Tensor, start: torch.LongTensor, end: torch.LongTensor
 ) -> torch.Tensor:
-    """Extractive question answering: logits (batch, seq), positions (batch,), ignored where beyond the text."""
+    """Extractive question answering: logits (batch, seq), positions (batch,), ignored where beyond the text.
+
+    A mean over the answers of the batch: `Trainer` counts no items without `labels`, so accumulated micro-batches give
+    the gradients of one large batch only if none of their answers is ignored.
+    """
     length = start_logits.shape[-1]
     losses = []
     for logits, position in ((start_logits, start), (end_logits, end)):

@@ -1,0 +1,112 @@
+"""Short trainings of a tiny model, on one process or on several. Run by test_processes.py, once on each rank:
+
+    torchrun --nproc-per-node 2 processes.py PLAN.json FOLDER
+
+For each `[stack, optimizer, strategy]` of the plan, `FOLDER/<stack>-<optimizer>-<strategy>` gets the trained model and
+`losses.json`. The models start from the checkpoints `FOLDER/<stack>`.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import transformers
+from torch.distributed.tensor import DTensor
+from transformers import default_data_collator
+from transformers.distributed import DistributedConfig
+
+import hf_llm
+from hf_llm.training.arguments import PretrainingArguments
+from hf_llm.training.launching import check_launch
+from hf_llm.training.trainer import PretrainTrainer
+
+
+STEPS, BATCH, LENGTH, VOCABULARY = 6, 4, 12, 64
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+}
+
+
+def make_model(stack: str, **fields) -> transformers.PreTrainedModel:
+    """A language model of one stack; `fields` replace SIZES, in an encoder-decoder in both halves."""
+    torch.manual_seed(0)
+    sizes = SIZES | fields
+    if stack == "decoder":
+        return hf_llm.LLMDecoderForCausalLM(hf_llm.LLMDecoderConfig(**sizes))
+    if stack == "encoder":
+        return hf_llm.LLMEncoderForMaskedLM(hf_llm.LLMEncoderConfig(**sizes))
+    config = hf_llm.LLMEncoderDecoderConfig(
+        encoder=dict(sizes), decoder=dict(sizes), pad_token_id=0, decoder_start_token_id=1
+    )
+    return hf_llm.LLMEncoderDecoderForConditionalGeneration(config)
+
+
+def rows(stack: str) -> list[dict]:
+    """Rows with 1 to LENGTH - 1 targets each, so that ranks and micro-batches differ in their number."""
+    generator = torch.Generator().manual_seed(0)
+    made = []
+    for i in range(STEPS * BATCH):
+        ids = torch.randint(3, VOCABULARY, (LENGTH,), generator=generator)
+        labels = ids.clone()
+        labels[1 + (5 * i) % (LENGTH - 1) :] = -100
+        if stack == "decoder":
+            labels[0] = -100  # predicted by nothing
+            labels[1] = ids[1]
+        row = {"input_ids": ids, "labels": labels}
+        if stack == "encoder_decoder":
+            row["decoder_input_ids"] = ids.flip(0)
+        made.append(row)
+    return made
+
+
+def train(folder: Path, stack: str, optimizer: str, strategy: str, world_size: int) -> None:
+    out = folder / f"{stack}-{optimizer}-{strategy}"
+    source = folder / stack
+    model_class = getattr(hf_llm, transformers.AutoConfig.from_pretrained(source).architectures[0])
+    sharded = {"distributed_config": DistributedConfig(fsdp_size=world_size)} if strategy == "fsdp2" else {}
+    model = model_class.from_pretrained(source, **sharded)
+    assert any(isinstance(p, DTensor) for p in model.parameters()) is bool(sharded)
+    args = PretrainingArguments(
+        output_dir=str(out),
+        max_steps=STEPS,
+        per_device_train_batch_size=BATCH // world_size // (2 if strategy == "accumulate" else 1),
+        global_batch_size=BATCH,
+        optimizer=optimizer,
+        learning_rate=1e-2,
+        logging_steps=1,
+        use_cpu=True,
+        save_strategy="no",
+        eval_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    check_launch(args)
+    trainer = PretrainTrainer(
+        model=model,
+        args=args,
+        train_dataset=rows(stack),
+        data_collator=default_data_collator,
+        run_facts={},
+        row_length=LENGTH,
+    )
+    trainer.train()
+    trainer.save_final_model()
+    if args.should_save:
+        curve = [{k: e[k] for k in ("loss", "grad_norm")} for e in trainer.state.log_history if "loss" in e]
+        (out / "losses.json").write_text(json.dumps(curve), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    for stack, optimizer, strategy in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
+        train(Path(sys.argv[2]), stack, optimizer, strategy, dist.get_world_size())
+    dist.destroy_process_group()

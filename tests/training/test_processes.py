@@ -1,0 +1,73 @@
+"""Two processes on a CPU (gloo) train as one does with the same global batch: DDP and FSDP2, AdamW and Muon."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import processes
+
+STACKS = ("decoder", "encoder", "encoder_decoder")
+
+# (stack, optimizer, strategy) of the runs on two processes; each is compared with the same run on one
+PLAN = [(stack, "muon", strategy) for stack in STACKS for strategy in ("ddp", "fsdp2")]
+PLAN += [("decoder", "adamw", "ddp"), ("decoder", "adamw", "fsdp2")]
+
+
+def two_processes(*words: str) -> None:
+    """Run `processes.py` on two processes; raises if one of them fails."""
+    root = Path(__file__).parents[2]
+    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", processes.__file__, *words]
+    run = subprocess.Popen(
+        [sys.executable, *command], start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "PYTHONPATH": path, "ACCELERATE_USE_CPU": "true"},
+    )  # fmt: skip
+    try:
+        output = run.communicate(timeout=240)[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(run.pid, signal.SIGKILL)  # the ranks too
+        raise
+    assert run.returncode == 0, output[-4000:]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    for stack in STACKS:
+        processes.make_model(stack).save_pretrained(folder / stack)
+    (folder / "plan.json").write_text(json.dumps(PLAN), encoding="utf-8")
+    two_processes(str(folder / "plan.json"), str(folder))
+    for stack, optimizer in {(stack, optimizer) for stack, optimizer, _ in PLAN}:
+        processes.train(folder, stack, optimizer, "one", world_size=1)
+    return folder
+
+
+def reopened(run: Path, stack: str) -> dict:
+    """Parameters of the model in `run`, which must hold all of them."""
+    model, report = type(processes.make_model(stack)).from_pretrained(run, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize(("stack", "optimizer", "strategy"), PLAN)
+def test_two_processes_train_as_one(stack, optimizer, strategy, folder):
+    """Loss curve, gradient norms and weights; the sharded run began from a plain checkpoint and left one."""
+    one, two = folder / f"{stack}-{optimizer}-one", folder / f"{stack}-{optimizer}-{strategy}"
+    curves = [json.loads((run / "losses.json").read_text(encoding="utf-8")) for run in (one, two)]
+    assert len(curves[0]) == processes.STEPS and curves[0][0] != curves[0][-1]
+    # torch's Muon orthogonalises in bfloat16, which turns float32 noise into differences of its own precision (2^-8);
+    # orthogonalising each half of a matrix by itself would be off by as much as the change itself
+    tolerance, drift = (1e-3, 0.03) if optimizer == "muon" else (1e-5, 1e-4)
+    for a, b in zip(*curves, strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=tolerance)
+        assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=10 * tolerance)
+    start, expected, actual = (reopened(run, stack) for run in (folder / stack, one, two))
+    for name in expected:
+        change, difference = expected[name] - start[name], actual[name] - expected[name]
+        assert 0 < change.norm() and difference.norm() <= drift * change.norm(), name
