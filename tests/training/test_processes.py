@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 
-import processes
 
 STACKS = ("decoder", "encoder", "encoder_decoder")
 
