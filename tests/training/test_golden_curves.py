@@ -1,8 +1,8 @@
 """Fifty steps of each stack give the losses that they gave when `golden_curves.json` was written.
 
 A change of numbers that nobody meant shows here: in the tokenizer, packing, objective, initialisation, model, loss,
-optimizer or schedule. Where one is meant, WRITE_GOLDEN_CURVES=1 in the environment writes the file anew, and the commit
-says why.
+optimizer or schedule. Where one is meant, WRITE_GOLDEN_CURVES=1 in the environment writes the file anew, and the
+commit says why.
 
 TOLERANCE is relative. On one machine the losses are equal to the bit from run to run. Between instruction sets (the
 kernels of torch and MKL for AVX-512, and those for SSE) they differ by at most 5e-7 of themselves.

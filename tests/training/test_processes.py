@@ -1,5 +1,6 @@
 """Two processes on a CPU (gloo) train as one does with the same global batch: DDP and FSDP2, AdamW and Muon."""
 
+import functools
 import json
 import os
 import signal
@@ -14,8 +15,16 @@ import pytest
 STACKS = ("decoder", "encoder", "encoder_decoder")
 
 # (stack, optimizer, strategy) of the runs on two processes; each is compared with the same run on one
-PLAN = [(stack, "muon", strategy) for stack in STACKS for strategy in ("ddp", "fsdp2")]
-PLAN += [("decoder", "adamw", "ddp"), ("decoder", "adamw", "fsdp2")]
+PLANS = {
+    "fast": [("decoder", "muon", "ddp"), ("decoder", "muon", "fsdp2"), ("decoder", "adamw", "ddp")],
+    "slow": [("decoder", "adamw", "fsdp2")]
+    + [(stack, "muon", strategy) for stack in ("encoder", "encoder_decoder") for strategy in ("ddp", "fsdp2")],
+}
+CASES = [
+    pytest.param(plan, *run, marks=pytest.mark.slow if plan == "slow" else ())
+    for plan, runs in PLANS.items()
+    for run in runs
+]
 
 
 def two_processes(*words: str) -> None:
@@ -37,15 +46,21 @@ def two_processes(*words: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("processes")
-    for stack in STACKS:
-        processes.make_model(stack).save_pretrained(folder / stack)
-    (folder / "plan.json").write_text(json.dumps(PLAN), encoding="utf-8")
-    two_processes(str(folder / "plan.json"), str(folder))
-    for stack, optimizer in {(stack, optimizer) for stack, optimizer, _ in PLAN}:
-        processes.train(folder, stack, optimizer, "one", world_size=1)
-    return folder
+def folder_of(tmp_path_factory):
+    """`folder_of(plan)`: all runs of the plan, on two processes and on one."""
+
+    @functools.cache
+    def run(plan: str) -> Path:
+        folder = tmp_path_factory.mktemp("processes")
+        for stack in STACKS:
+            processes.make_model(stack).save_pretrained(folder / stack)
+        (folder / "plan.json").write_text(json.dumps(PLANS[plan]), encoding="utf-8")
+        two_processes(str(folder / "plan.json"), str(folder))
+        for stack, optimizer in {(stack, optimizer) for stack, optimizer, _ in PLANS[plan]}:
+            processes.train(folder, stack, optimizer, "one", world_size=1)
+        return folder
+
+    return run
 
 
 def reopened(run: Path, stack: str) -> dict:
@@ -55,9 +70,10 @@ def reopened(run: Path, stack: str) -> dict:
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
-@pytest.mark.parametrize(("stack", "optimizer", "strategy"), PLAN)
-def test_two_processes_train_as_one(stack, optimizer, strategy, folder):
+@pytest.mark.parametrize(("plan", "stack", "optimizer", "strategy"), CASES)
+def test_two_processes_train_as_one(plan, stack, optimizer, strategy, folder_of):
     """Loss curve, gradient norms and weights; the sharded run began from a plain checkpoint and left one."""
+    folder = folder_of(plan)
     one, two = folder / f"{stack}-{optimizer}-one", folder / f"{stack}-{optimizer}-{strategy}"
     curves = [json.loads((run / "losses.json").read_text(encoding="utf-8")) for run in (one, two)]
     assert len(curves[0]) == processes.STEPS and curves[0][0] != curves[0][-1]
