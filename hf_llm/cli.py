@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     command.add_argument("source", metavar="PRESET|PATH", help="a preset, a checkpoint, a config.json, or a Hub id")
     command.add_argument("--context", type=int, help="tokens of a sequence; by default as many as the model takes")
     command.add_argument("--optimizer", default="adamw", choices=("adamw", "muon", "sgd"), help="for training memory")
-    command.add_argument("--processes", type=int, default=8, help="over which ZeRO shards (default: 8)")
+    command.add_argument("--processes", type=int, default=8, help="that train together (default: 8)")
     command.add_argument("--trust-remote-code", action="store_true", help="run the code that the checkpoint carries")
     command.set_defaults(run=info)
     command = commands.add_parser("import", help="write a native checkpoint as one of hf_llm")

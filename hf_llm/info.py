@@ -20,7 +20,7 @@ from .interop import InteropError, nearest_family
 from .interop.convert import head_name, to_our_config
 from .interop.families import load_families
 from .presets import CONFIGS, load_preset, nearest_names, preset_config, preset_names
-from .training import optimizers
+from .scale import STRATEGIES, sent_bytes, tensor_parallel, training_bytes
 from .training.throughput import flops_per_token
 
 
@@ -35,10 +35,6 @@ GROUPS = {
     "embeddings": r"embed|\bwte\b|\bwpe\b|shared",
 }
 AUTO_CLASSES = (AutoModelForSeq2SeqLM, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModel)
-# Bytes of optimizer state for each parameter, by group of `optimizers.parameter_groups` ("" for the others).
-STATE_BYTES = {"adamw": {"": 8}, "muon": {"matrix": 4, "": 8}, "sgd": {"": 4}}
-# What each ZeRO stage shards (https://arxiv.org/abs/1910.02054); FSDP2 is stage 3.
-SHARDED = {0: (), 1: ("optimizer",), 2: ("optimizer", "gradients"), 3: ("optimizer", "gradients", "weights")}
 
 
 def build_on_meta(source: str, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -146,19 +142,6 @@ def cache_bytes(decoder: PreTrainedConfig, context: int, width: int = 2) -> dict
     }
 
 
-def training_bytes(model: PreTrainedModel, optimizer: str, stage: int, processes: int) -> int:
-    """
-    Bytes that each process holds in mixed precision (float32 weights and gradients, the optimizer's state), without
-    activations. stage: of ZeRO, 0 to 3.
-    """
-    state = 0
-    for group in optimizers.parameter_groups(model, weight_decay=0.0):
-        per_parameter = STATE_BYTES[optimizer].get(group["name"], STATE_BYTES[optimizer][""])
-        state += per_parameter * sum(p.numel() for p in group["params"])
-    whole = {"weights": 4 * model.num_parameters(), "gradients": 4 * model.num_parameters(), "optimizer": state}
-    return sum(-(-size // processes) if part in SHARDED[stage] else size for part, size in whole.items())
-
-
 def exports_to(model: PreTrainedModel) -> str:
     """The native family that can express one of our models, or the shortest reason why there is none."""
     try:
@@ -185,8 +168,8 @@ def report(
     Args:
         source: a preset's name, a checkpoint's directory, a config.json or a Hub id.
         context: tokens of a sequence; by default as many as the model was made for.
-        optimizer: one of `STATE_BYTES`.
-        processes: over which ZeRO shards.
+        optimizer: a key of `scale.STATE_BYTES`.
+        processes: that train together.
         trust_remote_code: run the code that the checkpoint carries.
 
     Raises:
@@ -230,10 +213,15 @@ def report(
     lines.append(
         f"  memory to serve a sequence in bfloat16: {gib(2 * total + held)}, of which weights {gib(2 * total)}"
     )
-    lines.append(f"memory to train with {optimizer} on each of {processes} processes, without activations")
-    lines += [
-        f"  {f'ZeRO {stage}':13} {gib(training_bytes(model, optimizer, stage, processes)):>18}"
-        f"  {'shards ' + ', '.join(parts) if parts else 'every process holds all'}"
-        for stage, parts in SHARDED.items()
-    ]
+    lines.append(f"training with {optimizer} in bfloat16: what each of {processes} processes holds and sends")
+    lines.append("  (activations aside)")
+    for name, strategy in STRATEGIES.items():
+        if optimizer == "muon" and name.startswith("ZeRO"):
+            continue  # it flattens the matrices that Muon needs whole
+        held, sent = training_bytes(model, optimizer, name, processes), sent_bytes(model, name, processes)
+        shards = "shards " + ", ".join(strategy.shards) if strategy.shards else "every process holds all"
+        lines.append(f"  {name:13} {gib(held):>18} {gib(sent):>12} a step; {shards}")
+    if parallel := tensor_parallel(model, optimizer, processes, context):
+        held, sent = map(gib, parallel)
+        lines.append(f"  {'TP':13} {held:>18} {sent:>12} for {context:,} tokens; shards matrices")
     return "\n".join(lines)

@@ -14,8 +14,9 @@ from transformers import (
 
 from hf_llm import LLMDecoderConfig, LLMEncoderConfig, LLMEncoderDecoderConfig
 from hf_llm.cli import main
-from hf_llm.info import build_on_meta, cache_bytes, parameter_groups, report, runs, shapes, training_bytes
+from hf_llm.info import build_on_meta, cache_bytes, parameter_groups, report, runs, shapes
 from hf_llm.presets import preset_config
+from hf_llm.scale import STRATEGIES, sent_bytes, tensor_parallel, training_bytes
 
 
 SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -109,13 +110,48 @@ def test_training_memory_is_what_the_optimizer_holds(optimizer):
     stepped.step()
     held = sum(p.nbytes + p.grad.nbytes for p in model.parameters())
     held += sum(s.nbytes for state in stepped.state.values() for s in state.values() if torch.is_tensor(s) and s.ndim)
-    assert training_bytes(model, optimizer, stage=0, processes=8) == held
+    assert training_bytes(model, optimizer, "DDP", processes=8) == held
 
 
-def test_zero_stages_shard():
+class Matrix(torch.nn.Linear):
+    """75,000 x 100,000: 7.5 billion parameters."""
+
+    def __init__(self):
+        super().__init__(75_000, 100_000, bias=False, device="meta")
+
+    def num_parameters(self) -> int:
+        return self.weight.numel()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "gigabytes", "volume"), [("ZeRO-1", 31.4, 2), ("ZeRO-2", 16.6, 2), ("ZeRO-3", 1.88, 3)]
+)
+def test_zero_is_as_published(strategy, gigabytes, volume):
+    """Figure 1 of https://arxiv.org/abs/1910.02054 (7.5 B parameters, 64 processes), and section 7."""
+    assert training_bytes(Matrix(), "adamw", strategy, 64) == pytest.approx(gigabytes * 1e9, rel=0.005)
+    assert sent_bytes(Matrix(), strategy, 10**6) == pytest.approx(volume * 7.5e9 * 2, rel=1e-5)
+
+
+def test_ddp_and_fsdp2():
     model = build_on_meta("decoder-tiny")
     n = model.num_parameters()
-    assert [training_bytes(model, "adamw", stage, 2) for stage in range(4)] == [16 * n, 12 * n, 10 * n, 8 * n]
+    assert [training_bytes(model, "adamw", name, 2) for name in ("DDP", "FSDP2")] == [16 * n, 8 * n]
+    assert [sent_bytes(model, name, 2) for name in ("DDP", "FSDP2")] == [4 * n, 3 * n]
+    assert [sent_bytes(model, name, 1) for name in STRATEGIES] == [0] * len(STRATEGIES)
+
+
+def test_tensor_parallel():
+    """By hand: 32 wide, 4 heads, one layer, 48 wide inside, 64 tokens in the vocabulary."""
+    sizes = {**SIZES, "num_hidden_layers": 1, "num_key_value_heads": 4, "intermediate_size": 48}
+    model = AutoModelForCausalLM.from_config(LLMDecoderConfig(**sizes))
+    matrices = 64 * 32 + 4 * 32 * 32 + 3 * 32 * 48
+    rest = model.num_parameters() - matrices
+    forward = 32 * 3  # embedding, attention's and feed-forward's output
+    backward = 32 * 6  # inputs of q, k, v, gate, up and the head
+    held, sent = tensor_parallel(model, "adamw", 2, tokens=10)
+    assert held == 16 * (matrices // 2 + rest)
+    assert sent == 2 * 10 * (2 * (forward + backward) + 64) / 2
+    assert tensor_parallel(model, "adamw", 1, tokens=10) == (16 * model.num_parameters(), 0)
 
 
 def test_config_file_alone(tmp_path, capsys):
@@ -123,7 +159,8 @@ def test_config_file_alone(tmp_path, capsys):
     main(["info", str(tmp_path / "config.json"), "--context", "16", "--optimizer", "muon", "--processes", "2"])
     printed = capsys.readouterr().out
     assert "for 16 tokens of context" in printed
-    assert "with muon on each of 2 processes" in printed
+    assert "training with muon in bfloat16: what each of 2 processes holds" in printed
+    assert "FSDP2" in printed and "ZeRO" not in printed
 
 
 def test_architecture_that_the_core_does_not_cover(tmp_path):

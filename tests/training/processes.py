@@ -2,8 +2,9 @@
 
     torchrun --nproc-per-node 2 processes.py PLAN.json FOLDER
 
-For each `[stack, optimizer, strategy]` of the plan, `FOLDER/<stack>-<optimizer>-<strategy>` gets the trained model and
-`losses.json`. The models start from the checkpoints `FOLDER/<stack>`.
+For each `[stack, optimizer, strategy]` of the plan, `FOLDER/<stack>-<optimizer>-<strategy>` gets the trained model,
+`losses.json`, and `held.json`: bytes that rank 0 holds after a step. The models start from the checkpoints
+`FOLDER/<stack>`.
 """
 
 import json
@@ -67,6 +68,17 @@ def rows(stack: str) -> list[dict]:
     return made
 
 
+class Held(transformers.TrainerCallback):
+    """Bytes of weights, gradients and optimizer state on this rank, while all of them exist."""
+
+    def on_optimizer_step(self, args, state, control, model, optimizer, **kwargs):
+        optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper
+        states = [value for entry in optimizer.state.values() for value in entry.values()]
+        tensors = [*model.parameters(), *(p.grad for p in model.parameters())]
+        tensors += [value for value in states if torch.is_tensor(value) and value.ndim]
+        self.bytes = sum((t.to_local() if isinstance(t, DTensor) else t).nbytes for t in tensors)
+
+
 def train(folder: Path, stack: str, optimizer: str, strategy: str, world_size: int) -> None:
     out = folder / f"{stack}-{optimizer}-{strategy}"
     source = folder / stack
@@ -97,11 +109,14 @@ def train(folder: Path, stack: str, optimizer: str, strategy: str, world_size: i
         run_facts={},
         row_length=LENGTH,
     )
+    held = Held()
+    trainer.add_callback(held)
     trainer.train()
     trainer.save_final_model()
     if args.should_save:
         curve = [{k: e[k] for k in ("loss", "grad_norm")} for e in trainer.state.log_history if "loss" in e]
         (out / "losses.json").write_text(json.dumps(curve), encoding="utf-8")
+        (out / "held.json").write_text(json.dumps(held.bytes), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from pathlib import Path
 import processes
 import pytest
 
+from hf_llm.scale import training_bytes
+
 
 STACKS = ("decoder", "encoder", "encoder_decoder")
 
@@ -87,3 +89,12 @@ def test_two_processes_train_as_one(plan, stack, optimizer, strategy, folder_of)
     for name in expected:
         change, difference = expected[name] - start[name], actual[name] - expected[name]
         assert 0 < change.norm() and difference.norm() <= drift * change.norm(), name
+
+
+@pytest.mark.parametrize(("plan", "stack", "optimizer", "strategy"), CASES)
+def test_memory_is_what_was_predicted(plan, stack, optimizer, strategy, folder_of):
+    """Weights, gradients and optimizer state of one of two processes, within 1 %: what does not divide is padded."""
+    run = folder_of(plan) / f"{stack}-{optimizer}-{strategy}"
+    held = json.loads((run / "held.json").read_text(encoding="utf-8"))
+    predicted = training_bytes(processes.make_model(stack), optimizer, {"ddp": "DDP", "fsdp2": "FSDP2"}[strategy], 2)
+    assert held == pytest.approx(predicted, rel=0.01)
