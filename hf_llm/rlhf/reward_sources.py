@@ -111,7 +111,7 @@ def open_reward_model(path: str) -> PreTrainedModel:
     """A reward model in float32; of an adapter, its base with the adapter merged into it.
 
     Raises:
-        ValueError: there is none, or it has no trained head.
+        ValueError: there is none, or it has no trained head, or one for several labels.
     """
     path = checkpoint_path(path)
     try:
@@ -125,6 +125,8 @@ def open_reward_model(path: str) -> PreTrainedModel:
         return load_reward_model(path)
     except OSError as error:
         raise ValueError(f"rewards.model = {path!r} is no checkpoint: {error}") from error
+    except RuntimeError as error:  # of shapes
+        raise ValueError(f"rewards.model = {path!r} is no adapter of a model with one label: {error}") from error
 
 
 def _tokenizer_of(section: RewardSection) -> PreTrainedTokenizerBase:

@@ -5,6 +5,7 @@ peft: {method: lora, target_parameters: [experts.gate_up_proj, experts.down_proj
 """
 
 import dataclasses
+import inspect
 import logging
 import warnings
 from dataclasses import dataclass, field
@@ -68,6 +69,8 @@ _TASK_TYPES = {
     "ForQuestionAnswering": "QUESTION_ANS",
     "Model": "FEATURE_EXTRACTION",
 }
+# tasks with labels for each text or each generated token: tokens before the text do not move these
+_PROMPTED_TASKS = ("CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS")
 # parts of a task head, which are trained beside the adapter: a fresh one says nothing
 _HEAD_PARTS = ("score", "transform")
 # fields that the run fills in
@@ -117,6 +120,8 @@ def adapter_config(section: dict, model: PreTrainedModel, total_steps: int | Non
     legal = {f.name for f in dataclasses.fields(config_class)}
     fields = {**method.fields, **{k: v for k, v in section.items() if k != "method"}}
     fields["task_type"] = next((t for head, t in _TASK_TYPES.items() if type(model).__name__.endswith(head)), None)
+    if has_virtual_tokens(section):
+        _check_takes_virtual_tokens(section["method"], model, fields["task_type"])
     head = [name for name in _HEAD_PARTS if getattr(model, name, None) is not None]
     if head and "modules_to_save" in legal:
         fields["modules_to_save"] = sorted({*head, *(fields.get("modules_to_save") or ())})
@@ -130,6 +135,17 @@ def adapter_config(section: dict, model: PreTrainedModel, total_steps: int | Non
         return config_class(**fields)
     except (ValueError, TypeError) as error:
         raise ValueError(f"peft: {error}") from error
+
+
+def _check_takes_virtual_tokens(method: str, model: PreTrainedModel, task_type: str | None) -> None:
+    """Raise ValueError where PEFT would fail in the first step, or move the text from under its labels."""
+    if task_type not in _PROMPTED_TASKS:
+        raise ValueError(
+            f"peft.method = {method!r} puts tokens of its own before the text, and the labels of a "
+            f"{type(model).__name__} belong to places in it: use lora"
+        )
+    if method == "prefix" and "past_key_values" not in inspect.signature(model.base_model.forward).parameters:
+        raise ValueError(f"peft.method = 'prefix' needs a cache, which a {type(model).__name__} has not: use prompt")
 
 
 def _named(fields: dict) -> set[str]:
@@ -186,7 +202,7 @@ def merge(adapted: PeftModel) -> PreTrainedModel:
     The base with the adapter's weights in its own, as PEFT's `merge_and_unload`.
 
     A head that is tied to adapted embeddings is merged beside them and tied again. PEFT alone would add the adapter to
-    the one weight twice.
+    the one weight twice, and leave all weights frozen.
     """
     model = adapted.get_base_model()
     tied = model.config.tie_word_embeddings
@@ -200,7 +216,7 @@ def merge(adapted: PeftModel) -> PreTrainedModel:
     if tied:
         merged.config.tie_word_embeddings = True
         merged.tie_weights()
-    return merged
+    return merged.requires_grad_(True)
 
 
 def open_adapter(model: PreTrainedModel, path: str | Path, adapter_name: str = "default") -> PeftModel:

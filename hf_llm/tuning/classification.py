@@ -10,7 +10,7 @@ from hf_llm.evaluation import load_metric
 
 from . import baselines, figures
 from .encoding import Encoder, was_cut
-from .labels import class_names, class_numbers, config_fields
+from .labels import config_fields, find_classes
 from .task import Task, softmax
 
 
@@ -23,11 +23,12 @@ class SequenceClassification(Task):
     columns: ClassVar[tuple[str, ...]] = ("text", "label")
 
     def prepare(self, data: dict[str, Dataset]) -> dict:
-        self.names = class_names(data, "label")
+        self.classes = find_classes(data, "label")
+        self.names = self.classes.names
         return {**config_fields(self.names), "problem_type": "single_label_classification"}
 
     def targets(self, labels: list) -> list:
-        return class_numbers(labels, self.names)
+        return self.classes.numbers(labels)
 
     def encode(self, examples: Dataset, encoder: Encoder) -> Dataset:
         texts = [name for name in ("text", "text_pair") if name in examples.column_names]

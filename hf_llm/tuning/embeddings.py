@@ -167,7 +167,6 @@ class _Run:
         with args.main_process_first():  # the first process fills the caches that the others read
             self.texts = {split: self.load(split) for split in SPLITS}
             self.tokenizer = open_tokenizer(config.model)
-            self.tokenizer.padding_side = "right"
             self.tokenizer.chat_template = None  # sentence-transformers would make a conversation of each text
             self.encoder = Encoder.of(self.tokenizer, model_config, config.data.max_length)
             self.features = {split: self.encode(texts) for split, texts in self.texts.items()}

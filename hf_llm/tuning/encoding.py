@@ -29,10 +29,17 @@ class Encoder:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, max_length: int | None) -> "Encoder":
-        """Raises ValueError if `max_length` is more than the model can read."""
+        """
+        An encoder that pads on the right, where labels and offsets of tokens expect it, whatever the tokenizer says.
+
+        Raises:
+            ValueError: `max_length` is more than the model can read, or nothing.
+        """
         limit = text_limit(config, tokenizer)
-        if max_length is not None and limit is not None and not 0 < max_length <= limit:
-            raise ValueError(f"data.max_length = {max_length}: the model and its tokenizer read 1 to {limit} tokens")
+        if max_length is not None and not 0 < max_length <= (limit or max_length):
+            legal = f"1 to {limit}" if limit else "at least 1"
+            raise ValueError(f"data.max_length = {max_length}: the model and its tokenizer read {legal} tokens")
+        tokenizer.padding_side = "right"
         token_types = bool(getattr(config, "type_vocab_size", 0))
         return cls(tokenizer, max_length or min(limit or DEFAULT_LENGTH, DEFAULT_LENGTH), token_types)
 

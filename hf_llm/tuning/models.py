@@ -201,10 +201,13 @@ def _and(names: Iterable[str]) -> str:
 
 
 def is_complete_checkpoint(section: ModelSection, model: PreTrainedModel) -> bool:
-    """Whether `section.path` opens as exactly this class, so that an adapter can name it as its base."""
+    """Whether `section.path` opens as exactly this model, classes included, so that an adapter can name it as its
+    base."""
     config = _read_config(section)
     same_class = (config.architectures or [None])[0] == type(model).__name__
-    return same_class and not section.fields and section.adapter is None
+    same_head = (config.id2label, config.problem_type) == (model.config.id2label, model.config.problem_type)
+    changed = section.fields or section.adapter is not None or section.revision is not None
+    return same_class and same_head and not changed
 
 
 def text_limit(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:

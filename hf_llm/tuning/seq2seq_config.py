@@ -97,6 +97,11 @@ class PairsSection:
     max_validation_samples: int | None = 256
     max_test_samples: int | None = None
 
+    def __post_init__(self):
+        for name in ("max_source_length", "max_target_length"):
+            if getattr(self, name) < 2:
+                raise ValueError(f"data.{name} = {getattr(self, name)}: must be at least 2, a token and an end")
+
 
 @dataclass(kw_only=True)
 class Seq2SeqConfig(TuningConfig):

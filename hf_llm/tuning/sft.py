@@ -20,6 +20,7 @@ from hf_llm.training.trainer import preserved_rng
 
 from .config import ModelSection, TuningConfig, load_tuning_config, training_arguments
 from .finetuning import describe_dataset
+from .labels import check_filled
 from .models import is_encoder_decoder, open_config, open_tokenizer, text_limit
 from .pairs import take
 from .report import Results
@@ -46,7 +47,7 @@ class SftData:
     """
     Attributes:
         dataset: anything that `hf_llm.data.tasks.load_task` takes, with a column `messages` (role and content each),
-            columns `prompt` and `completion`, or a column `text`.
+            columns `prompt` and `completion` (texts, or messages), or a column `text`.
         chat_template: None takes the tokenizer's; "chatml", or a file with a Jinja template. To train on what the
             assistant says alone, it must mark that with {% generation %}, as "chatml" does.
         max_train_samples, max_validation_samples, max_test_samples: take that many examples of a split, drawn once.
@@ -117,10 +118,13 @@ class _Run:
             self.texts = {split: self.load(split, getattr(data, f"max_{split}_samples")) for split in SPLITS}
             self.tokenizer = open_tokenizer(self.config.model)
             self.kind = kind_of(self.texts["train"])
-            if self.kind == "conversation":
+            self.is_chat = has_messages(self.texts["train"][0])
+            if self.is_chat:
                 set_chat_template(self.tokenizer, data.chat_template, self.args.assistant_only_loss)
             elif self.args.assistant_only_loss:
                 raise ValueError(f"training.assistant_only_loss = True needs conversations, the data is {self.kind}")
+            elif self.tokenizer.eos_token is None:
+                raise ValueError("model: the tokenizer has no end token (eos_token), and texts must end: set one")
             self.notes = [n for split, texts in self.texts.items() for n in self.report_length(split, texts)]
         self.trainer = self.make_trainer()
         self.before = self.measure()
@@ -130,7 +134,10 @@ class _Run:
 
     def load(self, split: str, limit: int | None) -> Dataset:
         dataset = load_task(self.config.data.dataset, split)
-        dataset = dataset.select_columns(list(FORMATS[kind_of(dataset)]))
+        columns = FORMATS[kind_of(dataset)]
+        for column in columns:
+            check_filled(dataset, column, split)
+        dataset = dataset.select_columns(list(columns))
         return take(dataset, limit, split)
 
     def report_length(self, split: str, texts: Dataset) -> list[str]:
@@ -161,7 +168,7 @@ class _Run:
         limit = text_limit(model.config, self.tokenizer)
         if limit is not None and (self.args.max_length or limit + 1) > limit:
             raise ValueError(f"training.max_length = {self.args.max_length}: the model reads {limit} tokens at most")
-        if self.kind == "conversation":
+        if self.is_chat:
             model.generation_config.eos_token_id = self.stop_tokens(model.generation_config.eos_token_id)
         return SftTuner(
             model=model,
@@ -196,7 +203,7 @@ class _Run:
         with preserved_rng(), torch.no_grad():
             for row in self.texts["test"].select(range(min(section.count, len(self.texts["test"])))):
                 prompt = prompt_text(self.tokenizer, row)
-                ids = self.tokenizer(prompt, return_tensors="pt", add_special_tokens=self.kind != "conversation")
+                ids = self.tokenizer(prompt, return_tensors="pt", add_special_tokens=not self.is_chat)
                 output = model.generate(
                     **ids.to(model.device),
                     max_new_tokens=section.max_new_tokens,
@@ -216,7 +223,7 @@ class _Run:
             dataset=describe_dataset(self.config.data.dataset),
             metrics=self.measure(),
             rows={split: len(texts) for split, texts in self.texts.items()},
-            usage=_USAGE.format(path=Path(self.config.output_dir).name, prompt=_EXAMPLES[self.kind]),
+            usage=_USAGE.format(path=Path(self.config.output_dir).name, prompt=_EXAMPLE if self.is_chat else '"..."'),
             baselines={"before fine-tuning": self.before},
             notes=[f"The loss is over {learned}.", *self.notes],
             samples="\n\n".join(_sample_text(prompt, before, after) for (prompt, before), (_, after) in shown),
@@ -224,8 +231,7 @@ class _Run:
 
 
 _LEARNED = {"conversation": "whole conversations", "prompt and completion": "completions", "text": "whole texts"}
-_EXAMPLES = {"conversation": '[{"role": "user", "content": "Hello!"}]'}
-_EXAMPLES |= dict.fromkeys(("prompt and completion", "text"), '"..."')
+_EXAMPLE = '[{"role": "user", "content": "Hello!"}]'
 _USAGE = """import hf_llm
 from transformers import pipeline
 
@@ -251,6 +257,11 @@ def kind_of(dataset: Dataset) -> str:
     raise ValueError(
         f"data.dataset: its columns are {dataset.column_names}; needed are {wanted} (rename by data.dataset.columns)"
     )
+
+
+def has_messages(row: dict) -> bool:
+    """Whether an example is made of messages (role and content), which a chat template turns into text."""
+    return isinstance(row.get("messages", row.get("prompt")), list)
 
 
 def open_decoder_config(section: ModelSection) -> PreTrainedConfig:
@@ -306,15 +317,16 @@ def set_chat_template(tokenizer: PreTrainedTokenizerBase, template: str | None, 
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, row: dict) -> list[int]:
-    """The ids of a whole example."""
-    if "messages" in row:
-        return tokenizer.apply_chat_template(row["messages"], return_dict=False)
-    return tokenizer(row["text"] if "text" in row else row["prompt"] + row["completion"])["input_ids"]
+    """The ids of a whole example as SFTTrainer makes them: plain text ends with the end token."""
+    whole = row["prompt"] + row["completion"] if "prompt" in row else row.get("messages", row.get("text"))
+    if has_messages(row):
+        return tokenizer.apply_chat_template(whole, return_dict=False)
+    return tokenizer(whole if whole.endswith(tokenizer.eos_token) else whole + tokenizer.eos_token)["input_ids"]
 
 
 def prompt_text(tokenizer: PreTrainedTokenizerBase, row: dict) -> str:
     """What an example begins with, up to where the model goes on: the first message of a conversation, say."""
-    if "messages" in row:
-        opening = row["messages"][:1]
+    if has_messages(row):
+        opening = row["messages"][:1] if "messages" in row else row["prompt"]
         return tokenizer.apply_chat_template(opening, tokenize=False, add_generation_prompt=True)
     return row["prompt"] if "prompt" in row else row["text"][: len(row["text"]) // 4]

@@ -8,7 +8,7 @@ import torch
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hf_llm.tuning.sft import SftTuner, load_sft_config, set_chat_template, sft_arguments, train_sft
+from hf_llm.tuning.sft import SftTuner, load_sft_config, set_chat_template, sft_arguments, token_ids, train_sft
 
 from .small_models import SHORT_TRAINING, save_checkpoint, sentences, write_config, write_jsonl
 
@@ -27,6 +27,10 @@ def files(tmp_path_factory) -> dict[str, str]:
             for t in texts
         ],
         "prompts": [{"prompt": t + " =", "completion": " " + t.upper(), "name": "x"} for t in texts],
+        "asked": [
+            {"prompt": [{"role": "user", "content": t}], "completion": [{"role": "assistant", "content": t.upper()}]}
+            for t in texts
+        ],
         "plain": [{"text": t} for t in texts],
         "labels": [{"sentence": t, "label": 1} for t in texts],
     }
@@ -139,9 +143,27 @@ def test_adapter(settings):
     assert sum("lora_A" in name for name, _ in model.named_parameters())
 
 
+def test_prompts_and_completions_of_messages(settings, files, checkpoints):
+    """They are read through the chat template, and answered after all of the prompt."""
+    config = settings(data={"dataset": files["asked"]}, training={"max_steps": 2})
+    train_sft(config, TEMPLATE)
+    card = Path(config.output_dir, "README.md").read_text()
+    assert "The loss is over completions." in card and "<|im_start|>assistant" in card
+    with pytest.raises(ValueError, match="no chat template.*data.chat_template"):
+        train_sft(settings(data={"dataset": files["asked"]}, model={"tokenizer": checkpoints["no template"]}))
+
+
 def test_what_is_cut_is_reported(settings, caplog):
     train_sft(settings(training={"max_length": 24, "max_steps": 1}))
     assert "examples of the train split are longer than training.max_length = 24 tokens and were cut" in caplog.text
+
+
+def test_lengths_are_those_that_are_trained_on(settings, files):
+    """The end token included, which SFTTrainer puts behind plain text."""
+    tokenizer = AutoTokenizer.from_pretrained(settings().model.path)
+    for row in ({"text": "one two"}, {"prompt": "one two =", "completion": " red cat"}):
+        trained = tuner(settings(), [row] * 2).train_dataset[0]["input_ids"]
+        assert token_ids(tokenizer, row) == list(trained) and trained[-1] == tokenizer.eos_token_id
 
 
 def test_chatml_begins_once():
@@ -167,6 +189,7 @@ def test_chatml_begins_once():
         ),
         ({"data": {"chat_template": "missing.jinja"}}, "neither 'chatml' nor a file"),
         ({"data": {"dataset": "plain"}, "training": {"assistant_only_loss": True}}, "needs conversations"),
+        ({"data": {"dataset": "plain"}, "model": {"tokenizer": "encoder"}}, "has no end token"),
         ({"model": {"path": "learned"}, "training": {"max_length": 200}}, "the model reads 128 tokens at most"),
         ({"training": {"chat_template_path": "x"}}, "not set here: use data.chat_template"),
         ({"training": {"max_lenght": 2}}, "did you mean 'max_length'"),
