@@ -170,7 +170,7 @@ class _Run:
             self.tokenizer.chat_template = None  # sentence-transformers would make a conversation of each text
             self.encoder = Encoder.of(self.tokenizer, model_config, config.data.max_length)
             self.features = {split: self.encode(texts) for split, texts in self.texts.items()}
-        self.notes = [report_cut(f, split, self.encoder.max_length) for split, f in self.features.items()]
+        self.notes = [report_cut(f["cut"], split, self.encoder.max_length) for split, f in self.features.items()]
         model = prepare_model(config, AutoModel, self.tokenizer, args, len(self.texts["train"]))
         self.trainer = EmbeddingTrainer(
             model=model,

@@ -1,9 +1,9 @@
 """Texts to token ids for a task head; what is cut off is counted."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from datasets import Dataset
 from transformers import BatchEncoding, PreTrainedConfig, PreTrainedTokenizerBase
 
 from .models import text_limit
@@ -58,12 +58,12 @@ def was_cut(batch: BatchEncoding) -> list[bool]:
     return [bool(encoding.overflowing) for encoding in batch.encodings]
 
 
-def report_cut(features: Dataset, split: str, max_length: int) -> str | None:
-    """Warn of texts that were cut, and return the sentence, or None if there were none."""
-    cut = sum(features["cut"])
-    if not cut:
+def report_cut(cut: Sequence[bool], split: str, max_length: int) -> str | None:
+    """Warn of texts that were cut (one entry for each), and return the sentence, or None if there were none."""
+    count, total = sum(cut), len(cut)
+    if not count:
         return None
-    share = 100 * cut / len(features)
-    sentence = f"{cut:,} of {len(features):,} {split} texts ({share:.1f} %) are longer than {max_length} tokens: cut."
+    share = 100 * count / total
+    sentence = f"{count:,} of {total:,} {split} texts ({share:.1f} %) are longer than {max_length} tokens: cut."
     logger.warning("data: %s", sentence)
     return sentence

@@ -212,8 +212,9 @@ def is_complete_checkpoint(section: ModelSection, model: PreTrainedModel) -> boo
 
 def text_limit(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The longest text, in tokens, that the model can read, or None if nothing ends."""
-    stacks = [config.encoder, config.decoder] if config.is_encoder_decoder else [config]
-    limits = [s.max_position_embeddings for s in stacks if s.position_embedding in _TABLE_POSITIONS]
+    stacks = [getattr(config, name, config) for name in ("encoder", "decoder")]
+    ends = [s for s in stacks if getattr(s, "position_embedding", None) in _TABLE_POSITIONS]  # one of ours
+    limits = [stack.max_position_embeddings for stack in ends]
     if tokenizer.model_max_length < 1e9:  # transformers' way of saying that there is no limit is 1e30
         limits.append(tokenizer.model_max_length)
     return min(limits, default=None)

@@ -9,6 +9,7 @@ from datasets import Dataset
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
 
 from hf_llm.evaluation import load_metric
+from hf_llm.evaluation.answers import are_spans
 
 from . import baselines, figures
 from .encoding import Encoder, was_cut
@@ -44,8 +45,8 @@ class TokenClassification(Task):
 
     @property
     def has_spans(self) -> bool:
-        """Whether the tags are those of spans: `O`, and `B-`, `I-` (`E-`, `S-`, ...) before the kind."""
-        return all(name == "O" or name[1:2] == "-" for name in self.names)
+        """Whether the tags are those of spans."""
+        return are_spans(self.names)
 
     def encode(self, examples: Dataset, encoder: Encoder) -> Dataset:
         def encode_batch(batch: dict) -> dict:

@@ -11,6 +11,7 @@ from transformers import pipeline
 from hf_llm import LLMDecoderConfig, LLMEncoderForSequenceClassification, LLMEncoderForTokenClassification
 from hf_llm.evaluation import perplexity
 from hf_llm.evaluation.evaluating import evaluate, evaluation_config, table
+from hf_llm.tuning.finetuning import finetune, load_finetune_config
 
 from .conftest import TEXTS
 
@@ -107,6 +108,67 @@ def test_token_classification_scores_first_tokens_of_words(tokenizers, tmp_path)
     spec = f"{{name: {data}, splits: {{validation: {data}}}}}"
     metrics = evaluate(config_of("model", path, "data", spec, "task", "token-classification"))["metrics"]
     assert metrics["overall_accuracy"] == 1.0
+
+    rows[1] = {"words": words, "tags": [names[(best[0] + 1) % 3], *rows[0]["tags"][1:]]}  # one of six is wrong
+    plain = [{**row, "tags": [tag[2:] for tag in row["tags"]]} for row in rows]
+    model.config.id2label = {i: name[2:] for i, name in names.items()}
+    model.config.label2id = {name[2:]: i for i, name in names.items()}
+    model.save_pretrained(path)
+    write(tmp_path / "data.jsonl", plain)
+    metrics = evaluate(config_of("model", path, "data", spec, "task", "token-classification"))["metrics"]
+    assert metrics["accuracy"] == pytest.approx(5 / 6) and set(metrics) == {"accuracy", "f1"}
+
+
+def test_texts_that_are_cut_and_labels_that_the_model_lacks(tokenizers, tmp_path, caplog):
+    config = tiny_config("encoder", vocab_size=512, num_labels=2)
+    path = save(tmp_path / "model", LLMEncoderForSequenceClassification(config), tokenizers["encoder"])
+    data = write(tmp_path / "data.jsonl", [{"text": text, "label": i % 2} for i, text in enumerate(TEXTS)])
+    spec = f"{{name: {data}, splits: {{validation: {data}}}}}"
+    evaluate(config_of("model", path, "data", spec, "task", "text-classification", "window", "8"))
+    assert "3 of 4 validation texts (75.0 %) are longer than 8 tokens: cut." in caplog.text
+    write(tmp_path / "data.jsonl", [{"text": text, "label": 2} for text in TEXTS])
+    with pytest.raises(ValueError, match="label 2 is unknown to the model; it has 0 to 1"):
+        evaluate(config_of("model", path, "data", spec, "task", "text-classification"))
+
+
+TUNED = {
+    "question_answering": lambda n: {
+        "question": "who?",
+        "context": "on some day " * (n % 9) + f"{NAMES[n % 3]} came",
+        "answers": {"text": [NAMES[n % 3]][: n % 4], "answer_start": [12 * (n % 9)][: n % 4]},
+    },
+    "multiple_choice": lambda n: {"question": f"{n}?", "choices": ["a", f"b{n}", "c"], "label": n % 3},
+}
+NAMES = ("Ann Lee", "Bob", "Dora")
+
+
+@pytest.mark.parametrize("task", TUNED)
+def test_answers_and_choices_score_as_the_run_that_trained_them(task, language_models, tmp_path):
+    """Windows, batches and the missing answer included."""
+    opened = language_models["encoder"]
+    path = save(tmp_path / "model", opened.model, opened.tokenizer)
+    data = write(tmp_path / "data.jsonl", [TUNED[task](n) for n in range(90)])
+    training = {
+        "max_steps": 2,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "eval_strategy": "no",
+        "learning_rate": 0.01,
+    }
+    settings = {
+        "output_dir": str(tmp_path / "run"),
+        "model": {"path": path},
+        "task": {"name": task, "stride": 12} if task == "question_answering" else task,
+        "data": {"dataset": data, "max_length": 48},
+        "training": training,
+    }
+    (tmp_path / "run.yaml").write_text(json.dumps(settings))
+    finetune(load_finetune_config(tmp_path / "run.yaml"))
+    expected = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    words = ("model", str(tmp_path / "run"), "data", data, "split", "test", "task", task.replace("_", "-"))
+    metrics = evaluate(config_of(*words, "window", "48", "batch_size", "3"))["metrics"]
+    assert metrics == pytest.approx({name: expected[name] for name in metrics})
+    assert ("f1_unanswerable" in metrics) == (task == "question_answering")
 
 
 @pytest.mark.parametrize("stack", ["decoder", "encoder-decoder"])

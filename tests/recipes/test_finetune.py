@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import signal
 from pathlib import Path
 
@@ -112,6 +113,8 @@ def test_every_task_on_every_stack(task, stack, checkpoints, tmp_path, capsys):
     assert len(records) == metrics["rows"]["test"]
     card = (run / "README.md").read_text()
     assert "model-index" in card and str(round(metrics[min(METRICS[task])], 4))[:5] in card
+    usage = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
+    exec(usage.replace('"run"', repr(str(run))), {})  # the card's own words open it
     assert (run / "curves.png").stat().st_size > 1000 and len(list(run.glob("*.png"))) >= 2
     assert "Held out:" in capsys.readouterr().out
 
