@@ -125,8 +125,11 @@ def open_reward_model(path: str) -> PreTrainedModel:
         return load_reward_model(path)
     except OSError as error:
         raise ValueError(f"rewards.model = {path!r} is no checkpoint: {error}") from error
-    except RuntimeError as error:  # of shapes
-        raise ValueError(f"rewards.model = {path!r} is no adapter of a model with one label: {error}") from error
+    except RuntimeError as error:  # weights of another shape
+        raise ValueError(
+            f"rewards.model = {path!r}: the adapter or its base is not of a model with one label, and a reward is one "
+            "number"
+        ) from error
 
 
 def _tokenizer_of(section: RewardSection) -> PreTrainedTokenizerBase:

@@ -11,6 +11,7 @@ import numpy
 import pytest
 import torch
 from datasets import Dataset, load_dataset
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
@@ -78,10 +79,11 @@ def checkpoints(tmp_path_factory) -> dict[str, str]:
     labels = AutoModelForSequenceClassification.from_pretrained(found["decoder"], num_labels=3)
     labels.save_pretrained(folder / "labels")
     AutoTokenizer.from_pretrained(found["decoder"]).save_pretrained(folder / "labels")
+    get_peft_model(labels, LoraConfig(task_type="SEQ_CLS", r=2)).save_pretrained(folder / "adapter of labels")
     endless = AutoTokenizer.from_pretrained(found["decoder"])
     endless.eos_token = None
     endless.save_pretrained(folder / "endless")
-    return {**found, "labels": str(folder / "labels"), "endless": str(folder / "endless")}
+    return {**found, **{name: str(folder / name) for name in ("labels", "adapter of labels", "endless")}}
 
 
 @pytest.fixture
@@ -314,6 +316,7 @@ BAD = {
     "managed": ("dpo", "pairs", {}, {"eos_token": "x"}, "the tokenizer has it"),
     "template": ("grpo", "prompts", {"data": {"prompt_template": "{x}"}, "rewards": LETTERS}, GROUPS, "asks for 'x'"),
     "several labels": ("ppo", "prompts", {"rewards": [{"model": "labels"}]}, ROLLOUTS, "3 labels"),
+    "an adapter's": ("ppo", "prompts", {"rewards": [{"model": "adapter of labels"}]}, ROLLOUTS, "with one label, and"),
     "no end": ("dpo", "pairs", {"model": {"tokenizer": "endless"}}, {}, "no end token"),
     "positions": ("rloo", "prompts", {"model": {"path": "learned"}, "rewards": LETTERS}, GROUPS, "attention_mask"),
     "dpo of an encoder": ("dpo", "pairs", {"model": {"path": "encoder"}}, {}, "has no head for AutoModelForCausalLM"),
