@@ -112,20 +112,24 @@ class _Run:
         return config
 
     def note_long_texts(self) -> None:
-        """Warn of training examples that the trainer will cut; the same as a sentence for the card."""
-        limit, rows = self.args.max_length, self.data["train"]
-        answers = [name for name in ("chosen", "rejected", "completion") if name in rows.column_names]
+        """Warn of examples that the trainer will cut; the same as sentences for the card."""
+        limit = self.args.max_length
+        if limit is None:
+            return
+        columns = self.data["train"].column_names
+        answers = [name for name in ("chosen", "rejected", "completion") if name in columns]
 
         def is_long(row: dict) -> bool:
             return any(len(scored_ids(self.tokenizer, row.get("prompt"), row[name])) > limit for name in answers)
 
-        if limit is not None and (longer := sum(is_long(row) for row in rows)):
-            note = (
-                f"{longer:,} of {len(rows):,} training examples are longer than training.max_length = {limit} tokens "
-                "and were cut."
-            )
-            logger.warning(note)
-            self.notes.append(note)
+        for split, rows in self.data.items():
+            if longer := sum(is_long(row) for row in rows):
+                note = (
+                    f"{longer:,} of {len(rows):,} examples of the {split} split are longer than training.max_length = "
+                    f"{limit} tokens and were cut."
+                )
+                logger.warning(note)
+                self.notes.append(note)
 
     def make_trainer(self):
         model = prepare_model(

@@ -1,5 +1,6 @@
 """Sequence classification and regression: `text` (and `text_pair`) to a class or a number."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -89,7 +90,7 @@ class Regression(SequenceClassification):
 
     def prepare(self, data: dict[str, Dataset]) -> dict:
         for split, examples in data.items():
-            if wrong := [v for v in examples["label"] if isinstance(v, bool) or not isinstance(v, (int, float))]:
+            if wrong := [v for v in examples["label"] if not _is_number(v)]:
                 raise ValueError(f"data: 'label' of {split} has {wrong[0]!r}, which is no number")
         return {**config_fields(["value"]), "problem_type": "regression"}
 
@@ -117,6 +118,10 @@ class Regression(SequenceClassification):
     def figures(self, records: list[dict]) -> dict:
         labels, predictions = [r["label"] for r in records], [r["prediction"] for r in records]
         return {"predictions.png": lambda figure: figures.scatter(figure, labels, predictions)}
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 _PAIR = {"prediction": "prediction", "reference": "label"}  # what metrics call it -> what records do

@@ -23,7 +23,7 @@ from .adapters import has_virtual_tokens
 from .config import TuningConfig, load_tuning_config, training_arguments
 from .encoding import Encoder, report_cut, was_cut
 from .finetuning import describe_dataset
-from .labels import check_columns
+from .labels import check_columns, check_texts
 from .models import is_encoder_decoder, open_config, open_tokenizer
 from .pairs import take
 from .report import Results
@@ -192,6 +192,8 @@ class _Run:
         data = self.config.data
         dataset = load_task(data.dataset, split)
         check_columns({split: dataset}, (data.anchor, data.positive))
+        for column in (data.anchor, data.positive):
+            check_texts(dataset, column, split)
         dataset = dataset.select_columns([data.anchor, data.positive])
         dataset = dataset.rename_columns({getattr(data, side): side for side in SIDES})
         return take(dataset, getattr(data, f"max_{split}_samples"), split)

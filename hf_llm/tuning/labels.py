@@ -8,10 +8,10 @@ from hf_llm.training.settings import suggestion
 
 
 def check_columns(data: dict[str, Dataset], columns: tuple[str, ...]) -> None:
-    """Check that every split has the columns that a task reads, with something in every row.
+    """Check that every split has the columns that a task reads, and texts in those of texts.
 
     Raises:
-        ValueError: naming the missing column, those that exist, and the likely one; or the row that has none.
+        ValueError: naming the missing column, those that exist, and the likely one; or the row that has no text.
     """
     for split, examples in data.items():
         for column in columns:
@@ -21,14 +21,18 @@ def check_columns(data: dict[str, Dataset], columns: tuple[str, ...]) -> None:
                     f"Its columns are {', '.join(examples.column_names)}: map them with data.dataset: {{name: ..., "
                     f"columns: {{{column}: ...}}}}"
                 )
-            check_filled(examples, column, split)
+        for column in _TEXTS & {*columns, "text_pair"} & set(examples.column_names):
+            check_texts(examples, column, split)
 
 
-def check_filled(examples: Dataset, column: str, split: str) -> None:
-    """Raise ValueError on the first row of a split that has nothing (None) in `column`."""
-    values = examples[column][:]
-    if None in values:
-        raise ValueError(f"data: example {values.index(None)} of {split} has no {column!r} (it is None): leave it out")
+_TEXTS = {"text", "text_pair", "question", "context"}
+
+
+def check_texts(examples: Dataset, column: str, split: str) -> None:
+    """Raise ValueError on the first row of a split that has something else than a text in `column`."""
+    for i, value in enumerate(examples[column]):
+        if not isinstance(value, str):
+            raise ValueError(f"data: example {i} of {split} has {value!r} as {column!r}, which is no text")
 
 
 @dataclass(frozen=True)

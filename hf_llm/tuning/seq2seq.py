@@ -30,7 +30,7 @@ from hf_llm.training.runs import run_directory, set_cpu_threads
 from .config import training_arguments
 from .finetuning import describe_dataset
 from .generated import BASELINES, TextMetrics, samples_text
-from .labels import check_filled
+from .labels import check_texts
 from .models import is_encoder_decoder, open_config, open_tokenizer, text_limit
 from .pairs import IGNORED, PairCollator, PairFormat, encode_pairs, report_cuts, take
 from .report import Results
@@ -141,7 +141,7 @@ class _Run:
         dataset = dataset.select_columns([data.source, data.target])
         dataset = dataset.rename_columns({data.source: "source", data.target: "target"})
         for side in ("source", "target"):
-            check_filled(dataset, side, split)
+            check_texts(dataset, side, split)
         return take(dataset, limit, split)
 
     # ---- tokenizer and model ----------------------------------------------------------------------------------------

@@ -18,9 +18,9 @@ from hf_llm.data.tokenization import CHAT_TEMPLATE
 from hf_llm.training.runs import run_directory, set_cpu_threads
 from hf_llm.training.trainer import preserved_rng
 
+from .adapters import has_virtual_tokens
 from .config import ModelSection, TuningConfig, load_tuning_config, training_arguments
 from .finetuning import describe_dataset
-from .labels import check_filled
 from .models import is_encoder_decoder, open_config, open_tokenizer, text_limit
 from .pairs import take
 from .report import Results
@@ -101,6 +101,11 @@ def train_sft(config: SftConfig, card_template: Path | None = None) -> signal.Si
     """
     set_cpu_threads(config.cpu_threads)
     args = sft_arguments(config, open_decoder_config(config.model))
+    if (args.packing or args.padding_free) and config.peft is not None and has_virtual_tokens(config.peft):
+        raise ValueError(
+            f"training.packing = {args.packing}, training.padding_free = {args.padding_free}: peft.method = "
+            f"{config.peft['method']!r} drops the positions by which texts of one row are kept apart; use lora"
+        )
     with run_directory(args):
         return _Run(config, args).run(card_template)
 
@@ -134,10 +139,8 @@ class _Run:
 
     def load(self, split: str, limit: int | None) -> Dataset:
         dataset = load_task(self.config.data.dataset, split)
-        columns = FORMATS[kind_of(dataset)]
-        for column in columns:
-            check_filled(dataset, column, split)
-        dataset = dataset.select_columns(list(columns))
+        dataset = dataset.select_columns(list(FORMATS[kind_of(dataset)]))
+        check_examples(dataset, split, self.args.assistant_only_loss)
         return take(dataset, limit, split)
 
     def report_length(self, split: str, texts: Dataset) -> list[str]:
@@ -189,6 +192,10 @@ class _Run:
     def measure(self) -> dict[str, float]:
         """Loss and perplexity of the test split, over the tokens that are trained on."""
         found = self.trainer.evaluate(self.texts["test"], metric_key_prefix="test")
+        if "test_loss" not in found:
+            raise ValueError(
+                f"training.max_length = {self.args.max_length} leaves nothing to learn of the test split: raise it"
+            )
         return {"loss": found["test_loss"], "perplexity": math.exp(min(found["test_loss"], 700))}
 
     def answers(self) -> list[tuple[str, str]]:
@@ -257,6 +264,34 @@ def kind_of(dataset: Dataset) -> str:
     raise ValueError(
         f"data.dataset: its columns are {dataset.column_names}; needed are {wanted} (rename by data.dataset.columns)"
     )
+
+
+def check_examples(dataset: Dataset, split: str, assistant_only: bool) -> None:
+    """Check that all examples are texts, or all are messages.
+
+    Args:
+        assistant_only: whether each must have something that an assistant says.
+
+    Raises:
+        ValueError: naming the first example that is neither.
+    """
+    chat = has_messages(dataset[0])
+    legal = "a list of messages, with role and content each" if chat else "a text"
+    for column in dataset.column_names:
+        for i, value in enumerate(dataset[column]):
+            if not (_is_conversation(value) if chat else isinstance(value, str)):
+                raise ValueError(
+                    f"data: example {i} of {split} has {str(value)[:80]!r} as {column!r}: must be {legal}"
+                )
+            if chat and assistant_only and column != "prompt" and all(m["role"] != "assistant" for m in value):
+                raise ValueError(
+                    f"training.assistant_only_loss = True: in example {i} of {split} no assistant says anything"
+                )
+
+
+def _is_conversation(value) -> bool:
+    messages = value if isinstance(value, list) else []
+    return bool(messages) and all(isinstance(m, dict) and m.get("role") and "content" in m for m in messages)
 
 
 def has_messages(row: dict) -> bool:

@@ -253,7 +253,18 @@ def test_classes_that_differ_between_splits_are_named(checkpoints, tmp_path):
             "which is no class; for numbers take task: regression",
         ),
         ("regression", {"text": "a", "label": "five"}, "has 'five', which is no number"),
+        ("regression", {"text": "a", "label": float("nan")}, "has nan, which is no number"),
         ("token_classification", {"words": ["a", "b"], "tags": ["O"]}, "has 2 words, but 1 tags"),
+        (
+            "question_answering",
+            {"question": "?", "context": "abc", "answers": "a"},
+            "answers 'a', which are not those",
+        ),
+        (
+            "question_answering",
+            {"question": "?", "context": "abc", "answers": {"text": ["a"], "answer_start": []}},
+            "a place in the context for each text",
+        ),
         (
             "question_answering",
             {"question": "?", "context": "abc", "answers": {"text": ["x"], "answer_start": [1]}},

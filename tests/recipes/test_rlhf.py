@@ -228,6 +228,14 @@ def test_two_steps_on_a_decoder(recipe, run, weights_change, name, data, trainin
     assert found["parameters"] == AutoModelForCausalLM.from_pretrained(run).num_parameters()
 
 
+def test_what_is_cut_is_reported_of_every_split(recipe, run):
+    status, error = recipe("dpo", "pairs", {}, {"max_length": 6, "max_steps": 1})
+    assert status == 0, error
+    card = (run / "README.md").read_text()
+    for split, rows in figures(run)["rows"].items():
+        assert f"of {rows} examples of the {split} split are longer than training.max_length = 6 tokens" in card
+
+
 def test_ppo_with_a_reward_model_adapter_and_an_encoder_decoder(recipe, run, checkpoints):
     """An adapter that rewards (trained here), an encoder-decoder that learns, and a length reward beside it."""
     lora = {"method": "lora", "r": 2}
@@ -294,6 +302,10 @@ def test_reward_functions():
     assert make("number", {"column": "n"})(completions=["so 1 + 1,000 = 1,001", "none"], n=["#### 1001", 2]) == [1, 0]
     assert make("distinct", {"n": 1})(completions=["a b a b", ""]) == [0.5, 0]
     assert make("operator:countOf", {}).__name__ == "countOf"
+    with pytest.raises(ValueError, match="numbers of column 'answer', and 'none' has none"):
+        make("number", {})(completions=["1"], answer=["none"])
+    with pytest.raises(ValueError, match="n = 0 must be at least 1"):
+        make("distinct", {"n": 0})
 
 
 # ---- bad input ------------------------------------------------------------------------------------------------------

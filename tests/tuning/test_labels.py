@@ -41,7 +41,8 @@ def test_classes_of_lists():
     assert find_classes(data, "tags").numbers([1, 0]) == [1, 0]
 
 
-def test_rows_with_nothing_are_named():
-    data = {"train": Dataset.from_dict({"text": ["a", None], "label": [0, 1]})}
-    with pytest.raises(ValueError, match="example 1 of train has no 'text'"):
+@pytest.mark.parametrize(("texts", "value"), [(["a", None], "None"), ([5, 6], "5")])
+def test_rows_without_a_text_are_named(texts, value):
+    data = {"train": Dataset.from_dict({"text": texts, "label": [0, 1]})}
+    with pytest.raises(ValueError, match=f"of train has {value} as 'text', which is no text"):
         check_columns(data, ("text", "label"))

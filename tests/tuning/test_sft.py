@@ -203,6 +203,37 @@ def test_bad_configurations(settings, checkpoints, files, changes, message):
         train_sft(settings(**{**changes, "model": model, "data": data}))
 
 
+@pytest.mark.parametrize(
+    ("rows", "training", "message"),
+    [
+        ([{"messages": ["red"]}], {}, "example 0 of train has .* as 'messages': must be a list of messages"),
+        ([{"messages": []}], {}, "must be a list of messages"),
+        ([{"messages": [{"from": "human", "value": "red"}]}], {}, "must be a list of messages, with role and content"),
+        ([{"text": 5}], {}, "has '5' as 'text': must be a text"),
+        (
+            [{"messages": [{"role": "user", "content": "red"}]}],
+            {"assistant_only_loss": True},
+            "in example 0 of train no assistant says anything",
+        ),
+    ],
+)
+def test_bad_examples(settings, tmp_path, rows, training, message):
+    dataset = write_jsonl(tmp_path / "rows.jsonl", [{**row, "number": n} for row in rows for n in range(60)])
+    with pytest.raises(ValueError, match=message):
+        train_sft(settings(data={"dataset": dataset}, training=training))
+
+
+def test_a_length_that_leaves_nothing_to_learn(settings):
+    with pytest.raises(ValueError, match="max_length = 3 leaves nothing to learn of the test split"):
+        train_sft(settings(training={"max_length": 3, "assistant_only_loss": True}))
+
+
+def test_packing_needs_the_positions_that_virtual_tokens_drop(settings):
+    """Documents of one row would see each other."""
+    with pytest.raises(ValueError, match="training.packing = True.*'prompt' drops the positions"):
+        train_sft(settings(peft={"method": "prompt", "num_virtual_tokens": 2}, training={"packing": True}))
+
+
 def test_template_without_marks(settings, checkpoints, tmp_path):
     template = tmp_path / "plain.jinja"
     template.write_text("{% for message in messages %}{{ message['content'] }}{% endfor %}")
