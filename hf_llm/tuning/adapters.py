@@ -163,6 +163,7 @@ def add_adapter(model: PreTrainedModel, section: dict, total_steps: int | None =
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Unsupported layer type")  # of norms, which LN-tuning copies whole
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # which PEFT asks for
             adapted = get_peft_model(model, adapter_config(section, model, total_steps))
     except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
         raise ValueError(f"peft: method {section['method']!r} does not fit this model: {error}") from error

@@ -39,6 +39,8 @@ MANAGED = {
     "dataset_kwargs": "use the section data",
     "dataset_text_field": "name the column `text` by data.dataset.columns",
     "use_liger_kernel": "TRL's fused head is used already",
+    "gradient_checkpointing": "use training.activation_checkpointing",
+    "gradient_checkpointing_kwargs": "use training.activation_checkpointing_kwargs",
 }
 
 
@@ -314,9 +316,10 @@ def open_decoder_config(section: ModelSection) -> PreTrainedConfig:
 
 
 def sft_arguments(config: SftConfig, model_config: PreTrainedConfig) -> SFTConfig:
-    """TRL takes any model whose configuration can name experts for one that has them: here that is said apart."""
+    """The run's arguments, with two defaults of TRL's mended: activations are recomputed on accelerators alone, which
+    lack memory, and a model without experts has no router loss."""
     routing = {} if model_config.num_experts else {"router_aux_loss_coef": 0.0}
-    return training_arguments(config, SFTConfig, **routing)
+    return training_arguments(config, SFTConfig, activation_checkpointing=torch.accelerator.is_available(), **routing)
 
 
 def set_chat_template(tokenizer: PreTrainedTokenizerBase, template: str | None, assistant_only: bool) -> None:

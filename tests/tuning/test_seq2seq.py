@@ -203,6 +203,7 @@ def test_baselines():
         ({"task": {"name": "translate"}}, "task.name = 'translate' is unknown; did you mean 'translation'"),
         ({"task": {"metrics": ["blue"]}}, "task.metrics has 'blue'; did you mean 'bleu'"),
         ({"generation": {"num_beam": 4}}, "generation.num_beam.*did you mean 'num_beams'"),
+        ({"generation": {"num_beams": 0}}, "generation.num_beams = 0: must be a whole number, at least 1"),
         ({"training": {"predict_with_generate": False}}, "training.predict_with_generate is not set here"),
         ({"peft": {"method": "lora"}}, "needs a model.path"),
         ({"tokenizer": {"vocab": 3}}, "unknown key 'tokenizer.vocab'"),

@@ -58,7 +58,7 @@ def settings(tmp_path, files, checkpoints):
             "output_dir": str(tmp_path / "run"),
             "model": {"path": checkpoints["decoder"]},
             "data": {"dataset": files["messages"]},
-            "training": {**SHORT_TRAINING, "max_length": 96, "gradient_checkpointing": False},
+            "training": {**SHORT_TRAINING, "max_length": 96},
             "samples": {"count": 1, "max_new_tokens": 4},
         }
         return load_sft_config(write_config(tmp_path / "run.yaml", sections, changes))
@@ -191,6 +191,7 @@ def test_chatml_begins_once():
         ({"data": {"dataset": "plain"}, "training": {"assistant_only_loss": True}}, "needs conversations"),
         ({"data": {"dataset": "plain"}, "model": {"tokenizer": "encoder"}}, "has no end token"),
         ({"model": {"path": "learned"}, "training": {"max_length": 200}}, "the model reads 128 tokens at most"),
+        ({"training": {"gradient_checkpointing": True}}, "not set here: use training.activation_checkpointing"),
         ({"training": {"chat_template_path": "x"}}, "not set here: use data.chat_template"),
         ({"training": {"max_lenght": 2}}, "did you mean 'max_length'"),
         ({"data": {"max_test_samples": 0}}, "max_test_samples = 0 leaves nothing"),
