@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from hf_llm.data.checkpoints import checkpoint_path
 from hf_llm.tuning.encoding import Encoder, report_cut, was_cut
 from hf_llm.tuning.multiple_choice import MultipleChoice
 from hf_llm.tuning.question_answering import QuestionAnswering
@@ -24,7 +25,6 @@ from hf_llm.tuning.task import Task
 
 from .answers import are_spans
 from .metrics import load_metric
-from .opening import resolve
 
 
 def need(data: Dataset, *columns: str) -> None:
@@ -42,7 +42,7 @@ def _open_head(config, auto_class) -> tuple[PreTrainedModel, Encoder]:
     Raises:
         ValueError: there is none, it has no such head, or `config.window` is longer than it can read.
     """
-    folder = resolve(config.model)
+    folder = checkpoint_path(config.model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
         model, found = auto_class.from_pretrained(

@@ -1,7 +1,6 @@
 """Open what is evaluated: a checkpoint of ours, or any other of transformers, as it is."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from transformers import (
@@ -15,6 +14,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from hf_llm.data.checkpoints import checkpoint_path
+
 
 # stack -> the class that opens it with its language-modelling head
 LANGUAGE_MODELS = {
@@ -22,13 +23,6 @@ LANGUAGE_MODELS = {
     "encoder": AutoModelForMaskedLM,
     "encoder-decoder": AutoModelForSeq2SeqLM,
 }
-
-
-def resolve(path: str) -> str:
-    """A folder or Hub id, with names of `hf_llm.data.checkpoints` resolved."""
-    from hf_llm.data.checkpoints import CHECKPOINTS, fetch_checkpoint
-
-    return str(fetch_checkpoint(path)) if path in CHECKPOINTS and not Path(path).exists() else path
 
 
 def stack_of(config: PreTrainedConfig) -> str:
@@ -106,7 +100,7 @@ def open_language_model(
     Raises:
         ValueError: there is no such checkpoint, no tokenizer beside it, or it is no language model.
     """
-    folder = resolve(path)
+    folder = checkpoint_path(path)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)

@@ -17,7 +17,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_llm.tuning.models import checkpoint_path
+from hf_llm.data.checkpoints import checkpoint_path
 
 from .reward_functions import make_reward_function
 from .rewards import load_reward_model, resolve_rewards

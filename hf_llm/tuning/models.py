@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import Iterable
-from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from hf_llm.data.checkpoints import checkpoint_path
 from hf_llm.data.checks import check_vocabulary
 from hf_llm.interop import from_native
 from hf_llm.interop.configurations import to_our_config
@@ -22,13 +22,6 @@ from .config import ModelSection
 logger = logging.getLogger(__name__)
 
 _TABLE_POSITIONS = ("learned", "sinusoidal")  # kinds of positions that end where their table ends
-
-
-def checkpoint_path(path: str) -> str:
-    """A folder or Hub id, with names of `hf_llm.data.checkpoints` resolved."""
-    from hf_llm.data.checkpoints import CHECKPOINTS, fetch_checkpoint
-
-    return str(fetch_checkpoint(path)) if path in CHECKPOINTS and not Path(path).exists() else path
 
 
 def open_tokenizer(section: ModelSection, **options) -> PreTrainedTokenizerBase:
