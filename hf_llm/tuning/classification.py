@@ -32,10 +32,10 @@ class SequenceClassification(Task):
         return self.classes.numbers(labels)
 
     def encode(self, examples: Dataset, encoder: Encoder) -> Dataset:
-        texts = [name for name in ("text", "text_pair") if name in examples.column_names]
+        columns = _columns(examples)
 
         def encode_batch(batch: dict) -> dict:
-            encoded = encoder(*(batch[name] for name in texts))
+            encoded = encoder(*(batch[name] for name in columns))
             return {**encoded, "labels": self.targets(batch["label"]), "cut": was_cut(encoded)}
 
         return examples.map(encode_batch, batched=True, remove_columns=examples.column_names, desc="Tokenizing")
@@ -48,7 +48,7 @@ class SequenceClassification(Task):
                 "prediction": self.names[scores.argmax()],
                 "probabilities": dict(zip(self.names, scores.round(5).tolist())),
             }
-            for text, label, scores in zip(examples["text"], features["labels"], softmax(logits))
+            for text, label, scores in zip(_texts(examples), features["labels"], softmax(logits))
         ]
 
     def score(self, records: list[dict]) -> dict[str, float]:
@@ -67,7 +67,7 @@ class SequenceClassification(Task):
         names = [self.names[place] for place in self.targets(train["label"])]
         guesses = {
             "most frequent class": baselines.most_frequent(names, len(records)),
-            "naive Bayes on words": baselines.naive_bayes(train["text"], names, examples["text"]),
+            "naive Bayes on words": baselines.naive_bayes(_texts(train), names, _texts(examples)),
         }
         return {
             name: [{**record, "prediction": guess} for record, guess in zip(records, made)]
@@ -100,7 +100,7 @@ class Regression(SequenceClassification):
     def decode(self, logits, features: Dataset, examples: Dataset) -> list[dict]:
         return [
             {"text": text, "label": label, "prediction": number}
-            for text, label, number in zip(examples["text"], features["labels"], logits[:, 0].tolist())
+            for text, label, number in zip(_texts(examples), features["labels"], logits[:, 0].tolist())
         ]
 
     def score(self, records: list[dict]) -> dict[str, float]:
@@ -112,12 +112,22 @@ class Regression(SequenceClassification):
         }
 
     def baselines(self, train: Dataset, examples: Dataset, records: list[dict]) -> dict[str, list[dict]]:
-        guesses = baselines.ridge(train["text"], self.targets(train["label"]), examples["text"])
+        guesses = baselines.ridge(_texts(train), self.targets(train["label"]), _texts(examples))
         return {"ridge regression on words": [{**r, "prediction": g} for r, g in zip(records, guesses)]}
 
     def figures(self, records: list[dict]) -> dict:
         labels, predictions = [r["label"] for r in records], [r["prediction"] for r in records]
         return {"predictions.png": lambda figure: figures.scatter(figure, labels, predictions)}
+
+
+def _columns(examples: Dataset) -> list[str]:
+    """Columns of the texts that are read together."""
+    return [name for name in ("text", "text_pair") if name in examples.column_names]
+
+
+def _texts(examples: Dataset) -> list[str]:
+    """What is read, for those who take one text; pairs on two lines."""
+    return ["\n".join(pair) for pair in zip(*(examples[name] for name in _columns(examples)))]
 
 
 def _is_number(value) -> bool:

@@ -9,12 +9,10 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 from trl import SFTConfig, SFTTrainer
-from trl.chat_template_utils import has_generation_markers
 
 from hf_llm.data.tasks import SPLITS, load_task
-from hf_llm.data.tokenization import CHAT_TEMPLATE
 from hf_llm.training.runs import run_directory, set_cpu_threads
 from hf_llm.training.trainer import preserved_rng
 
@@ -25,13 +23,20 @@ from .models import is_encoder_decoder, open_config, open_tokenizer, text_limit
 from .pairs import take
 from .report import Results
 from .running import TuningMixin, prepare_model, run
+from .sft_data import (
+    FORMATS,
+    TURN_END,
+    check_examples,
+    has_messages,
+    kind_of,
+    prompt_text,
+    set_chat_template,
+    token_ids,
+)
 
 
 logger = logging.getLogger(__name__)
 
-# columns of the kinds of data that SFTTrainer knows, the most telling first
-FORMATS = {"conversation": ("messages",), "prompt and completion": ("prompt", "completion"), "text": ("text",)}
-TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 MANAGED = {
     "model_init_kwargs": "use the section model",
     "trust_remote_code": "hf_llm's own classes open the model",
@@ -103,11 +108,7 @@ def train_sft(config: SftConfig, card_template: Path | None = None) -> signal.Si
     """
     set_cpu_threads(config.cpu_threads)
     args = sft_arguments(config, open_decoder_config(config.model))
-    if (args.packing or args.padding_free) and config.peft is not None and has_virtual_tokens(config.peft):
-        raise ValueError(
-            f"training.packing = {args.packing}, training.padding_free = {args.padding_free}: peft.method = "
-            f"{config.peft['method']!r} drops the positions by which texts of one row are kept apart; use lora"
-        )
+    check_packing(config, args)
     with run_directory(args):
         return _Run(config, args).run(card_template)
 
@@ -227,6 +228,8 @@ class _Run:
     def evaluate(self) -> Results:
         shown = zip(self.samples_before, self.answers(), strict=True)
         learned = "what the assistant says" if self.args.assistant_only_loss else _LEARNED[self.kind]
+        if self.args.completion_only_loss is False and self.kind == "prompt and completion":
+            learned = "prompts and completions"
         return Results(
             task="text-generation",
             dataset=describe_dataset(self.config.data.dataset),
@@ -253,54 +256,6 @@ def _sample_text(prompt: str, before: str, after: str) -> str:
     return "\n\n".join(f"**{name}**\n\n````text\n{text.strip()}\n````" for name, text in parts.items())
 
 
-def kind_of(dataset: Dataset) -> str:
-    """The key of `FORMATS` that a data set has.
-
-    Raises:
-        ValueError: it has none; its columns are listed.
-    """
-    for kind, columns in FORMATS.items():
-        if set(columns) <= set(dataset.column_names):
-            return kind
-    wanted = ", ".join(" and ".join(f"`{c}`" for c in columns) for columns in FORMATS.values())
-    raise ValueError(
-        f"data.dataset: its columns are {dataset.column_names}; needed are {wanted} (rename by data.dataset.columns)"
-    )
-
-
-def check_examples(dataset: Dataset, split: str, assistant_only: bool) -> None:
-    """Check that all examples are texts, or all are messages.
-
-    Args:
-        assistant_only: whether each must have something that an assistant says.
-
-    Raises:
-        ValueError: naming the first example that is neither.
-    """
-    chat = has_messages(dataset[0])
-    legal = "a list of messages, with role and content each" if chat else "a text"
-    for column in dataset.column_names:
-        for i, value in enumerate(dataset[column]):
-            if not (_is_conversation(value) if chat else isinstance(value, str)):
-                raise ValueError(
-                    f"data: example {i} of {split} has {str(value)[:80]!r} as {column!r}: must be {legal}"
-                )
-            if chat and assistant_only and column != "prompt" and all(m["role"] != "assistant" for m in value):
-                raise ValueError(
-                    f"training.assistant_only_loss = True: in example {i} of {split} no assistant says anything"
-                )
-
-
-def _is_conversation(value) -> bool:
-    messages = value if isinstance(value, list) else []
-    return bool(messages) and all(isinstance(m, dict) and m.get("role") and "content" in m for m in messages)
-
-
-def has_messages(row: dict) -> bool:
-    """Whether an example is made of messages (role and content), which a chat template turns into text."""
-    return isinstance(row.get("messages", row.get("prompt")), list)
-
-
 def open_decoder_config(section: ModelSection) -> PreTrainedConfig:
     """The model's configuration; refuses what SFTTrainer would train on a meaningless objective.
 
@@ -322,49 +277,14 @@ def sft_arguments(config: SftConfig, model_config: PreTrainedConfig) -> SFTConfi
     return training_arguments(config, SFTConfig, activation_checkpointing=torch.accelerator.is_available(), **routing)
 
 
-def set_chat_template(tokenizer: PreTrainedTokenizerBase, template: str | None, assistant_only: bool) -> None:
-    """Give the tokenizer the chat template that training needs.
-
-    Args:
-        template: as `SftData.chat_template`.
-        assistant_only: whether it must mark what the assistant says.
-
-    Raises:
-        ValueError: there is none, it has no such marks, or it needs tokens that the tokenizer lacks.
-    """
-    if template == "chatml":
-        if missing := {TURN_START, TURN_END} - set(tokenizer.get_vocab()):
-            raise ValueError(f"data.chat_template = 'chatml' needs the tokens {sorted(missing)} in the vocabulary")
-        begins_itself = tokenizer.bos_token in (None, TURN_START)
-        tokenizer.chat_template = CHAT_TEMPLATE.removeprefix("{{ bos_token }}" if begins_itself else "")
-    elif template is not None:
-        if not Path(template).is_file():
-            raise ValueError(f"data.chat_template = {template!r} is neither 'chatml' nor a file")
-        tokenizer.chat_template = Path(template).read_text(encoding="utf-8")
-    if tokenizer.chat_template is None:
+def check_packing(config: SftConfig, args: SFTConfig) -> None:
+    """Raise ValueError where texts of one row would see each other: their positions keep them apart."""
+    if args.packing and args.packing_strategy == "wrapped":
         raise ValueError(
-            "the tokenizer has no chat template, and the data is conversations: set data.chat_template to 'chatml' or "
-            "to a file with a Jinja template"
+            "training.packing_strategy = 'wrapped' lets packed texts see each other: use bfd or bfd_split"
         )
-    if assistant_only and not has_generation_markers(tokenizer.chat_template):
+    if (args.packing or args.padding_free) and config.peft is not None and has_virtual_tokens(config.peft):
         raise ValueError(
-            "training.assistant_only_loss = True needs a chat template that marks what the assistant says with "
-            "{% generation %} ... {% endgeneration %}, which the tokenizer's does not: set data.chat_template to "
-            "'chatml' or to a file with such a template"
+            f"training.packing = {args.packing}, training.padding_free = {args.padding_free}: peft.method = "
+            f"{config.peft['method']!r} drops the positions by which texts of one row are kept apart; use lora"
         )
-
-
-def token_ids(tokenizer: PreTrainedTokenizerBase, row: dict) -> list[int]:
-    """The ids of a whole example as SFTTrainer makes them: plain text ends with the end token."""
-    whole = row["prompt"] + row["completion"] if "prompt" in row else row.get("messages", row.get("text"))
-    if has_messages(row):
-        return tokenizer.apply_chat_template(whole, return_dict=False)
-    return tokenizer(whole if whole.endswith(tokenizer.eos_token) else whole + tokenizer.eos_token)["input_ids"]
-
-
-def prompt_text(tokenizer: PreTrainedTokenizerBase, row: dict) -> str:
-    """What an example begins with, up to where the model goes on: the first message of a conversation, say."""
-    if has_messages(row):
-        opening = row["messages"][:1] if "messages" in row else row["prompt"]
-        return tokenizer.apply_chat_template(opening, tokenize=False, add_generation_prompt=True)
-    return row["prompt"] if "prompt" in row else row["text"][: len(row["text"]) // 4]

@@ -169,6 +169,16 @@ def test_all_weights_are_trained_behind_a_merged_adapter(checkpoints, tmp_path):
     assert metrics["trainable_parameters"] == metrics["parameters"]
 
 
+def test_both_texts_of_a_pair_are_read(checkpoints, tmp_path):
+    """By the baselines too: the second one alone tells the classes apart."""
+    examples = [{"text": f"{n}", "text_pair": "good" if n % 2 else "bad", "label": n % 2} for n in range(90)]
+    data = write_examples(tmp_path / "data.jsonl", examples)
+    finetune(load_finetune_config(run_config(tmp_path, checkpoints / "encoder", "sequence_classification", data)))
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["baselines"]["naive Bayes on words"]["accuracy"] == 1.0
+    assert "\n" in json.loads((tmp_path / "run" / "predictions.jsonl").open().readline())["text"]
+
+
 @pytest.mark.parametrize("task", ["token_classification", "question_answering"])
 def test_a_tokenizer_that_pads_on_the_left_changes_nothing(task, checkpoints, tmp_path):
     """Labels, offsets and predictions belong to places that padding before them would move."""

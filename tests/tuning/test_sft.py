@@ -8,7 +8,8 @@ import torch
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hf_llm.tuning.sft import SftTuner, load_sft_config, set_chat_template, sft_arguments, token_ids, train_sft
+from hf_llm.tuning.sft import SftTuner, load_sft_config, sft_arguments, train_sft
+from hf_llm.tuning.sft_data import set_chat_template, token_ids
 
 from .small_models import SHORT_TRAINING, save_checkpoint, sentences, write_config, write_jsonl
 
@@ -229,8 +230,10 @@ def test_a_length_that_leaves_nothing_to_learn(settings):
         train_sft(settings(training={"max_length": 3, "assistant_only_loss": True}))
 
 
-def test_packing_needs_the_positions_that_virtual_tokens_drop(settings):
-    """Documents of one row would see each other."""
+def test_packing_that_leaks_is_refused(settings):
+    """TRL's strategy that tells no positions, and adapters that drop them."""
+    with pytest.raises(ValueError, match="'wrapped' lets packed texts see each other"):
+        train_sft(settings(training={"packing": True, "packing_strategy": "wrapped"}))
     with pytest.raises(ValueError, match="training.packing = True.*'prompt' drops the positions"):
         train_sft(settings(peft={"method": "prompt", "num_virtual_tokens": 2}, training={"packing": True}))
 
