@@ -52,7 +52,7 @@ def _open_head(config, auto_class) -> tuple[PreTrainedModel, Encoder]:
             attn_implementation=config.attn_implementation,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(f"model = {config.model!r} cannot be opened for {config.task}: {error}") from error
     if found["missing_keys"]:
         missing = ", ".join(sorted(found["missing_keys"]))

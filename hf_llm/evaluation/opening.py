@@ -111,7 +111,7 @@ def open_language_model(
             attn_implementation=attn_implementation,
             trust_remote_code=trust_remote_code,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(f"model = {path!r} cannot be opened: {error}") from error
     return opened(model.to(device or torch.accelerator.current_accelerator() or "cpu"), tokenizer, stack)
 

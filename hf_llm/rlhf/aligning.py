@@ -220,7 +220,7 @@ class _Run:
 
     def complete_one(self, model, ids: list[int]) -> str:
         output = model.generate(
-            torch.tensor([ids], device=model.device),
+            input_ids=torch.tensor([ids], device=model.device),
             max_new_tokens=self.config.completions.max_new_tokens,
             do_sample=True,
             top_k=0,

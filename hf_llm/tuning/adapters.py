@@ -146,6 +146,11 @@ def _check_takes_virtual_tokens(method: str, model: PreTrainedModel, task_type: 
         )
     if method == "prefix" and "past_key_values" not in inspect.signature(model.base_model.forward).parameters:
         raise ValueError(f"peft.method = 'prefix' needs a cache, which a {type(model).__name__} has not: use prompt")
+    if task_type == "SEQ_CLS" and model.config.is_encoder_decoder:
+        raise ValueError(
+            f"peft.method = {method!r} puts tokens of its own before the text, which a {type(model).__name__} reads "
+            "in both of its stacks: use lora"
+        )
 
 
 def _named(fields: dict) -> set[str]:
@@ -160,11 +165,12 @@ def add_adapter(model: PreTrainedModel, section: dict, total_steps: int | None =
     Raises:
         ValueError: the method does not fit the model.
     """
+    config = adapter_config(section, model, total_steps)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Unsupported layer type")  # of norms, which LN-tuning copies whole
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # which PEFT asks for
-            adapted = get_peft_model(model, adapter_config(section, model, total_steps))
+            adapted = get_peft_model(model, config)
     except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
         raise ValueError(f"peft: method {section['method']!r} does not fit this model: {error}") from error
     trainable, total = adapted.get_nb_trainable_parameters()

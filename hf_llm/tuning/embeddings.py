@@ -37,6 +37,8 @@ POOLINGS = {
     "lasttoken": lambda hidden, mask: hidden[torch.arange(len(hidden)), mask.sum(1).long() - 1],
 }
 SIDES = ("anchor", "positive")
+# adapters that `PeftModel` opens, but transformers, by which sentence-transformers opens them, does not
+NOT_INJECTED = ("adalora", "vera", "randlora")
 MANAGED = {
     "remove_unused_columns": "batches hold exactly what the model takes",
     "prediction_loss_only": "evaluation reports the loss, retrieval is measured at the end",
@@ -89,11 +91,9 @@ class EmbeddingsConfig(TuningConfig):
     embedding: EmbeddingSection = field(default_factory=EmbeddingSection)
 
     def __post_init__(self):
-        if self.peft is not None and has_virtual_tokens(self.peft):
-            raise ValueError(
-                f"peft.method = {self.peft['method']!r}: sentence-transformers opens no adapters of virtual tokens; "
-                "use lora"
-            )
+        method = None if self.peft is None else self.peft.get("method")
+        if method in NOT_INJECTED or (self.peft is not None and has_virtual_tokens(self.peft)):
+            raise ValueError(f"peft.method = {method!r}: sentence-transformers opens no such adapters; use lora")
 
 
 def load_embeddings_config(path: str | Path, overrides: list[str] = ()) -> EmbeddingsConfig:

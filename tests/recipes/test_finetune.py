@@ -362,6 +362,11 @@ def test_wrong_settings_are_named(overrides, message, checkpoints, tmp_path):
 @pytest.mark.parametrize(
     ("task", "method", "message"),
     [
+        (
+            "sequence_classification of two stacks",
+            "prompt",
+            "ForSequenceClassification reads in both of its stacks",
+        ),
         ("token_classification", "prompt", "labels of a LLMEncoderForTokenClassification belong to places in it"),
         ("question_answering", "p_tuning", "labels of a LLMEncoderForQuestionAnswering belong to places in it"),
         ("multiple_choice", "prompt", "belong to places in it"),
@@ -370,7 +375,9 @@ def test_wrong_settings_are_named(overrides, message, checkpoints, tmp_path):
 )
 def test_virtual_tokens_that_would_move_the_labels_are_refused(task, method, message, checkpoints, tmp_path):
     peft = {"method": method, "num_virtual_tokens": 2}
-    assert message in refusal(make_run(tmp_path, checkpoints, task, "encoder", peft=peft))
+    task, _, two = task.partition(" of two ")
+    path = make_run(tmp_path, checkpoints, task, "encoder_decoder" if two else "encoder", peft=peft)
+    assert refusal(path).startswith(f"peft.method = {method!r}") and message in refusal(path)
 
 
 def test_a_question_that_fills_the_window_is_refused(checkpoints, tmp_path):

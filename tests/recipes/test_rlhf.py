@@ -237,7 +237,7 @@ def test_what_is_cut_is_reported_of_every_split(recipe, run):
 
 
 def test_ppo_with_a_reward_model_adapter_and_an_encoder_decoder(recipe, run, checkpoints):
-    """An adapter that rewards (trained here), an encoder-decoder that learns, and a length reward beside it."""
+    """An adapter that rewards (trained here), one on an encoder-decoder that learns, and a length reward beside it."""
     lora = {"method": "lora", "r": 2}
     status, error = recipe("reward_model", "pairs", {"peft": lora, "output_dir": str(run.parent / "reward")})
     assert status == 0, error
@@ -245,9 +245,10 @@ def test_ppo_with_a_reward_model_adapter_and_an_encoder_decoder(recipe, run, che
         {"model": str(run.parent / "reward")},
         {"function": "length", "options": {"target": 3}, "weight": 0.5},
     ]
-    changes = {"model": {"path": checkpoints["encoder-decoder"]}, "rewards": rewards}
+    changes = {"model": {"path": checkpoints["encoder-decoder"]}, "peft": lora, "rewards": rewards}
     status, error = recipe("ppo", "prompts", changes, {**ROLLOUTS, "num_iterations": 1})
     assert status == 0, error
+    assert (run / "adapter_model.safetensors").is_file()
     row = json.loads((run / "completions.jsonl").read_text().splitlines()[0])
     assert set(row["after"]) == {"completion", "reward", "length"}
 
