@@ -98,21 +98,26 @@ def open_language_model(
         device: default: the accelerator if there is one.
 
     Raises:
-        ValueError: there is no such checkpoint, no tokenizer beside it, or it is no language model.
+        ValueError: there is no such checkpoint, no tokenizer beside it, or it is no language model, or one without a
+            trained head.
     """
     folder = checkpoint_path(path)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         stack = stack_of(config)
-        model = LANGUAGE_MODELS[stack].from_pretrained(
+        model, found = LANGUAGE_MODELS[stack].from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
             attn_implementation=attn_implementation,
             trust_remote_code=trust_remote_code,
+            output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(f"model = {path!r} cannot be opened: {error}") from error
+    if found["missing_keys"]:
+        missing = ", ".join(sorted(found["missing_keys"]))
+        raise ValueError(f"model = {path!r} has no trained language-modelling head: {missing} are missing")
     return opened(model.to(device or torch.accelerator.current_accelerator() or "cpu"), tokenizer, stack)
 
 

@@ -203,7 +203,7 @@ def test_bad_settings(words, message):
         config_of(*words)
 
 
-def test_bad_models_and_data(decoder, tmp_path):
+def test_bad_models_and_data(decoder, tokenizers, tmp_path):
     LLMDecoderConfig(**tiny_config("decoder").to_dict()).save_pretrained(tmp_path / "bare")
     data = write(tmp_path / "texts.jsonl", [{"text": text} for text in TEXTS])
     common = ("data", data, "split", "train", "held_out_fraction", "0")
@@ -212,5 +212,9 @@ def test_bad_models_and_data(decoder, tmp_path):
     labelled = ("data", f"{{name: {data}}}", "split", "train")
     with pytest.raises(ValueError, match=r"columns \['source', 'target'\] not found"):
         evaluate(config_of("model", decoder, *labelled, "task", "generation"))
+    headless = LLMEncoderForSequenceClassification(tiny_config("encoder", vocab_size=512, tie_word_embeddings=False))
+    path = save(tmp_path / "headless", headless, tokenizers["encoder"])
+    with pytest.raises(ValueError, match="has no trained language-modelling head: lm_head"):
+        evaluate(config_of("model", path, *common))
     with pytest.raises(ValueError, match="has no trained head for text-classification"):
         evaluate(config_of("model", decoder, *labelled, "task", "text-classification"))
