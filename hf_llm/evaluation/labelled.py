@@ -13,11 +13,9 @@ from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
-    AutoTokenizer,
     PreTrainedModel,
 )
 
-from hf_llm.data.checkpoints import checkpoint_path
 from hf_llm.tuning.encoding import Encoder, report_cut, was_cut
 from hf_llm.tuning.multiple_choice import MultipleChoice
 from hf_llm.tuning.question_answering import QuestionAnswering
@@ -25,6 +23,7 @@ from hf_llm.tuning.task import Task
 
 from .answers import are_spans
 from .metrics import load_metric
+from .opening import open_checkpoint
 
 
 def need(data: Dataset, *columns: str) -> None:
@@ -36,28 +35,13 @@ def batches(data: Dataset, size: int) -> Iterator[dict[str, list]]:
     return (data[i : i + size] for i in range(0, len(data), size))
 
 
-def _open_head(config, auto_class) -> tuple[PreTrainedModel, Encoder]:
+def _open_head(config, auto_class: type) -> tuple[PreTrainedModel, Encoder]:
     """A model with a trained head, and what encodes its texts.
 
     Raises:
         ValueError: there is none, it has no such head, or `config.window` is longer than it can read.
     """
-    folder = checkpoint_path(config.model)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
-        model, found = auto_class.from_pretrained(
-            folder,
-            dtype=getattr(torch, config.dtype),
-            trust_remote_code=config.trust_remote_code,
-            attn_implementation=config.attn_implementation,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ValueError(f"model = {config.model!r} cannot be opened for {config.task}: {error}") from error
-    if found["missing_keys"]:
-        missing = ", ".join(sorted(found["missing_keys"]))
-        raise ValueError(f"model = {config.model!r} has no trained head for {config.task}: {missing} are missing")
-    model.to(torch.accelerator.current_accelerator() or "cpu").eval()
+    model, tokenizer = open_checkpoint(config.model, lambda _: auto_class, **config.opening())
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return model, Encoder.of(tokenizer, model.config, config.window)
 

@@ -4,10 +4,12 @@ peft: {method: lora, r: 16, lora_alpha: 32}
 peft: {method: lora, target_parameters: [experts.gate_up_proj, experts.down_proj]}    # mixtures of experts
 """
 
+import contextlib
 import dataclasses
 import inspect
 import logging
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -159,6 +161,22 @@ def _named(fields: dict) -> set[str]:
     return {name for names in lists if isinstance(names, (list, set)) for name in names}
 
 
+_NOISE = (
+    "Unsupported layer type",  # of norms, which LN-tuning copies whole
+    "`is_gradient_checkpointing` is deprecated",  # which PEFT asks of a model
+    "The following rank_pattern keys",  # of AdaLoRA's adapters, which PEFT itself wrote so
+)
+
+
+@contextlib.contextmanager
+def _without_noise() -> Iterator[None]:
+    """PEFT's warnings that say nothing to a user are left out."""
+    with warnings.catch_warnings():
+        for message in _NOISE:
+            warnings.filterwarnings("ignore", message)
+        yield
+
+
 def add_adapter(model: PreTrainedModel, section: dict, total_steps: int | None = None) -> PeftModel:
     """`model` with the adapter that a `peft` section describes; what it has to say of itself is logged.
 
@@ -167,9 +185,7 @@ def add_adapter(model: PreTrainedModel, section: dict, total_steps: int | None =
     """
     config = adapter_config(section, model, total_steps)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Unsupported layer type")  # of norms, which LN-tuning copies whole
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # which PEFT asks for
+        with _without_noise():
             adapted = get_peft_model(model, config)
     except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
         raise ValueError(f"peft: method {section['method']!r} does not fit this model: {error}") from error
@@ -210,7 +226,13 @@ def merge(adapted: PeftModel) -> PreTrainedModel:
 
     A head that is tied to adapted embeddings is merged beside them and tied again. PEFT alone would add the adapter to
     the one weight twice, and leave all weights frozen.
+
+    Raises:
+        ValueError: the adapter is one of virtual tokens, which no weight can stand for.
     """
+    if adapted.active_peft_config.is_prompt_learning:
+        kind = adapted.active_peft_config.peft_type.value
+        raise ValueError(f"an adapter of virtual tokens ({kind}) cannot be merged: open it by peft.PeftModel")
     model = adapted.get_base_model()
     tied = model.config.tie_word_embeddings
     head = getattr(model.get_output_embeddings(), "base_layer", None)
@@ -241,9 +263,8 @@ def open_adapter(model: PreTrainedModel, path: str | Path, adapter_name: str = "
     if base and model.name_or_path and Path(base).resolve() != Path(model.name_or_path).resolve():
         logger.warning("the adapter %s was trained on %s, not on %s", path, base, model.name_or_path)
     try:
-        with warnings.catch_warnings():
+        with _without_noise():
             warnings.filterwarnings("error", message=".*missing adapter keys.*")
-            warnings.filterwarnings("error", message="Found missing adapter keys.*")
             return PeftModel.from_pretrained(model, str(path), adapter_name=adapter_name, config=config)
     except (RuntimeError, ValueError, UserWarning, KeyError) as error:
         raise ValueError(f"model.adapter = {str(path)!r} is for another base, {base}: {error}") from error

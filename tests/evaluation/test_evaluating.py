@@ -6,11 +6,18 @@ import pytest
 import torch
 from huggingface_hub import ModelCard, ModelCardData
 from models.tiny import redraw, tiny_config
+from peft import LoraConfig, get_peft_model
 from transformers import pipeline
 
-from hf_llm import LLMDecoderConfig, LLMEncoderForSequenceClassification, LLMEncoderForTokenClassification
+from hf_llm import (
+    LLMDecoderConfig,
+    LLMDecoderForCausalLM,
+    LLMEncoderForSequenceClassification,
+    LLMEncoderForTokenClassification,
+)
 from hf_llm.evaluation import perplexity
 from hf_llm.evaluation.evaluating import evaluate, evaluation_config, table
+from hf_llm.evaluation.opening import opened
 from hf_llm.tuning.finetuning import finetune, load_finetune_config
 
 from .conftest import TEXTS
@@ -29,8 +36,8 @@ def write(path, rows) -> str:
 
 @pytest.fixture
 def decoder(language_models, tmp_path):
-    opened = language_models["decoder"]
-    return save(tmp_path / "decoder", opened.model, opened.tokenizer)
+    language_model = language_models["decoder"]
+    return save(tmp_path / "decoder", language_model.model, language_model.tokenizer)
 
 
 def config_of(*words: str):
@@ -56,6 +63,19 @@ def test_perplexity_reaches_file_table_and_card(language_models, decoder, tmp_pa
     assert shown == pytest.approx({k: expected[k] for k in ("loss", "perplexity", "bits_per_byte")}, abs=1e-4)
 
 
+def test_an_adapter_is_evaluated_on_its_base(language_models, decoder, tmp_path):
+    model = get_peft_model(LLMDecoderForCausalLM.from_pretrained(decoder), LoraConfig(task_type="CAUSAL_LM", r=2))
+    redraw(torch.nn.ParameterList(p for p in model.parameters() if p.requires_grad))
+    model.save_pretrained(tmp_path / "adapter")
+    tokenizer = language_models["decoder"].tokenizer
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    data = write(tmp_path / "texts.jsonl", [{"text": text} for text in TEXTS])
+    words = ("model", str(tmp_path / "adapter"), "data", data, "split", "train", "held_out_fraction", "0")
+    scored = perplexity.score_texts(opened(model, tokenizer, "decoder"), TEXTS)
+    expected = perplexity.figures(s.sums() for s in scored)
+    assert evaluate(config_of(*words))["metrics"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_max_examples_and_columns(decoder, tmp_path):
     data = write(tmp_path / "texts.jsonl", [{"body": text} for text in TEXTS])
     settings = ("model", decoder, "data", data, "split", "train", "held_out_fraction", "0", "columns", "{text: body}")
@@ -63,12 +83,12 @@ def test_max_examples_and_columns(decoder, tmp_path):
 
 
 def test_figures_of_masked_models_are_called_pseudo(language_models, tmp_path):
-    opened = language_models["encoder"]
-    path = save(tmp_path / "model", opened.model, opened.tokenizer)
+    language_model = language_models["encoder"]
+    path = save(tmp_path / "model", language_model.model, language_model.tokenizer)
     data = write(tmp_path / "texts.jsonl", [{"text": text} for text in TEXTS[1:3]])
     settings = ("model", path, "data", data, "split", "train", "held_out_fraction", "0")
     metrics = evaluate(config_of(*settings))["metrics"]
-    expected = perplexity.figures(s.sums() for s in perplexity.score_texts(opened, TEXTS[1:3]))
+    expected = perplexity.figures(s.sums() for s in perplexity.score_texts(language_model, TEXTS[1:3]))
     assert metrics["pseudo_perplexity"] == pytest.approx(expected["perplexity"]) and "perplexity" not in metrics
 
 
@@ -145,8 +165,8 @@ NAMES = ("Ann Lee", "Bob", "Dora")
 @pytest.mark.parametrize("task", TUNED)
 def test_answers_and_choices_score_as_the_run_that_trained_them(task, language_models, tmp_path):
     """Windows, batches and the missing answer included."""
-    opened = language_models["encoder"]
-    path = save(tmp_path / "model", opened.model, opened.tokenizer)
+    language_model = language_models["encoder"]
+    path = save(tmp_path / "model", language_model.model, language_model.tokenizer)
     data = write(tmp_path / "data.jsonl", [TUNED[task](n) for n in range(90)])
     training = {
         "max_steps": 2,
@@ -173,14 +193,14 @@ def test_answers_and_choices_score_as_the_run_that_trained_them(task, language_m
 
 @pytest.mark.parametrize("stack", ["decoder", "encoder-decoder"])
 def test_generation_is_batched_without_change(language_models, tmp_path, stack):
-    opened = language_models[stack]
-    path = save(tmp_path / "model", opened.model, opened.tokenizer)
+    language_model = language_models[stack]
+    path = save(tmp_path / "model", language_model.model, language_model.tokenizer)
     expected = []
     for text in TEXTS[1:3]:
-        ids = opened.tokenizer(text, return_tensors="pt", return_token_type_ids=False)
-        output = opened.model.generate(**ids, max_new_tokens=8, do_sample=False)[0]
+        ids = language_model.tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+        output = language_model.model.generate(**ids, max_new_tokens=8, do_sample=False)[0]
         start = ids["input_ids"].shape[1] if stack == "decoder" else 0
-        expected.append(opened.tokenizer.decode(output[start:], skip_special_tokens=True).strip())
+        expected.append(language_model.tokenizer.decode(output[start:], skip_special_tokens=True).strip())
     rows = [{"source": s, "target": t} for s, t in zip(TEXTS[1:3], expected)]
     data = write(tmp_path / "data.jsonl", rows)
     spec = f"{{name: {data}, splits: {{validation: {data}}}}}"
@@ -214,7 +234,7 @@ def test_bad_models_and_data(decoder, tokenizers, tmp_path):
         evaluate(config_of("model", decoder, *labelled, "task", "generation"))
     headless = LLMEncoderForSequenceClassification(tiny_config("encoder", vocab_size=512, tie_word_embeddings=False))
     path = save(tmp_path / "headless", headless, tokenizers["encoder"])
-    with pytest.raises(ValueError, match="has no trained language-modelling head: lm_head"):
+    with pytest.raises(ValueError, match="has no trained head ForMaskedLM: lm_head"):
         evaluate(config_of("model", path, *common))
-    with pytest.raises(ValueError, match="has no trained head for text-classification"):
+    with pytest.raises(ValueError, match="has no trained head ForSequenceClassification: score"):
         evaluate(config_of("model", decoder, *labelled, "task", "text-classification"))
