@@ -27,11 +27,13 @@ from .opening import open_checkpoint
 
 
 def need(data: Dataset, *columns: str) -> None:
+    """Raise ValueError, with the columns that exist, unless the data has all of `columns`."""
     if missing := [name for name in columns if name not in data.column_names]:
         raise ValueError(f"data: columns {missing} not found; there are {data.column_names}. Name them in `columns`")
 
 
 def batches(data: Dataset, size: int) -> Iterator[dict[str, list]]:
+    """The data in order, `size` examples at a time: lists by column."""
     return (data[i : i + size] for i in range(0, len(data), size))
 
 
@@ -84,6 +86,7 @@ def classify(config, data: Dataset) -> list[dict]:
 
 
 def agreement(records: list[dict]) -> dict:
+    """Figures of classes, or of numbers."""
     pairs = {"predictions": [r["prediction"] for r in records], "references": [r["reference"] for r in records]}
     if any(isinstance(value, float) for value in pairs["predictions"]):
         names = {"pearsonr": {}, "spearmanr": {}, "mse": {}}
@@ -153,6 +156,7 @@ def answer(config, data: Dataset) -> list[dict]:
 
 
 def answer_figures(records: list[dict]) -> dict:
+    """SQuAD's figures, those of its second version where some questions have no answer."""
     task = QuestionAnswering()
     task.has_null = any(not record["answers"]["text"] for record in records)
     return task.score(records)
@@ -167,4 +171,5 @@ def choose(config, data: Dataset) -> list[dict]:
 
 
 def choice_figures(records: list[dict]) -> dict:
+    """The share of right choices."""
     return MultipleChoice().score(records)
