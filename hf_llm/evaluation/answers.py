@@ -1,4 +1,4 @@
-"""Scores of short answers by SQuAD's rules, and references in the shape that sacrebleu reads.
+"""Scores of short answers by SQuAD's rules, references in the shape that sacrebleu reads, tags that seqeval reads.
 
 The rules are those of the official scripts `evaluate-v1.1.py` and `evaluate-v2.0.py` (https://arxiv.org/abs/1806.03822).
 """
@@ -6,7 +6,7 @@ The rules are those of the official scripts `evaluate-v1.1.py` and `evaluate-v2.
 import collections
 import re
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 def normalize_answer(text: str) -> str:
@@ -38,3 +38,8 @@ def reference_streams(references: list[str] | list[list[str]]) -> list[list[str 
     """References by prediction -> by rank: sacrebleu's streams, `None` where a prediction has fewer than others."""
     several = [[r] if isinstance(r, str) else r for r in references]
     return [[r[i] if i < len(r) else None for r in several] for i in range(max(map(len, several)))]
+
+
+def are_spans(tags: Iterable[str]) -> bool:
+    """Whether tags are those of spans: `O`, and `B-`, `I-` (`E-`, `S-`, ...) before the kind."""
+    return all(tag == "O" or tag[1:2] == "-" for tag in tags)

@@ -33,7 +33,8 @@ class EvaluationConfig:
         held_out_fraction: of a corpus, as in pretraining; with it, "validation" is what training never saw.
         columns: our column -> the data's, of tasks with labels.
         max_examples: evaluate so many, evenly spread; default: all.
-        window, stride: tokens that are read at once, and tokens from one window to the next; see `perplexity`.
+        window, stride: tokens that are read at once, and tokens from one window to the next; see `perplexity`. Of
+            tasks with heads, `window` is the longest text (default: what the model reads, at most 512).
         batch_size: rows in a forward pass.
         prompts: what samples are drawn from.
         max_new_tokens: of samples and generated targets.

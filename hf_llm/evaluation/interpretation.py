@@ -192,7 +192,12 @@ def integrated_gradients(
         token_id: what is to be explained; default: the likeliest token.
         points: of the quadrature.
         batch_size: of them in a forward pass.
+
+    Raises:
+        ValueError: fewer than one point.
     """
+    if points < 1:
+        raise ValueError(f"points = {points}: must be at least 1")
     model, tokenizer, ids = opened.model, opened.tokenizer, example.inputs["input_ids"]
     others = {name: value for name, value in example.inputs.items() if name != "input_ids"}
     embed = model.get_input_embeddings()

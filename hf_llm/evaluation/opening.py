@@ -1,5 +1,7 @@
 """Open what is evaluated: a checkpoint of ours, or any other of transformers, as it is."""
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from hf_llm.data.checkpoints import checkpoint_path
+
 
 # stack -> the class that opens it with its language-modelling head
 LANGUAGE_MODELS = {
@@ -22,13 +26,6 @@ LANGUAGE_MODELS = {
     "encoder": AutoModelForMaskedLM,
     "encoder-decoder": AutoModelForSeq2SeqLM,
 }
-
-
-def resolve(path: str) -> str:
-    """A folder or Hub id, with names of `hf_llm.data.checkpoints` resolved."""
-    from hf_llm.data.checkpoints import CHECKPOINTS, fetch_checkpoint
-
-    return str(fetch_checkpoint(path)) if path in CHECKPOINTS and not Path(path).exists() else path
 
 
 def stack_of(config: PreTrainedConfig) -> str:
@@ -87,39 +84,66 @@ def frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     return framed[:start], framed[start + len(plain) :]
 
 
-def open_language_model(
+def open_checkpoint(
     path: str,
+    auto_class_of: Callable[[PreTrainedConfig], type],
     *,
     dtype: str = "float32",
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
-    device: str | torch.device | None = None,
-) -> Opened:
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
+    A model with a trained head, and its tokenizer.
+
     Args:
-        path: a folder, a Hub id, or a name of `hf_llm.data.checkpoints`.
+        path: a folder, a Hub id, or a name of `hf_llm.data.checkpoints`; the folder of a PEFT adapter opens its base
+            with the adapter merged into it.
+        auto_class_of: says which head is wanted.
         dtype: of the weights.
         attn_implementation: backend of the attention; chosen by the model if None.
         trust_remote_code: run the code that the checkpoint carries, where hf_llm does not know its architecture.
-        device: default: the accelerator if there is one.
 
     Raises:
-        ValueError: there is no such checkpoint, no tokenizer beside it, or it is no language model.
+        ValueError: there is no such checkpoint, no tokenizer beside it, or no trained head in it.
     """
-    folder = resolve(path)
+    folder = checkpoint_path(path)
+    note = Path(folder, "adapter_config.json")
+    adapter = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
+    base = adapter.get("base_model_name_or_path") or folder
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        stack = stack_of(config)
-        model = LANGUAGE_MODELS[stack].from_pretrained(
-            folder,
+        auto_class = auto_class_of(config)
+        model, found = auto_class.from_pretrained(
+            base,
             dtype=getattr(torch, dtype),
             attn_implementation=attn_implementation,
             trust_remote_code=trust_remote_code,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(f"model = {path!r} cannot be opened: {error}") from error
-    return opened(model.to(device or torch.accelerator.current_accelerator() or "cpu"), tokenizer, stack)
+    brought = set(adapter.get("modules_to_save") or ())
+    if missing := [key for key in sorted(found["missing_keys"]) if not brought & set(key.split("."))]:
+        head = auto_class.__name__.removeprefix("AutoModel")
+        raise ValueError(f"model = {path!r} has no trained head {head}: {', '.join(missing)} are missing")
+    if adapter:
+        from hf_llm.tuning.adapters import merge_adapter  # needs PEFT
+
+        model = merge_adapter(model, folder)
+    return model.to(torch.accelerator.current_accelerator() or "cpu").eval(), tokenizer
+
+
+def open_language_model(path: str, **options) -> Opened:
+    """
+    Args:
+        path, options: as in `open_checkpoint`.
+
+    Raises:
+        ValueError: there is no such checkpoint, no tokenizer beside it, or it is no language model, or one without a
+            trained head.
+    """
+    return opened(*open_checkpoint(path, lambda config: LANGUAGE_MODELS[stack_of(config)], **options))
 
 
 def opened(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stack: str | None = None) -> Opened:

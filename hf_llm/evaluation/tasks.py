@@ -1,15 +1,14 @@
 """What a checkpoint can be evaluated on. A task makes a record of each example, and figures of all records."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from datasets import ClassLabel, Dataset
-from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
+from datasets import Dataset
 
-from . import bias, perplexity
+from . import bias, labelled, perplexity
+from .labelled import batches, need
 from .metrics import load_metric
-from .opening import open_language_model, resolve
+from .opening import open_language_model
 
 
 @dataclass(frozen=True)
@@ -35,10 +34,10 @@ class Task:
 
 def _score_texts(config, data: Dataset) -> list[dict]:
     opened = open_language_model(config.model, **config.opening())
-    _need(data, "text")
+    need(data, "text")
     return [
         {**scored.sums(), "masked": opened.stack == "encoder"}
-        for rows in _batches(data, 64)
+        for rows in batches(data, 64)
         for scored in perplexity.score_texts(opened, rows["text"], config.window, config.stride, config.batch_size)
     ]
 
@@ -55,10 +54,10 @@ def _text_figures(records: list[dict]) -> dict:
 
 def _score_pairs(config, data: Dataset) -> list[dict]:
     opened = open_language_model(config.model, **config.opening())
-    _need(data, "source", "target")
+    need(data, "source", "target")
     return [
         scored.sums()
-        for rows in _batches(data, 64)
+        for rows in batches(data, 64)
         for scored in perplexity.score_pairs(opened, rows["source"], rows["target"], config.batch_size)
     ]
 
@@ -82,14 +81,14 @@ def _score_bias(score: Callable) -> Callable[[object, Dataset], list[dict]]:
 def _generate(config, data: Dataset) -> list[dict]:
     """`target` of `source`: what an encoder-decoder makes of it, or how a decoder goes on after it."""
     opened = open_language_model(config.model, **config.opening())
-    _need(data, "source", "target")
+    need(data, "source", "target")
     model, tokenizer = opened.model, opened.tokenizer
     if opened.stack == "encoder":
         raise ValueError("task = 'generation' needs a decoder or an encoder-decoder")
     tokenizer.padding_side = "left" if opened.stack == "decoder" else "right"
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     records = []
-    for rows in _batches(data, config.batch_size):
+    for rows in batches(data, config.batch_size):
         inputs = tokenizer(rows["source"], return_tensors="pt", padding=True, return_token_type_ids=False)
         start = inputs["input_ids"].shape[1] if opened.stack == "decoder" else 0
         output = model.generate(
@@ -113,106 +112,6 @@ def _overlap(records: list[dict]) -> dict:
         **load_metric("rouge").compute(**texts, rouge_types=["rouge1", "rouge2", "rougeL"]),
         **load_metric("exact_match").compute(**texts),
     }
-
-
-# ---- labels ---------------------------------------------------------------------------------------------------------
-
-
-def _open_classifier(config, auto_class):
-    folder = resolve(config.model)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
-        model, found = auto_class.from_pretrained(
-            folder,
-            dtype=getattr(torch, config.dtype),
-            trust_remote_code=config.trust_remote_code,
-            attn_implementation=config.attn_implementation,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"model = {config.model!r} cannot be opened for {config.task}: {error}") from error
-    if found["missing_keys"]:
-        missing = ", ".join(sorted(found["missing_keys"]))
-        raise ValueError(f"model = {config.model!r} has no trained head for {config.task}: {missing} are missing")
-    return model.to(torch.accelerator.current_accelerator() or "cpu").eval(), tokenizer
-
-
-def _class_numbers(values: list, feature, model) -> list[int]:
-    """Class numbers as the model has them: by name where the data has names, else as they are."""
-    if isinstance(feature, ClassLabel):
-        values = [feature.int2str(v) for v in values]
-    if all(isinstance(v, int) for v in values):
-        return values
-    known = model.config.label2id
-    if unknown := sorted({str(v) for v in values} - set(known)):
-        raise ValueError(f"data: labels {', '.join(unknown)} are unknown to the model; it has {', '.join(known)}")
-    return [known[v] for v in values]
-
-
-@torch.no_grad()
-def _classify(config, data: Dataset) -> list[dict]:
-    """Sequence classification of `text` (and `text_pair`) with `label`; regression where the model has one output."""
-    model, tokenizer = _open_classifier(config, AutoModelForSequenceClassification)
-    _need(data, "text", "label")
-    regression = model.config.num_labels == 1
-    records = []
-    for rows in _batches(data, config.batch_size):
-        texts = [rows[name] for name in ("text", "text_pair") if name in rows]
-        inputs = tokenizer(*texts, return_tensors="pt", padding=True, truncation=True).to(model.device)
-        logits = model(**inputs).logits.float()
-        if regression:
-            predicted, right = logits[:, 0].tolist(), rows["label"]
-        else:
-            predicted = logits.argmax(-1).tolist()
-            right = _class_numbers(rows["label"], data.features["label"], model)
-        records += [{"prediction": p, "reference": r} for p, r in zip(predicted, right, strict=True)]
-    return records
-
-
-def _agreement(records: list[dict]) -> dict:
-    pairs = {"predictions": [r["prediction"] for r in records], "references": [r["reference"] for r in records]}
-    if any(isinstance(value, float) for value in pairs["predictions"]):
-        names = {"pearsonr": {}, "spearmanr": {}, "mse": {}}
-    else:
-        names = {"accuracy": {}, "f1": {"average": "macro"}, "matthews_correlation": {}}
-    return {k: v for name, options in names.items() for k, v in load_metric(name).compute(**pairs, **options).items()}
-
-
-@torch.no_grad()
-def _tag(config, data: Dataset) -> list[dict]:
-    """Token classification of `words` with `tags`; a word has the tag of its first token."""
-    model, tokenizer = _open_classifier(config, AutoModelForTokenClassification)
-    _need(data, "words", "tags")
-    names, feature = model.config.id2label, data.features["tags"].feature
-    records = []
-    for rows in _batches(data, config.batch_size):
-        inputs = tokenizer(
-            rows["words"], is_split_into_words=True, return_tensors="pt", padding=True, truncation=True
-        ).to(model.device)
-        best = model(**inputs).logits.argmax(-1).tolist()
-        for i, tags in enumerate(rows["tags"]):
-            first = {}  # word -> its first token; words that were cut off have none
-            for place, word in enumerate(inputs.word_ids(i)):
-                if word is not None:
-                    first.setdefault(word, place)
-            right = _class_numbers([tags[word] for word in first], feature, model)
-            predicted = [names[best[i][place]] for place in first.values()]
-            records.append({"prediction": predicted, "reference": [names[r] for r in right]})
-    return records
-
-
-def _spans(records: list[dict]) -> dict:
-    tags = {"predictions": [r["prediction"] for r in records], "references": [r["reference"] for r in records]}
-    return {k: v for k, v in load_metric("seqeval").compute(**tags).items() if k.startswith("overall_")}
-
-
-def _need(data: Dataset, *columns: str) -> None:
-    if missing := [name for name in columns if name not in data.column_names]:
-        raise ValueError(f"data: columns {missing} not found; there are {data.column_names}. Name them in `columns`")
-
-
-def _batches(data: Dataset, size: int) -> Iterator[dict[str, list]]:
-    return (data[i : i + size] for i in range(0, len(data), size))
 
 
 TASKS = {
@@ -241,16 +140,30 @@ TASKS = {
         "`label` of `text`, or of `text` and `text_pair`: accuracy, macro F1, Matthews correlation; of one output, "
         "Pearson and Spearman correlation and squared error",
         "labelled",
-        _classify,
-        _agreement,
+        labelled.classify,
+        labelled.agreement,
         ("accuracy", "f1", "matthews_correlation", "pearsonr", "spearmanr", "mse"),
     ),
     "token-classification": Task(
-        "`tags` of `words`: precision, recall and F1 of whole spans",
+        "`tags` of `words`: precision, recall and F1 of whole spans; accuracy and macro F1 of tags that are none",
         "labelled",
-        _tag,
-        _spans,
-        ("overall_precision", "overall_recall", "overall_f1", "overall_accuracy"),
+        labelled.tag,
+        labelled.tag_agreement,
+        ("overall_precision", "overall_recall", "overall_f1", "overall_accuracy", "accuracy", "f1"),
+    ),
+    "question-answering": Task(
+        "where in `context` the answer to `question` stands (`answers`, as SQuAD has them): exact match and F1",
+        "labelled",
+        labelled.answer,
+        labelled.answer_figures,
+        ("exact_match", "f1"),
+    ),
+    "multiple-choice": Task(
+        "which of `choices` answers `question` (`label`): accuracy",
+        "labelled",
+        labelled.choose,
+        labelled.choice_figures,
+        ("accuracy",),
     ),
     "crows-pairs": Task(
         "bias by CrowS-Pairs: how often the stereotypical one of two sentences is preferred",

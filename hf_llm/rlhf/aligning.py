@@ -12,11 +12,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig
 from transformers.integrations import TensorBoardCallback
 
+from hf_llm.data.checkpoints import checkpoint_path
 from hf_llm.data.tasks import SPLITS
 from hf_llm.training.runs import run_directory, set_cpu_threads
 from hf_llm.training.trainer import preserved_rng
 from hf_llm.tuning.finetuning import describe_dataset
-from hf_llm.tuning.models import checkpoint_path, open_config
+from hf_llm.tuning.models import open_config
 from hf_llm.tuning.report import Results
 from hf_llm.tuning.running import BASE, prepare_model, run
 
@@ -112,20 +113,24 @@ class _Run:
         return config
 
     def note_long_texts(self) -> None:
-        """Warn of training examples that the trainer will cut; the same as a sentence for the card."""
-        limit, rows = self.args.max_length, self.data["train"]
-        answers = [name for name in ("chosen", "rejected", "completion") if name in rows.column_names]
+        """Warn of examples that the trainer will cut; the same as sentences for the card."""
+        limit = self.args.max_length
+        if limit is None:
+            return
+        columns = self.data["train"].column_names
+        answers = [name for name in ("chosen", "rejected", "completion") if name in columns]
 
         def is_long(row: dict) -> bool:
             return any(len(scored_ids(self.tokenizer, row.get("prompt"), row[name])) > limit for name in answers)
 
-        if limit is not None and (longer := sum(is_long(row) for row in rows)):
-            note = (
-                f"{longer:,} of {len(rows):,} training examples are longer than training.max_length = {limit} tokens "
-                "and were cut."
-            )
-            logger.warning(note)
-            self.notes.append(note)
+        for split, rows in self.data.items():
+            if longer := sum(is_long(row) for row in rows):
+                note = (
+                    f"{longer:,} of {len(rows):,} examples of the {split} split are longer than training.max_length = "
+                    f"{limit} tokens and were cut."
+                )
+                logger.warning(note)
+                self.notes.append(note)
 
     def make_trainer(self):
         model = prepare_model(
@@ -215,7 +220,7 @@ class _Run:
 
     def complete_one(self, model, ids: list[int]) -> str:
         output = model.generate(
-            torch.tensor([ids], device=model.device),
+            input_ids=torch.tensor([ids], device=model.device),
             max_new_tokens=self.config.completions.max_new_tokens,
             do_sample=True,
             top_k=0,

@@ -9,12 +9,13 @@ from typing import Any
 import numpy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from hf_llm.data.checkpoints import checkpoint_path
 from hf_llm.data.tasks import load_task
 from hf_llm.training.runs import set_cpu_threads
 from hf_llm.training.settings import build_section, load_settings
 from hf_llm.tuning.config import ModelSection
 from hf_llm.tuning.finetuning import describe_dataset
-from hf_llm.tuning.models import checkpoint_path, open_model, open_tokenizer
+from hf_llm.tuning.models import open_model, open_tokenizer
 
 from .comparison_page import write_page
 from .judging import Judge, best_of, distinct_n, labelled_texts, log_probs, sample_completions, standard_error

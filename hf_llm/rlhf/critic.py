@@ -36,10 +36,6 @@ class Critic(nn.Module):
         else:
             nn.init.normal_(self.value_head.weight, std=(hidden_size + 1) ** -0.5)
 
-    @property
-    def is_shared(self) -> bool:
-        return self.backbone is None
-
     def forward(self, hidden_states: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Values (batch, seq) in float32, from the policy's `hidden_states` (batch, seq, hidden) or its `inputs`."""
         if self.backbone is not None:

@@ -54,17 +54,28 @@ def answer(column: str = "answer") -> Callable:
 
 
 def number(column: str = "answer") -> Callable:
-    """1 where the last number of the completion is that of the column, else 0: problems with a numeric result."""
+    """1 where the last number of the completion is that of the column, else 0: problems with a numeric result.
+
+    The reward raises ValueError where the column has no number.
+    """
 
     def is_right(text: str, right) -> bool:
-        found = _numbers(text)
-        return bool(found) and found[-1] == _numbers(str(right))[-1]
+        found, wanted = _numbers(text), _numbers(str(right))
+        if not wanted:
+            raise ValueError(f"a reward compares with the numbers of column {column!r}, and {right!r} has none")
+        return found[-1:] == wanted[-1:]
 
     return _compared(column, is_right)
 
 
 def distinct(n: int = 2) -> Callable:
-    """Distinct sequences of `n` words as a share of all (distinct-n, arXiv 1510.03055): against repetition."""
+    """Distinct sequences of `n` words as a share of all (distinct-n, arXiv 1510.03055): against repetition.
+
+    Raises:
+        ValueError: `n` is less than 1.
+    """
+    if n < 1:
+        raise ValueError(f"n = {n!r} must be at least 1")
 
     def reward(completions, **columns) -> list[float]:
         shares = []

@@ -17,7 +17,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_llm.tuning.models import checkpoint_path
+from hf_llm.data.checkpoints import checkpoint_path
 
 from .reward_functions import make_reward_function
 from .rewards import load_reward_model, resolve_rewards
@@ -111,7 +111,7 @@ def open_reward_model(path: str) -> PreTrainedModel:
     """A reward model in float32; of an adapter, its base with the adapter merged into it.
 
     Raises:
-        ValueError: there is none, or it has no trained head.
+        ValueError: there is none, or it has no trained head, or one for several labels.
     """
     path = checkpoint_path(path)
     try:
@@ -125,6 +125,11 @@ def open_reward_model(path: str) -> PreTrainedModel:
         return load_reward_model(path)
     except OSError as error:
         raise ValueError(f"rewards.model = {path!r} is no checkpoint: {error}") from error
+    except RuntimeError as error:  # weights of another shape
+        raise ValueError(
+            f"rewards.model = {path!r}: the adapter or its base is not of a model with one label, and a reward is one "
+            "number"
+        ) from error
 
 
 def _tokenizer_of(section: RewardSection) -> PreTrainedTokenizerBase:

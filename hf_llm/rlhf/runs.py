@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from hf_llm.tuning.config import TuningConfig, training_arguments
 from hf_llm.tuning.models import open_tokenizer, text_limit
 from hf_llm.tuning.running import TuningMixin
-from hf_llm.tuning.sft import set_chat_template
+from hf_llm.tuning.sft_data import set_chat_template
 
 from .preferences import is_conversation
 from .rollout import ShufflesByEpoch

@@ -4,9 +4,12 @@ peft: {method: lora, r: 16, lora_alpha: 32}
 peft: {method: lora, target_parameters: [experts.gate_up_proj, experts.down_proj]}    # mixtures of experts
 """
 
+import contextlib
 import dataclasses
+import inspect
 import logging
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,6 +71,8 @@ _TASK_TYPES = {
     "ForQuestionAnswering": "QUESTION_ANS",
     "Model": "FEATURE_EXTRACTION",
 }
+# tasks with labels for each text or each generated token: tokens before the text do not move these
+_PROMPTED_TASKS = ("CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS")
 # parts of a task head, which are trained beside the adapter: a fresh one says nothing
 _HEAD_PARTS = ("score", "transform")
 # fields that the run fills in
@@ -117,6 +122,8 @@ def adapter_config(section: dict, model: PreTrainedModel, total_steps: int | Non
     legal = {f.name for f in dataclasses.fields(config_class)}
     fields = {**method.fields, **{k: v for k, v in section.items() if k != "method"}}
     fields["task_type"] = next((t for head, t in _TASK_TYPES.items() if type(model).__name__.endswith(head)), None)
+    if has_virtual_tokens(section):
+        _check_takes_virtual_tokens(section["method"], model, fields["task_type"])
     head = [name for name in _HEAD_PARTS if getattr(model, name, None) is not None]
     if head and "modules_to_save" in legal:
         fields["modules_to_save"] = sorted({*head, *(fields.get("modules_to_save") or ())})
@@ -132,10 +139,42 @@ def adapter_config(section: dict, model: PreTrainedModel, total_steps: int | Non
         raise ValueError(f"peft: {error}") from error
 
 
+def _check_takes_virtual_tokens(method: str, model: PreTrainedModel, task_type: str | None) -> None:
+    """Raise ValueError where PEFT would fail in the first step, or move the text from under its labels."""
+    if task_type not in _PROMPTED_TASKS:
+        raise ValueError(
+            f"peft.method = {method!r} puts tokens of its own before the text, and the labels of a "
+            f"{type(model).__name__} belong to places in it: use lora"
+        )
+    if method == "prefix" and "past_key_values" not in inspect.signature(model.base_model.forward).parameters:
+        raise ValueError(f"peft.method = 'prefix' needs a cache, which a {type(model).__name__} has not: use prompt")
+    if task_type == "SEQ_CLS" and model.config.is_encoder_decoder:
+        raise ValueError(
+            f"peft.method = {method!r} puts tokens of its own before the text, which a {type(model).__name__} reads "
+            "in both of its stacks: use lora"
+        )
+
+
 def _named(fields: dict) -> set[str]:
     """Modules that a configuration names, to adapt or to save."""
     lists = [fields.get(name) for name in ("target_modules", "modules_to_save")]
     return {name for names in lists if isinstance(names, (list, set)) for name in names}
+
+
+_NOISE = (
+    "Unsupported layer type",  # of norms, which LN-tuning copies whole
+    "`is_gradient_checkpointing` is deprecated",  # which PEFT asks of a model
+    "The following rank_pattern keys",  # of AdaLoRA's adapters, which PEFT itself wrote so
+)
+
+
+@contextlib.contextmanager
+def _without_noise() -> Iterator[None]:
+    """PEFT's warnings that say nothing to a user are left out."""
+    with warnings.catch_warnings():
+        for message in _NOISE:
+            warnings.filterwarnings("ignore", message)
+        yield
 
 
 def add_adapter(model: PreTrainedModel, section: dict, total_steps: int | None = None) -> PeftModel:
@@ -144,10 +183,10 @@ def add_adapter(model: PreTrainedModel, section: dict, total_steps: int | None =
     Raises:
         ValueError: the method does not fit the model.
     """
+    config = adapter_config(section, model, total_steps)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Unsupported layer type")  # of norms, which LN-tuning copies whole
-            adapted = get_peft_model(model, adapter_config(section, model, total_steps))
+        with _without_noise():
+            adapted = get_peft_model(model, config)
     except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
         raise ValueError(f"peft: method {section['method']!r} does not fit this model: {error}") from error
     trainable, total = adapted.get_nb_trainable_parameters()
@@ -186,8 +225,14 @@ def merge(adapted: PeftModel) -> PreTrainedModel:
     The base with the adapter's weights in its own, as PEFT's `merge_and_unload`.
 
     A head that is tied to adapted embeddings is merged beside them and tied again. PEFT alone would add the adapter to
-    the one weight twice.
+    the one weight twice, and leave all weights frozen.
+
+    Raises:
+        ValueError: the adapter is one of virtual tokens, which no weight can stand for.
     """
+    if adapted.active_peft_config.is_prompt_learning:
+        kind = adapted.active_peft_config.peft_type.value
+        raise ValueError(f"an adapter of virtual tokens ({kind}) cannot be merged: open it by peft.PeftModel")
     model = adapted.get_base_model()
     tied = model.config.tie_word_embeddings
     head = getattr(model.get_output_embeddings(), "base_layer", None)
@@ -200,7 +245,7 @@ def merge(adapted: PeftModel) -> PreTrainedModel:
     if tied:
         merged.config.tie_word_embeddings = True
         merged.tie_weights()
-    return merged
+    return merged.requires_grad_(True)
 
 
 def open_adapter(model: PreTrainedModel, path: str | Path, adapter_name: str = "default") -> PeftModel:
@@ -218,9 +263,8 @@ def open_adapter(model: PreTrainedModel, path: str | Path, adapter_name: str = "
     if base and model.name_or_path and Path(base).resolve() != Path(model.name_or_path).resolve():
         logger.warning("the adapter %s was trained on %s, not on %s", path, base, model.name_or_path)
     try:
-        with warnings.catch_warnings():
+        with _without_noise():
             warnings.filterwarnings("error", message=".*missing adapter keys.*")
-            warnings.filterwarnings("error", message="Found missing adapter keys.*")
             return PeftModel.from_pretrained(model, str(path), adapter_name=adapter_name, config=config)
     except (RuntimeError, ValueError, UserWarning, KeyError) as error:
         raise ValueError(f"model.adapter = {str(path)!r} is for another base, {base}: {error}") from error

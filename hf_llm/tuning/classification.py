@@ -1,5 +1,6 @@
 """Sequence classification and regression: `text` (and `text_pair`) to a class or a number."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ from hf_llm.evaluation import load_metric
 
 from . import baselines, figures
 from .encoding import Encoder, was_cut
-from .labels import class_names, class_numbers, config_fields
+from .labels import config_fields, find_classes
 from .task import Task, softmax
 
 
@@ -23,17 +24,18 @@ class SequenceClassification(Task):
     columns: ClassVar[tuple[str, ...]] = ("text", "label")
 
     def prepare(self, data: dict[str, Dataset]) -> dict:
-        self.names = class_names(data, "label")
+        self.classes = find_classes(data, "label")
+        self.names = self.classes.names
         return {**config_fields(self.names), "problem_type": "single_label_classification"}
 
     def targets(self, labels: list) -> list:
-        return class_numbers(labels, self.names)
+        return self.classes.numbers(labels)
 
     def encode(self, examples: Dataset, encoder: Encoder) -> Dataset:
-        texts = [name for name in ("text", "text_pair") if name in examples.column_names]
+        columns = _columns(examples)
 
         def encode_batch(batch: dict) -> dict:
-            encoded = encoder(*(batch[name] for name in texts))
+            encoded = encoder(*(batch[name] for name in columns))
             return {**encoded, "labels": self.targets(batch["label"]), "cut": was_cut(encoded)}
 
         return examples.map(encode_batch, batched=True, remove_columns=examples.column_names, desc="Tokenizing")
@@ -46,7 +48,7 @@ class SequenceClassification(Task):
                 "prediction": self.names[scores.argmax()],
                 "probabilities": dict(zip(self.names, scores.round(5).tolist())),
             }
-            for text, label, scores in zip(examples["text"], features["labels"], softmax(logits))
+            for text, label, scores in zip(_texts(examples), features["labels"], softmax(logits))
         ]
 
     def score(self, records: list[dict]) -> dict[str, float]:
@@ -65,7 +67,7 @@ class SequenceClassification(Task):
         names = [self.names[place] for place in self.targets(train["label"])]
         guesses = {
             "most frequent class": baselines.most_frequent(names, len(records)),
-            "naive Bayes on words": baselines.naive_bayes(train["text"], names, examples["text"]),
+            "naive Bayes on words": baselines.naive_bayes(_texts(train), names, _texts(examples)),
         }
         return {
             name: [{**record, "prediction": guess} for record, guess in zip(records, made)]
@@ -88,7 +90,7 @@ class Regression(SequenceClassification):
 
     def prepare(self, data: dict[str, Dataset]) -> dict:
         for split, examples in data.items():
-            if wrong := [v for v in examples["label"] if isinstance(v, bool) or not isinstance(v, (int, float))]:
+            if wrong := [v for v in examples["label"] if not _is_number(v)]:
                 raise ValueError(f"data: 'label' of {split} has {wrong[0]!r}, which is no number")
         return {**config_fields(["value"]), "problem_type": "regression"}
 
@@ -98,7 +100,7 @@ class Regression(SequenceClassification):
     def decode(self, logits, features: Dataset, examples: Dataset) -> list[dict]:
         return [
             {"text": text, "label": label, "prediction": number}
-            for text, label, number in zip(examples["text"], features["labels"], logits[:, 0].tolist())
+            for text, label, number in zip(_texts(examples), features["labels"], logits[:, 0].tolist())
         ]
 
     def score(self, records: list[dict]) -> dict[str, float]:
@@ -110,12 +112,26 @@ class Regression(SequenceClassification):
         }
 
     def baselines(self, train: Dataset, examples: Dataset, records: list[dict]) -> dict[str, list[dict]]:
-        guesses = baselines.ridge(train["text"], self.targets(train["label"]), examples["text"])
+        guesses = baselines.ridge(_texts(train), self.targets(train["label"]), _texts(examples))
         return {"ridge regression on words": [{**r, "prediction": g} for r, g in zip(records, guesses)]}
 
     def figures(self, records: list[dict]) -> dict:
         labels, predictions = [r["label"] for r in records], [r["prediction"] for r in records]
         return {"predictions.png": lambda figure: figures.scatter(figure, labels, predictions)}
+
+
+def _columns(examples: Dataset) -> list[str]:
+    """Columns of the texts that are read together."""
+    return [name for name in ("text", "text_pair") if name in examples.column_names]
+
+
+def _texts(examples: Dataset) -> list[str]:
+    """What is read, for those who take one text; pairs on two lines."""
+    return ["\n".join(pair) for pair in zip(*(examples[name] for name in _columns(examples)))]
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 _PAIR = {"prediction": "prediction", "reference": "label"}  # what metrics call it -> what records do

@@ -25,7 +25,7 @@ from .adapters import has_virtual_tokens
 from .config import load_tuning_config, training_arguments
 from .finetuning import FINETUNING_TASKS, MANAGED_BY_TASK, FinetuneConfig, FinetuneTrainer, Finetuning, make_task
 from .language_modeling import CausalLanguageModeling, MaskedLanguageModeling
-from .models import has_trained_head
+from .models import has_trained_head, open_config
 from .report import Results
 from .running import adapt, prepare_model
 
@@ -165,9 +165,13 @@ def make_student(teacher: PreTrainedModel, layers: int | list[int]) -> PreTraine
 
 
 def soft_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """KL divergence of the softened distributions, (examples, classes) each, mean over examples, times T squared."""
+    """KL divergence of the softened distributions, (examples, classes) each, mean over examples, times T squared; of a
+    single output, which has no distribution, the squared difference."""
+    if student.shape[-1] == 1:
+        return functional.mse_loss(student.float(), teacher.float())
     student, teacher = (functional.log_softmax(x.float() / temperature, -1) for x in (student, teacher))
-    return functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+    divergence = functional.kl_div(student, teacher, reduction="sum", log_target=True)
+    return divergence / max(len(student), 1) * temperature**2
 
 
 def cosine_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
@@ -235,10 +239,21 @@ class Distillation(Finetuning):
                 f"model.path = {self.config.model.path!r} has no trained head for {self.task.auto_class.__name__}: a "
                 "teacher must know the task, train it first (recipes/finetune.py, recipes/pretrain.py)"
             )
+        self.check_classes(fields)
         whole = dataclasses.replace(self.config, peft=None)
         self.teacher = prepare_model(whole, self.task.auto_class, tokenizer, self.args, num_samples, **fields)
         student = make_student(self.teacher, self.config.student.layers)
         return adapt(student, self.config, tokenizer, self.args, num_samples)
+
+    def check_classes(self, fields: dict) -> None:
+        """Raise ValueError unless the teacher's classes are those of the data, in the same order."""
+        taught = open_config(self.config.model, self.task.auto_class).id2label
+        unnamed = {i: f"LABEL_{i}" for i in range(fields.get("num_labels", 0))}
+        if "id2label" in fields and taught not in (fields["id2label"], unnamed):
+            raise ValueError(
+                f"model.path = {self.config.model.path!r}: the teacher's classes are {list(taught.values())}, and "
+                f"those of the data {list(fields['id2label'].values())}"
+            )
 
     def make_trainer(self, **parts):
         self.judge = super().make_trainer(**{**parts, "model": self.teacher})  # evaluates the teacher

@@ -23,7 +23,7 @@ from .adapters import has_virtual_tokens
 from .config import TuningConfig, load_tuning_config, training_arguments
 from .encoding import Encoder, report_cut, was_cut
 from .finetuning import describe_dataset
-from .labels import check_columns
+from .labels import check_columns, check_texts
 from .models import is_encoder_decoder, open_config, open_tokenizer
 from .pairs import take
 from .report import Results
@@ -37,6 +37,8 @@ POOLINGS = {
     "lasttoken": lambda hidden, mask: hidden[torch.arange(len(hidden)), mask.sum(1).long() - 1],
 }
 SIDES = ("anchor", "positive")
+# adapters that `PeftModel` opens, but transformers, by which sentence-transformers opens them, does not
+NOT_INJECTED = ("adalora", "vera", "randlora")
 MANAGED = {
     "remove_unused_columns": "batches hold exactly what the model takes",
     "prediction_loss_only": "evaluation reports the loss, retrieval is measured at the end",
@@ -89,11 +91,9 @@ class EmbeddingsConfig(TuningConfig):
     embedding: EmbeddingSection = field(default_factory=EmbeddingSection)
 
     def __post_init__(self):
-        if self.peft is not None and has_virtual_tokens(self.peft):
-            raise ValueError(
-                f"peft.method = {self.peft['method']!r}: sentence-transformers opens no adapters of virtual tokens; "
-                "use lora"
-            )
+        method = None if self.peft is None else self.peft.get("method")
+        if method in NOT_INJECTED or (self.peft is not None and has_virtual_tokens(self.peft)):
+            raise ValueError(f"peft.method = {method!r}: sentence-transformers opens no such adapters; use lora")
 
 
 def load_embeddings_config(path: str | Path, overrides: list[str] = ()) -> EmbeddingsConfig:
@@ -167,11 +167,10 @@ class _Run:
         with args.main_process_first():  # the first process fills the caches that the others read
             self.texts = {split: self.load(split) for split in SPLITS}
             self.tokenizer = open_tokenizer(config.model)
-            self.tokenizer.padding_side = "right"
             self.tokenizer.chat_template = None  # sentence-transformers would make a conversation of each text
             self.encoder = Encoder.of(self.tokenizer, model_config, config.data.max_length)
             self.features = {split: self.encode(texts) for split, texts in self.texts.items()}
-        self.notes = [report_cut(f, split, self.encoder.max_length) for split, f in self.features.items()]
+        self.notes = [report_cut(f["cut"], split, self.encoder.max_length) for split, f in self.features.items()]
         model = prepare_model(config, AutoModel, self.tokenizer, args, len(self.texts["train"]))
         self.trainer = EmbeddingTrainer(
             model=model,
@@ -193,6 +192,8 @@ class _Run:
         data = self.config.data
         dataset = load_task(data.dataset, split)
         check_columns({split: dataset}, (data.anchor, data.positive))
+        for column in (data.anchor, data.positive):
+            check_texts(dataset, column, split)
         dataset = dataset.select_columns([data.anchor, data.positive])
         dataset = dataset.rename_columns({getattr(data, side): side for side in SIDES})
         return take(dataset, getattr(data, f"max_{split}_samples"), split)

@@ -1,9 +1,9 @@
 """Texts to token ids for a task head; what is cut off is counted."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from datasets import Dataset
 from transformers import BatchEncoding, PreTrainedConfig, PreTrainedTokenizerBase
 
 from .models import text_limit
@@ -29,10 +29,17 @@ class Encoder:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, max_length: int | None) -> "Encoder":
-        """Raises ValueError if `max_length` is more than the model can read."""
+        """
+        An encoder that pads on the right, where labels and offsets of tokens expect it, whatever the tokenizer says.
+
+        Raises:
+            ValueError: `max_length` is more than the model can read, or nothing.
+        """
         limit = text_limit(config, tokenizer)
-        if max_length is not None and limit is not None and not 0 < max_length <= limit:
-            raise ValueError(f"data.max_length = {max_length}: the model and its tokenizer read 1 to {limit} tokens")
+        if max_length is not None and not 0 < max_length <= (limit or max_length):
+            legal = f"1 to {limit}" if limit else "at least 1"
+            raise ValueError(f"data.max_length = {max_length}: the model and its tokenizer read {legal} tokens")
+        tokenizer.padding_side = "right"
         token_types = bool(getattr(config, "type_vocab_size", 0))
         return cls(tokenizer, max_length or min(limit or DEFAULT_LENGTH, DEFAULT_LENGTH), token_types)
 
@@ -51,12 +58,12 @@ def was_cut(batch: BatchEncoding) -> list[bool]:
     return [bool(encoding.overflowing) for encoding in batch.encodings]
 
 
-def report_cut(features: Dataset, split: str, max_length: int) -> str | None:
-    """Warn of texts that were cut, and return the sentence, or None if there were none."""
-    cut = sum(features["cut"])
-    if not cut:
+def report_cut(cut: Sequence[bool], split: str, max_length: int) -> str | None:
+    """Warn of texts that were cut (one entry for each), and return the sentence, or None if there were none."""
+    count, total = sum(cut), len(cut)
+    if not count:
         return None
-    share = 100 * cut / len(features)
-    sentence = f"{cut:,} of {len(features):,} {split} texts ({share:.1f} %) are longer than {max_length} tokens: cut."
+    share = 100 * count / total
+    sentence = f"{count:,} of {total:,} {split} texts ({share:.1f} %) are longer than {max_length} tokens: cut."
     logger.warning("data: %s", sentence)
     return sentence

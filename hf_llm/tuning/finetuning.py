@@ -10,6 +10,7 @@ import numpy
 import peft
 from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_llm.data.tasks import SPLITS, TASKS, load_task, parse_task
 from hf_llm.training.runs import run_directory, set_cpu_threads
@@ -145,7 +146,7 @@ class Finetuning:
             tokenizer = open_tokenizer(config.model, **task.tokenizer_options)
             self.encoder = Encoder.of(tokenizer, model_config, config.data.max_length)
             self.features = {split: task.encode(examples, self.encoder) for split, examples in self.data.items()}
-        self.notes = [report_cut(f, split, self.encoder.max_length) for split, f in self.features.items()]
+        self.notes = [report_cut(f["cut"], split, self.encoder.max_length) for split, f in self.features.items()]
         num_features = len(self.features["train"])
         model = self.make_model(tokenizer, num_features, fields)
         inputs = {*tokenizer.model_input_names, *task.label_names}
@@ -217,8 +218,8 @@ def describe_dataset(spec: Any) -> str:
 def usage(config: FinetuneConfig, task: Task) -> str:
     """Python code that opens the result."""
     name = Path(config.output_dir).name
+    head = task.auto_class.__name__.removeprefix("AutoModel")
     if config.peft is not None:
-        head = task.auto_class.__name__.removeprefix("AutoModel")
         if hasattr(peft, f"AutoPeftModel{head}"):
             return f'from peft import AutoPeftModel{head}\n\nmodel = AutoPeftModel{head}.from_pretrained("{name}")'
         return (
@@ -226,10 +227,11 @@ def usage(config: FinetuneConfig, task: Task) -> str:
             f'base = AutoModel{head}.from_pretrained(PeftConfig.from_pretrained("{name}").base_model_name_or_path)\n'
             f'model = PeftModel.from_pretrained(base, "{name}")'
         )
-    if task.auto_class.__name__ == "AutoModelForMultipleChoice":  # there is no such pipeline
+    if task.hub_name not in PIPELINE_REGISTRY.get_supported_tasks():
         return (
-            "from transformers import AutoModelForMultipleChoice\n\n"
-            f'model = AutoModelForMultipleChoice.from_pretrained("{name}", trust_remote_code=True)'
+            f"from transformers import AutoModel{head}, AutoTokenizer\n\n"
+            f'model = AutoModel{head}.from_pretrained("{name}", trust_remote_code=True)\n'
+            f'tokenizer = AutoTokenizer.from_pretrained("{name}")'
         )
     return (
         f'from transformers import pipeline\n\nmodel = pipeline("{task.hub_name}", "{name}", trust_remote_code=True)'

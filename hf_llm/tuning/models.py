@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import Iterable
-from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from hf_llm.data.checkpoints import checkpoint_path
 from hf_llm.data.checks import check_vocabulary
 from hf_llm.interop import from_native
 from hf_llm.interop.configurations import to_our_config
@@ -22,13 +22,6 @@ from .config import ModelSection
 logger = logging.getLogger(__name__)
 
 _TABLE_POSITIONS = ("learned", "sinusoidal")  # kinds of positions that end where their table ends
-
-
-def checkpoint_path(path: str) -> str:
-    """A folder or Hub id, with names of `hf_llm.data.checkpoints` resolved."""
-    from hf_llm.data.checkpoints import CHECKPOINTS, fetch_checkpoint
-
-    return str(fetch_checkpoint(path)) if path in CHECKPOINTS and not Path(path).exists() else path
 
 
 def open_tokenizer(section: ModelSection, **options) -> PreTrainedTokenizerBase:
@@ -201,16 +194,20 @@ def _and(names: Iterable[str]) -> str:
 
 
 def is_complete_checkpoint(section: ModelSection, model: PreTrainedModel) -> bool:
-    """Whether `section.path` opens as exactly this class, so that an adapter can name it as its base."""
+    """Whether `section.path` opens as exactly this model, classes included, so that an adapter can name it as its
+    base."""
     config = _read_config(section)
     same_class = (config.architectures or [None])[0] == type(model).__name__
-    return same_class and not section.fields and section.adapter is None
+    same_head = (config.id2label, config.problem_type) == (model.config.id2label, model.config.problem_type)
+    changed = section.fields or section.adapter is not None or section.revision is not None
+    return same_class and same_head and not changed
 
 
 def text_limit(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The longest text, in tokens, that the model can read, or None if nothing ends."""
-    stacks = [config.encoder, config.decoder] if config.is_encoder_decoder else [config]
-    limits = [s.max_position_embeddings for s in stacks if s.position_embedding in _TABLE_POSITIONS]
+    stacks = [getattr(config, name, config) for name in ("encoder", "decoder")]
+    ends = [s for s in stacks if getattr(s, "position_embedding", None) in _TABLE_POSITIONS]  # one of ours
+    limits = [stack.max_position_embeddings for stack in ends]
     if tokenizer.model_max_length < 1e9:  # transformers' way of saying that there is no limit is 1e30
         limits.append(tokenizer.model_max_length)
     return min(limits, default=None)

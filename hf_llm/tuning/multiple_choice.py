@@ -23,12 +23,12 @@ class MultipleChoice(Task):
     columns: ClassVar[tuple[str, ...]] = ("question", "choices", "label")
 
     def prepare(self, data: dict[str, Dataset]) -> dict:
-        self.count = len(data["train"][0]["choices"])
+        self.count = len(next(iter(data.values()))[0]["choices"])
         for split, examples in data.items():
             for i, (choices, label) in enumerate(zip(examples["choices"], examples["label"])):
                 if len(choices) != self.count:
                     raise ValueError(
-                        f"data: example {i} of {split} has {len(choices)} choices, the first of train {self.count}: "
+                        f"data: example {i} of {split} has {len(choices)} choices, the first of all {self.count}: "
                         "all must have equally many"
                     )
                 if label not in range(self.count):

@@ -47,6 +47,11 @@ class QuestionAnswering(Task):
     def prepare(self, data: dict[str, Dataset]) -> dict:
         for split, examples in data.items():
             for i, (context, answers) in enumerate(zip(examples["context"], examples["answers"])):
+                if not _has_places(answers):
+                    raise ValueError(
+                        f"data: example {i} of {split} has the answers {answers!r}, which are not those of SQuAD: "
+                        "{text: [...], answer_start: [...]}, a place in the context for each text"
+                    )
                 for text, start in zip(answers["text"], answers["answer_start"]):
                     if context[start : start + len(text)] != text:
                         raise ValueError(f"data: example {i} of {split}: the context has no {text!r} at {start}")
@@ -161,6 +166,12 @@ class QuestionAnswering(Task):
 
 
 _LENGTHS = (500, 1000, 2000, 4000)
+
+
+def _has_places(answers) -> bool:
+    """Whether `answers` are lists of texts and places, equally many."""
+    lists = [answers.get(name) for name in ("text", "answer_start")] if isinstance(answers, dict) else [None]
+    return all(isinstance(values, list) for values in lists) and len(lists[0]) == len(lists[-1])
 
 
 def _null_position(ids: list[int], cls: int | None) -> int:

@@ -30,6 +30,7 @@ from hf_llm.training.runs import run_directory, set_cpu_threads
 from .config import training_arguments
 from .finetuning import describe_dataset
 from .generated import BASELINES, TextMetrics, samples_text
+from .labels import check_texts
 from .models import is_encoder_decoder, open_config, open_tokenizer, text_limit
 from .pairs import IGNORED, PairCollator, PairFormat, encode_pairs, report_cuts, take
 from .report import Results
@@ -139,6 +140,8 @@ class _Run:
                 )
         dataset = dataset.select_columns([data.source, data.target])
         dataset = dataset.rename_columns({data.source: "source", data.target: "target"})
+        for side in ("source", "target"):
+            check_texts(dataset, side, split)
         return take(dataset, limit, split)
 
     # ---- tokenizer and model ----------------------------------------------------------------------------------------
@@ -175,8 +178,15 @@ class _Run:
 
     def pair_format(self) -> PairFormat:
         data, stack = self.config.data, _stack(self.model_config)
-        if stack == "decoder" and self.tokenizer.eos_token_id is None:
-            raise ValueError("model: the tokenizer has no end token, so a decoder would never learn where to stop")
+        if stack == "decoder":
+            if self.tokenizer.eos_token_id is None:
+                raise ValueError("model: the tokenizer has no end token, so a decoder would never learn where to stop")
+            fixed = len(self.tokenizer(data.separator)["input_ids"])
+            if data.max_source_length <= fixed:
+                raise ValueError(
+                    f"data.max_source_length = {data.max_source_length}: data.separator and special tokens take "
+                    f"{fixed}, which leaves no room for a source"
+                )
         return PairFormat(
             stack=stack,
             prefix=data.prefix,

@@ -16,6 +16,7 @@ from .generated import BASELINES, METRICS
 
 # task -> what it is measured by unless the configuration says otherwise
 TASK_METRICS = {"translation": ["bleu", "chrf"], "summarization": ["rouge"]}
+_COUNTS = ("num_beams", "max_new_tokens", "num_return_sequences", "num_beam_groups")  # of `generation`
 MANAGED = {
     "optim": "use training.optimizer",
     "optim_args": "use training.optimizer and its settings",
@@ -97,6 +98,11 @@ class PairsSection:
     max_validation_samples: int | None = 256
     max_test_samples: int | None = None
 
+    def __post_init__(self):
+        for name in ("max_source_length", "max_target_length"):
+            if getattr(self, name) < 2:
+                raise ValueError(f"data.{name} = {getattr(self, name)}: must be at least 2, a token and an end")
+
 
 @dataclass(kw_only=True)
 class Seq2SeqConfig(TuningConfig):
@@ -121,6 +127,9 @@ class Seq2SeqConfig(TuningConfig):
         if self.model.new is not None and self.peft is not None:
             raise ValueError("peft: an adapter needs a model.path, weights that have learned something")
         check_keys(self.generation, GenerationConfig().to_dict(), "generation")
+        for name, value in self.generation.items():
+            if name in _COUNTS and value is not None and not (isinstance(value, int) and value >= 1):
+                raise ValueError(f"generation.{name} = {value!r}: must be a whole number, at least 1")
 
 
 def load_seq2seq_config(path: str | Path, overrides: list[str] = ()) -> Seq2SeqConfig:

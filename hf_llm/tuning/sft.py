@@ -9,28 +9,34 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 from trl import SFTConfig, SFTTrainer
-from trl.chat_template_utils import has_generation_markers
 
 from hf_llm.data.tasks import SPLITS, load_task
-from hf_llm.data.tokenization import CHAT_TEMPLATE
 from hf_llm.training.runs import run_directory, set_cpu_threads
 from hf_llm.training.trainer import preserved_rng
 
+from .adapters import has_virtual_tokens
 from .config import ModelSection, TuningConfig, load_tuning_config, training_arguments
 from .finetuning import describe_dataset
 from .models import is_encoder_decoder, open_config, open_tokenizer, text_limit
 from .pairs import take
 from .report import Results
 from .running import TuningMixin, prepare_model, run
+from .sft_data import (
+    FORMATS,
+    TURN_END,
+    check_examples,
+    has_messages,
+    kind_of,
+    prompt_text,
+    set_chat_template,
+    token_ids,
+)
 
 
 logger = logging.getLogger(__name__)
 
-# columns of the kinds of data that SFTTrainer knows, the most telling first
-FORMATS = {"conversation": ("messages",), "prompt and completion": ("prompt", "completion"), "text": ("text",)}
-TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 MANAGED = {
     "model_init_kwargs": "use the section model",
     "trust_remote_code": "hf_llm's own classes open the model",
@@ -38,6 +44,8 @@ MANAGED = {
     "dataset_kwargs": "use the section data",
     "dataset_text_field": "name the column `text` by data.dataset.columns",
     "use_liger_kernel": "TRL's fused head is used already",
+    "gradient_checkpointing": "use training.activation_checkpointing",
+    "gradient_checkpointing_kwargs": "use training.activation_checkpointing_kwargs",
 }
 
 
@@ -46,7 +54,7 @@ class SftData:
     """
     Attributes:
         dataset: anything that `hf_llm.data.tasks.load_task` takes, with a column `messages` (role and content each),
-            columns `prompt` and `completion`, or a column `text`.
+            columns `prompt` and `completion` (texts, or messages), or a column `text`.
         chat_template: None takes the tokenizer's; "chatml", or a file with a Jinja template. To train on what the
             assistant says alone, it must mark that with {% generation %}, as "chatml" does.
         max_train_samples, max_validation_samples, max_test_samples: take that many examples of a split, drawn once.
@@ -100,6 +108,7 @@ def train_sft(config: SftConfig, card_template: Path | None = None) -> signal.Si
     """
     set_cpu_threads(config.cpu_threads)
     args = sft_arguments(config, open_decoder_config(config.model))
+    check_packing(config, args)
     with run_directory(args):
         return _Run(config, args).run(card_template)
 
@@ -117,10 +126,13 @@ class _Run:
             self.texts = {split: self.load(split, getattr(data, f"max_{split}_samples")) for split in SPLITS}
             self.tokenizer = open_tokenizer(self.config.model)
             self.kind = kind_of(self.texts["train"])
-            if self.kind == "conversation":
+            self.is_chat = has_messages(self.texts["train"][0])
+            if self.is_chat:
                 set_chat_template(self.tokenizer, data.chat_template, self.args.assistant_only_loss)
             elif self.args.assistant_only_loss:
                 raise ValueError(f"training.assistant_only_loss = True needs conversations, the data is {self.kind}")
+            elif self.tokenizer.eos_token is None:
+                raise ValueError("model: the tokenizer has no end token (eos_token), and texts must end: set one")
             self.notes = [n for split, texts in self.texts.items() for n in self.report_length(split, texts)]
         self.trainer = self.make_trainer()
         self.before = self.measure()
@@ -131,6 +143,7 @@ class _Run:
     def load(self, split: str, limit: int | None) -> Dataset:
         dataset = load_task(self.config.data.dataset, split)
         dataset = dataset.select_columns(list(FORMATS[kind_of(dataset)]))
+        check_examples(dataset, split, self.args.assistant_only_loss)
         return take(dataset, limit, split)
 
     def report_length(self, split: str, texts: Dataset) -> list[str]:
@@ -161,7 +174,7 @@ class _Run:
         limit = text_limit(model.config, self.tokenizer)
         if limit is not None and (self.args.max_length or limit + 1) > limit:
             raise ValueError(f"training.max_length = {self.args.max_length}: the model reads {limit} tokens at most")
-        if self.kind == "conversation":
+        if self.is_chat:
             model.generation_config.eos_token_id = self.stop_tokens(model.generation_config.eos_token_id)
         return SftTuner(
             model=model,
@@ -182,6 +195,10 @@ class _Run:
     def measure(self) -> dict[str, float]:
         """Loss and perplexity of the test split, over the tokens that are trained on."""
         found = self.trainer.evaluate(self.texts["test"], metric_key_prefix="test")
+        if "test_loss" not in found:
+            raise ValueError(
+                f"training.max_length = {self.args.max_length} leaves nothing to learn of the test split: raise it"
+            )
         return {"loss": found["test_loss"], "perplexity": math.exp(min(found["test_loss"], 700))}
 
     def answers(self) -> list[tuple[str, str]]:
@@ -196,7 +213,7 @@ class _Run:
         with preserved_rng(), torch.no_grad():
             for row in self.texts["test"].select(range(min(section.count, len(self.texts["test"])))):
                 prompt = prompt_text(self.tokenizer, row)
-                ids = self.tokenizer(prompt, return_tensors="pt", add_special_tokens=self.kind != "conversation")
+                ids = self.tokenizer(prompt, return_tensors="pt", add_special_tokens=not self.is_chat)
                 output = model.generate(
                     **ids.to(model.device),
                     max_new_tokens=section.max_new_tokens,
@@ -211,12 +228,14 @@ class _Run:
     def evaluate(self) -> Results:
         shown = zip(self.samples_before, self.answers(), strict=True)
         learned = "what the assistant says" if self.args.assistant_only_loss else _LEARNED[self.kind]
+        if self.args.completion_only_loss is False and self.kind == "prompt and completion":
+            learned = "prompts and completions"
         return Results(
             task="text-generation",
             dataset=describe_dataset(self.config.data.dataset),
             metrics=self.measure(),
             rows={split: len(texts) for split, texts in self.texts.items()},
-            usage=_USAGE.format(path=Path(self.config.output_dir).name, prompt=_EXAMPLES[self.kind]),
+            usage=_USAGE.format(path=Path(self.config.output_dir).name, prompt=_EXAMPLE if self.is_chat else '"..."'),
             baselines={"before fine-tuning": self.before},
             notes=[f"The loss is over {learned}.", *self.notes],
             samples="\n\n".join(_sample_text(prompt, before, after) for (prompt, before), (_, after) in shown),
@@ -224,8 +243,7 @@ class _Run:
 
 
 _LEARNED = {"conversation": "whole conversations", "prompt and completion": "completions", "text": "whole texts"}
-_EXAMPLES = {"conversation": '[{"role": "user", "content": "Hello!"}]'}
-_EXAMPLES |= dict.fromkeys(("prompt and completion", "text"), '"..."')
+_EXAMPLE = '[{"role": "user", "content": "Hello!"}]'
 _USAGE = """import hf_llm
 from transformers import pipeline
 
@@ -236,21 +254,6 @@ print(generate({prompt}, return_full_text=False)[0]["generated_text"])"""
 def _sample_text(prompt: str, before: str, after: str) -> str:
     parts = {"Prompt": prompt, "Before": before, "After": after}
     return "\n\n".join(f"**{name}**\n\n````text\n{text.strip()}\n````" for name, text in parts.items())
-
-
-def kind_of(dataset: Dataset) -> str:
-    """The key of `FORMATS` that a data set has.
-
-    Raises:
-        ValueError: it has none; its columns are listed.
-    """
-    for kind, columns in FORMATS.items():
-        if set(columns) <= set(dataset.column_names):
-            return kind
-    wanted = ", ".join(" and ".join(f"`{c}`" for c in columns) for columns in FORMATS.values())
-    raise ValueError(
-        f"data.dataset: its columns are {dataset.column_names}; needed are {wanted} (rename by data.dataset.columns)"
-    )
 
 
 def open_decoder_config(section: ModelSection) -> PreTrainedConfig:
@@ -268,53 +271,20 @@ def open_decoder_config(section: ModelSection) -> PreTrainedConfig:
 
 
 def sft_arguments(config: SftConfig, model_config: PreTrainedConfig) -> SFTConfig:
-    """TRL takes any model whose configuration can name experts for one that has them: here that is said apart."""
+    """The run's arguments, with two defaults of TRL's mended: activations are recomputed on accelerators alone, which
+    lack memory, and a model without experts has no router loss."""
     routing = {} if model_config.num_experts else {"router_aux_loss_coef": 0.0}
-    return training_arguments(config, SFTConfig, **routing)
+    return training_arguments(config, SFTConfig, activation_checkpointing=torch.accelerator.is_available(), **routing)
 
 
-def set_chat_template(tokenizer: PreTrainedTokenizerBase, template: str | None, assistant_only: bool) -> None:
-    """Give the tokenizer the chat template that training needs.
-
-    Args:
-        template: as `SftData.chat_template`.
-        assistant_only: whether it must mark what the assistant says.
-
-    Raises:
-        ValueError: there is none, it has no such marks, or it needs tokens that the tokenizer lacks.
-    """
-    if template == "chatml":
-        if missing := {TURN_START, TURN_END} - set(tokenizer.get_vocab()):
-            raise ValueError(f"data.chat_template = 'chatml' needs the tokens {sorted(missing)} in the vocabulary")
-        begins_itself = tokenizer.bos_token in (None, TURN_START)
-        tokenizer.chat_template = CHAT_TEMPLATE.removeprefix("{{ bos_token }}" if begins_itself else "")
-    elif template is not None:
-        if not Path(template).is_file():
-            raise ValueError(f"data.chat_template = {template!r} is neither 'chatml' nor a file")
-        tokenizer.chat_template = Path(template).read_text(encoding="utf-8")
-    if tokenizer.chat_template is None:
+def check_packing(config: SftConfig, args: SFTConfig) -> None:
+    """Raise ValueError where texts of one row would see each other: their positions keep them apart."""
+    if args.packing and args.packing_strategy == "wrapped":
         raise ValueError(
-            "the tokenizer has no chat template, and the data is conversations: set data.chat_template to 'chatml' or "
-            "to a file with a Jinja template"
+            "training.packing_strategy = 'wrapped' lets packed texts see each other: use bfd or bfd_split"
         )
-    if assistant_only and not has_generation_markers(tokenizer.chat_template):
+    if (args.packing or args.padding_free) and config.peft is not None and has_virtual_tokens(config.peft):
         raise ValueError(
-            "training.assistant_only_loss = True needs a chat template that marks what the assistant says with "
-            "{% generation %} ... {% endgeneration %}, which the tokenizer's does not: set data.chat_template to "
-            "'chatml' or to a file with such a template"
+            f"training.packing = {args.packing}, training.padding_free = {args.padding_free}: peft.method = "
+            f"{config.peft['method']!r} drops the positions by which texts of one row are kept apart; use lora"
         )
-
-
-def token_ids(tokenizer: PreTrainedTokenizerBase, row: dict) -> list[int]:
-    """The ids of a whole example."""
-    if "messages" in row:
-        return tokenizer.apply_chat_template(row["messages"], return_dict=False)
-    return tokenizer(row["text"] if "text" in row else row["prompt"] + row["completion"])["input_ids"]
-
-
-def prompt_text(tokenizer: PreTrainedTokenizerBase, row: dict) -> str:
-    """What an example begins with, up to where the model goes on: the first message of a conversation, say."""
-    if "messages" in row:
-        opening = row["messages"][:1]
-        return tokenizer.apply_chat_template(opening, tokenize=False, add_generation_prompt=True)
-    return row["prompt"] if "prompt" in row else row["text"][: len(row["text"]) // 4]

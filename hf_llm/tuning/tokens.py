@@ -9,10 +9,11 @@ from datasets import Dataset
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
 
 from hf_llm.evaluation import load_metric
+from hf_llm.evaluation.answers import are_spans
 
 from . import baselines, figures
 from .encoding import Encoder, was_cut
-from .labels import class_names, class_numbers, config_fields
+from .labels import config_fields, find_classes
 from .task import Task
 
 
@@ -38,26 +39,28 @@ class TokenClassification(Task):
             for i, (words, tags) in enumerate(zip(examples["words"], examples["tags"])):
                 if len(words) != len(tags):
                     raise ValueError(f"data: example {i} of {split} has {len(words)} words, but {len(tags)} tags")
-        self.names = class_names(data, "tags")
+        self.classes = find_classes(data, "tags")
+        self.names = self.classes.names
         return config_fields(self.names)
 
     @property
     def has_spans(self) -> bool:
-        """Whether the tags are those of spans: `O`, and `B-`, `I-` (`E-`, `S-`, ...) before the kind."""
-        return all(name == "O" or name[1:2] == "-" for name in self.names)
+        """Whether the tags are those of spans."""
+        return are_spans(self.names)
 
     def encode(self, examples: Dataset, encoder: Encoder) -> Dataset:
         def encode_batch(batch: dict) -> dict:
             encoded = encoder(batch["words"], is_split_into_words=True)
-            firsts, labels = [], []
+            firsts, kept, labels = [], [], []
             for i, tags in enumerate(batch["tags"]):
                 words = encoded.word_ids(i)
                 first = [word is not None and word not in words[:place] for place, word in enumerate(words)]
-                numbers = class_numbers(tags, self.names)
+                numbers = self.classes.numbers(tags)
                 counts = [word is not None and (f or self.label_all_tokens) for word, f in zip(words, first)]
                 labels.append([numbers[word] if count else IGNORED for word, count in zip(words, counts)])
                 firsts.append([place for place, f in enumerate(first) if f])
-            return {**encoded, "labels": labels, "first_tokens": firsts, "cut": was_cut(encoded)}
+                kept.append([words[place] for place in firsts[-1]])
+            return {**encoded, "labels": labels, "first_tokens": firsts, "kept_words": kept, "cut": was_cut(encoded)}
 
         return examples.map(encode_batch, batched=True, remove_columns=examples.column_names, desc="Tokenizing")
 
@@ -68,14 +71,14 @@ class TokenClassification(Task):
         return super().shrink(logits, labels).argmax(-1)
 
     def decode(self, logits: numpy.ndarray, features: Dataset, examples: Dataset) -> list[dict]:
-        """Words that were cut off are left out."""
+        """Words that were cut off, and those of which the tokenizer leaves nothing, are left out."""
         records = []
         for best, feature, example in zip(logits, features, examples):
-            places = feature["first_tokens"]
-            right = class_numbers(example["tags"][: len(places)], self.names)
+            places, kept = feature["first_tokens"], feature["kept_words"]
+            right = self.classes.numbers([example["tags"][word] for word in kept])
             records.append(
                 {
-                    "words": example["words"][: len(places)],
+                    "words": [example["words"][word] for word in kept],
                     "tags": [self.names[number] for number in right],
                     "prediction": [self.names[best[place]] for place in places],
                 }
@@ -101,7 +104,7 @@ class TokenClassification(Task):
         return load_metric("seqeval").compute(**tags)
 
     def baselines(self, train: Dataset, examples: Dataset, records: list[dict]) -> dict[str, list[dict]]:
-        tags = [[self.names[n] for n in class_numbers(t, self.names)] for t in train["tags"]]
+        tags = [[self.names[n] for n in self.classes.numbers(t)] for t in train["tags"]]
         guesses = baselines.tags_of_words(train["words"], tags, [r["words"] for r in records])
         return {"most frequent tag of each word": [{**r, "prediction": g} for r, g in zip(records, guesses)]}
 

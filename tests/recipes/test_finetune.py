@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import signal
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from models.tiny import tiny_config
 from peft import AutoPeftModelForSequenceClassification
-from transformers import TrainerCallback, pipeline
+from transformers import AutoTokenizer, TrainerCallback, pipeline
 
 from hf_llm import (
     LLMDecoderForCausalLM,
@@ -112,6 +113,8 @@ def test_every_task_on_every_stack(task, stack, checkpoints, tmp_path, capsys):
     assert len(records) == metrics["rows"]["test"]
     card = (run / "README.md").read_text()
     assert "model-index" in card and str(round(metrics[min(METRICS[task])], 4))[:5] in card
+    usage = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
+    exec(usage.replace('"run"', repr(str(run))), {})  # the card's own words open it
     assert (run / "curves.png").stat().st_size > 1000 and len(list(run.glob("*.png"))) >= 2
     assert "Held out:" in capsys.readouterr().out
 
@@ -140,11 +143,62 @@ def test_an_adapter_run_keeps_its_base_and_opens(checkpoints, tmp_path):
     model = AutoPeftModelForSequenceClassification.from_pretrained(run)
     assert model.config.id2label == {0: "no", 1: "yes"}
     record = json.loads((run / "predictions.jsonl").open().readline())
-    from transformers import AutoTokenizer
-
     inputs = AutoTokenizer.from_pretrained(run)(record["text"], return_tensors="pt", return_token_type_ids=False)
     probabilities = model(**inputs).logits.softmax(-1)[0].tolist()
     assert probabilities == pytest.approx(list(record["probabilities"].values()), abs=2e-5)
+
+
+def test_an_adapter_for_other_classes_keeps_a_base_with_these(checkpoints, tmp_path):
+    """The checkpoint has the same kind of head, for two classes; the adapter's base must have one for three."""
+    two = LLMEncoderForSequenceClassification.from_pretrained(checkpoints / "encoder", num_labels=2)
+    two.save_pretrained(tmp_path / "two")
+    examples = [{"text": f"{n}", "label": "abc"[n % 3]} for n in range(90)]
+    data = write_examples(tmp_path / "data.jsonl", examples)
+    path = run_config(tmp_path, tmp_path / "two", "sequence_classification", data, peft={"method": "lora", "r": 2})
+    finetune(load_finetune_config(path, ["--model.tokenizer", str(checkpoints / "encoder")]))
+    model = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "run")
+    assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
+
+
+def test_all_weights_are_trained_behind_a_merged_adapter(checkpoints, tmp_path):
+    peft = {"method": "lora", "r": 2}
+    finetune(load_finetune_config(make_run(tmp_path, checkpoints, "sequence_classification", "encoder", peft=peft)))
+    path = make_run(tmp_path, checkpoints, "sequence_classification", "encoder", output_dir=str(tmp_path / "whole"))
+    finetune(load_finetune_config(path, ["--model.adapter", str(tmp_path / "run")]))
+    metrics = json.loads((tmp_path / "whole" / "metrics.json").read_text())
+    assert metrics["trainable_parameters"] == metrics["parameters"]
+
+
+def test_both_texts_of_a_pair_are_read(checkpoints, tmp_path):
+    """By the baselines too: the second one alone tells the classes apart."""
+    examples = [{"text": f"{n}", "text_pair": "good" if n % 2 else "bad", "label": n % 2} for n in range(90)]
+    data = write_examples(tmp_path / "data.jsonl", examples)
+    finetune(load_finetune_config(run_config(tmp_path, checkpoints / "encoder", "sequence_classification", data)))
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["baselines"]["naive Bayes on words"]["accuracy"] == 1.0
+    assert "\n" in json.loads((tmp_path / "run" / "predictions.jsonl").open().readline())["text"]
+
+
+@pytest.mark.parametrize("task", ["token_classification", "question_answering"])
+def test_a_tokenizer_that_pads_on_the_left_changes_nothing(task, checkpoints, tmp_path):
+    """Labels, offsets and predictions belong to places that padding before them would move."""
+    runs = {}
+    for side in ("right", "left"):
+        tokenizer = AutoTokenizer.from_pretrained(checkpoints / "decoder", padding_side=side)
+        tokenizer.save_pretrained(tmp_path / side)
+        assert AutoTokenizer.from_pretrained(tmp_path / side).padding_side == side
+        path = make_run(tmp_path, checkpoints, task, "decoder", output_dir=str(tmp_path / f"{side} run"))
+        finetune(load_finetune_config(path, ["--model.tokenizer", str(tmp_path / side)]))
+        runs[side] = (tmp_path / f"{side} run" / "predictions.jsonl").read_text()
+    assert runs["left"] == runs["right"]
+
+
+def test_words_of_which_nothing_is_left_do_not_move_the_tags_of_others(checkpoints, tmp_path):
+    examples = [{"words": ["", "Ann", "", "came", str(n)], "tags": ["O", "B-PER", "O", "O", "O"]} for n in range(90)]
+    data = write_examples(tmp_path / "data.jsonl", examples)
+    finetune(load_finetune_config(run_config(tmp_path, checkpoints / "encoder", "token_classification", data)))
+    record = json.loads((tmp_path / "run" / "predictions.jsonl").open().readline())
+    assert record["words"][:2] == ["Ann", "came"] and record["tags"] == ["B-PER", "O", "O"]
 
 
 class _Interrupt(TrainerCallback):
@@ -209,7 +263,18 @@ def test_classes_that_differ_between_splits_are_named(checkpoints, tmp_path):
             "which is no class; for numbers take task: regression",
         ),
         ("regression", {"text": "a", "label": "five"}, "has 'five', which is no number"),
+        ("regression", {"text": "a", "label": float("nan")}, "has nan, which is no number"),
         ("token_classification", {"words": ["a", "b"], "tags": ["O"]}, "has 2 words, but 1 tags"),
+        (
+            "question_answering",
+            {"question": "?", "context": "abc", "answers": "a"},
+            "answers 'a', which are not those",
+        ),
+        (
+            "question_answering",
+            {"question": "?", "context": "abc", "answers": {"text": ["a"], "answer_start": []}},
+            "a place in the context for each text",
+        ),
         (
             "question_answering",
             {"question": "?", "context": "abc", "answers": {"text": ["x"], "answer_start": [1]}},
@@ -284,6 +349,7 @@ def test_texts_longer_than_the_model_reads_are_refused(checkpoints, tmp_path):
         (["--model.path", "/nowhere/at/all"], "model.path = '/nowhere/at/all' is no checkpoint"),
         (["--model.fields.classifier_droput", "0.1"], "unknown key 'model.fields.classifier_droput'; did you mean"),
         (["--data.max_train_samples", "0"], "data.max_train_samples = 0 leaves nothing"),
+        (["--data.max_length", "0"], "data.max_length = 0: the model and its tokenizer read at least 1 tokens"),
     ],
 )
 def test_wrong_settings_are_named(overrides, message, checkpoints, tmp_path):
@@ -291,6 +357,27 @@ def test_wrong_settings_are_named(overrides, message, checkpoints, tmp_path):
     data = write_examples(tmp_path / "data.jsonl", [EXAMPLES["sequence_classification"](n) for n in range(60)])
     path = run_config(tmp_path, checkpoints / "encoder", settings, data)
     assert message in refusal(path, overrides)
+
+
+@pytest.mark.parametrize(
+    ("task", "method", "message"),
+    [
+        (
+            "sequence_classification of two stacks",
+            "prompt",
+            "ForSequenceClassification reads in both of its stacks",
+        ),
+        ("token_classification", "prompt", "labels of a LLMEncoderForTokenClassification belong to places in it"),
+        ("question_answering", "p_tuning", "labels of a LLMEncoderForQuestionAnswering belong to places in it"),
+        ("multiple_choice", "prompt", "belong to places in it"),
+        ("sequence_classification", "prefix", "needs a cache, which a LLMEncoderForSequenceClassification has not"),
+    ],
+)
+def test_virtual_tokens_that_would_move_the_labels_are_refused(task, method, message, checkpoints, tmp_path):
+    peft = {"method": method, "num_virtual_tokens": 2}
+    task, _, two = task.partition(" of two ")
+    path = make_run(tmp_path, checkpoints, task, "encoder_decoder" if two else "encoder", peft=peft)
+    assert refusal(path).startswith(f"peft.method = {method!r}") and message in refusal(path)
 
 
 def test_a_question_that_fills_the_window_is_refused(checkpoints, tmp_path):

@@ -11,6 +11,7 @@ import numpy
 import pytest
 import torch
 from datasets import Dataset, load_dataset
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
@@ -78,10 +79,11 @@ def checkpoints(tmp_path_factory) -> dict[str, str]:
     labels = AutoModelForSequenceClassification.from_pretrained(found["decoder"], num_labels=3)
     labels.save_pretrained(folder / "labels")
     AutoTokenizer.from_pretrained(found["decoder"]).save_pretrained(folder / "labels")
+    get_peft_model(labels, LoraConfig(task_type="SEQ_CLS", r=2)).save_pretrained(folder / "adapter of labels")
     endless = AutoTokenizer.from_pretrained(found["decoder"])
     endless.eos_token = None
     endless.save_pretrained(folder / "endless")
-    return {**found, "labels": str(folder / "labels"), "endless": str(folder / "endless")}
+    return {**found, **{name: str(folder / name) for name in ("labels", "adapter of labels", "endless")}}
 
 
 @pytest.fixture
@@ -226,8 +228,16 @@ def test_two_steps_on_a_decoder(recipe, run, weights_change, name, data, trainin
     assert found["parameters"] == AutoModelForCausalLM.from_pretrained(run).num_parameters()
 
 
+def test_what_is_cut_is_reported_of_every_split(recipe, run):
+    status, error = recipe("dpo", "pairs", {}, {"max_length": 6, "max_steps": 1})
+    assert status == 0, error
+    card = (run / "README.md").read_text()
+    for split, rows in figures(run)["rows"].items():
+        assert f"of {rows} examples of the {split} split are longer than training.max_length = 6 tokens" in card
+
+
 def test_ppo_with_a_reward_model_adapter_and_an_encoder_decoder(recipe, run, checkpoints):
-    """An adapter that rewards (trained here), an encoder-decoder that learns, and a length reward beside it."""
+    """An adapter that rewards (trained here), one on an encoder-decoder that learns, and a length reward beside it."""
     lora = {"method": "lora", "r": 2}
     status, error = recipe("reward_model", "pairs", {"peft": lora, "output_dir": str(run.parent / "reward")})
     assert status == 0, error
@@ -235,9 +245,10 @@ def test_ppo_with_a_reward_model_adapter_and_an_encoder_decoder(recipe, run, che
         {"model": str(run.parent / "reward")},
         {"function": "length", "options": {"target": 3}, "weight": 0.5},
     ]
-    changes = {"model": {"path": checkpoints["encoder-decoder"]}, "rewards": rewards}
+    changes = {"model": {"path": checkpoints["encoder-decoder"]}, "peft": lora, "rewards": rewards}
     status, error = recipe("ppo", "prompts", changes, {**ROLLOUTS, "num_iterations": 1})
     assert status == 0, error
+    assert (run / "adapter_model.safetensors").is_file()
     row = json.loads((run / "completions.jsonl").read_text().splitlines()[0])
     assert set(row["after"]) == {"completion", "reward", "length"}
 
@@ -292,6 +303,10 @@ def test_reward_functions():
     assert make("number", {"column": "n"})(completions=["so 1 + 1,000 = 1,001", "none"], n=["#### 1001", 2]) == [1, 0]
     assert make("distinct", {"n": 1})(completions=["a b a b", ""]) == [0.5, 0]
     assert make("operator:countOf", {}).__name__ == "countOf"
+    with pytest.raises(ValueError, match="numbers of column 'answer', and 'none' has none"):
+        make("number", {})(completions=["1"], answer=["none"])
+    with pytest.raises(ValueError, match="n = 0 must be at least 1"):
+        make("distinct", {"n": 0})
 
 
 # ---- bad input ------------------------------------------------------------------------------------------------------
@@ -314,6 +329,7 @@ BAD = {
     "managed": ("dpo", "pairs", {}, {"eos_token": "x"}, "the tokenizer has it"),
     "template": ("grpo", "prompts", {"data": {"prompt_template": "{x}"}, "rewards": LETTERS}, GROUPS, "asks for 'x'"),
     "several labels": ("ppo", "prompts", {"rewards": [{"model": "labels"}]}, ROLLOUTS, "3 labels"),
+    "an adapter's": ("ppo", "prompts", {"rewards": [{"model": "adapter of labels"}]}, ROLLOUTS, "with one label, and"),
     "no end": ("dpo", "pairs", {"model": {"tokenizer": "endless"}}, {}, "no end token"),
     "positions": ("rloo", "prompts", {"model": {"path": "learned"}, "rewards": LETTERS}, GROUPS, "attention_mask"),
     "dpo of an encoder": ("dpo", "pairs", {"model": {"path": "encoder"}}, {}, "has no head for AutoModelForCausalLM"),

@@ -106,7 +106,10 @@ def test_a_method_trains_saves_reloads_and_merges(method, stack, bases, tmp_path
     assert (plain - expected[:, -plain.shape[1] :]).abs().max() > 1e-3  # virtual tokens of a decoder have logits too
     reloaded = open_adapter(fresh, tmp_path).eval()
     torch.testing.assert_close(logits_of(reloaded, inputs), expected, rtol=0, atol=1e-5)
-    if method not in VIRTUAL:
+    if method in VIRTUAL:
+        with pytest.raises(ValueError, match="virtual tokens .* cannot be merged"):
+            merge_adapter(opened(base, stack), tmp_path)
+    else:
         merged = merge_adapter(opened(base, stack), tmp_path).eval()
         assert type(merged) is type(opened(base, stack))
         torch.testing.assert_close(logits_of(merged, inputs), expected, rtol=0, atol=1e-5)

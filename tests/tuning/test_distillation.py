@@ -88,6 +88,12 @@ def test_soft_loss_by_hand():
     torch.testing.assert_close(student.grad, torch.tensor([[2 * (q - p), 2 * (p - q)]]))
 
 
+def test_soft_loss_of_a_single_output_and_of_nothing():
+    """A number has no distribution, and a batch may have no masked token at all."""
+    assert soft_loss(torch.tensor([[1.0], [3.0]]), torch.tensor([[2.0], [0.0]]), 2.0).item() == 5.0
+    assert soft_loss(torch.zeros(0, 7), torch.zeros(0, 7), 2.0).item() == 0.0
+
+
 def test_cosine_loss_is_torchs():
     a, b = torch.randn(5, 8), torch.randn(5, 8)
     torch.testing.assert_close(cosine_loss(a, b), torch.nn.CosineEmbeddingLoss()(a, b, torch.ones(5)))
@@ -243,6 +249,17 @@ def test_bad_configurations(settings, checkpoints, texts, changes, message):
     changes = json.loads(text)
     with pytest.raises(ValueError, match=message):
         distill(settings(**changes))
+
+
+def test_a_teacher_of_other_classes_is_refused(settings, checkpoints, tmp_path):
+    """The same two classes in another order: what it teaches would be wrong."""
+    teacher = AutoModelForSequenceClassification.from_pretrained(
+        checkpoints["classifier"], id2label={0: "1", 1: "0"}, label2id={"1": 0, "0": 1}
+    )
+    teacher.save_pretrained(tmp_path / "teacher")
+    model = {"path": str(tmp_path / "teacher"), "tokenizer": checkpoints["classifier"]}
+    with pytest.raises(ValueError, match=r"classes are \['1', '0'\], and those of the data \['0', '1'\]"):
+        distill(settings(model=model))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -129,7 +129,8 @@ def test_an_adapter_opens_in_sentence_transformers_and_merges(settings, checkpoi
         ({"data": {"anchor": "text"}}, "text"),
         ({"embedding": {"pooling": "men"}}, "did you mean 'mean'"),
         ({"embedding": {"scale": 0}}, "embedding.scale = 0 must be above 0"),
-        ({"peft": {"method": "prompt"}}, "'prompt': sentence-transformers opens no adapters of virtual tokens"),
+        ({"peft": {"method": "prompt"}}, "'prompt': sentence-transformers opens no such adapters"),
+        ({"peft": {"method": "adalora"}}, "'adalora': sentence-transformers opens no such adapters"),
         ({"training": {"label_names": []}}, "training.label_names is not set here"),
     ],
 )

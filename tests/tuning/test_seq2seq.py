@@ -199,9 +199,11 @@ def test_baselines():
         ({"model": {"new": {"model_type": "hf_llm_encoder_decoder", "encodr": {}}}}, "encodr.*did you mean.*encoder"),
         ({"data": {"source": "text"}}, r"data.source = 'text' is no column.*\['said', 'backwards', 'other'\]"),
         ({"data": {"dataset": "verses"}}, "not a known name|cannot be read"),
+        ({"data": {"max_target_length": 1}}, "data.max_target_length = 1: must be at least 2"),
         ({"task": {"name": "translate"}}, "task.name = 'translate' is unknown; did you mean 'translation'"),
         ({"task": {"metrics": ["blue"]}}, "task.metrics has 'blue'; did you mean 'bleu'"),
         ({"generation": {"num_beam": 4}}, "generation.num_beam.*did you mean 'num_beams'"),
+        ({"generation": {"num_beams": 0}}, "generation.num_beams = 0: must be a whole number, at least 1"),
         ({"training": {"predict_with_generate": False}}, "training.predict_with_generate is not set here"),
         ({"peft": {"method": "lora"}}, "needs a model.path"),
         ({"tokenizer": {"vocab": 3}}, "unknown key 'tokenizer.vocab'"),
@@ -217,6 +219,10 @@ def test_bad_models(settings, checkpoints, tmp_path):
     for changes, message in (
         ({"model": {"path": checkpoints["encoder"]}}, "has no head for AutoModelForCausalLM; it has"),
         ({"model": {"path": str(tmp_path)}}, "model"),
+        (
+            {"model": {"path": checkpoints["decoder"]}, "data": {"max_source_length": 2, "separator": " one two"}},
+            "data.max_source_length = 2: data.separator and special tokens take",
+        ),
         (
             {"model": {"path": str(learned)}, "data": {"max_source_length": 500}},
             "500 tokens are more than the model's 128",

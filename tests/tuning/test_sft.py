@@ -8,7 +8,8 @@ import torch
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hf_llm.tuning.sft import SftTuner, load_sft_config, set_chat_template, sft_arguments, train_sft
+from hf_llm.tuning.sft import SftTuner, load_sft_config, sft_arguments, train_sft
+from hf_llm.tuning.sft_data import set_chat_template, token_ids
 
 from .small_models import SHORT_TRAINING, save_checkpoint, sentences, write_config, write_jsonl
 
@@ -27,6 +28,10 @@ def files(tmp_path_factory) -> dict[str, str]:
             for t in texts
         ],
         "prompts": [{"prompt": t + " =", "completion": " " + t.upper(), "name": "x"} for t in texts],
+        "asked": [
+            {"prompt": [{"role": "user", "content": t}], "completion": [{"role": "assistant", "content": t.upper()}]}
+            for t in texts
+        ],
         "plain": [{"text": t} for t in texts],
         "labels": [{"sentence": t, "label": 1} for t in texts],
     }
@@ -54,7 +59,7 @@ def settings(tmp_path, files, checkpoints):
             "output_dir": str(tmp_path / "run"),
             "model": {"path": checkpoints["decoder"]},
             "data": {"dataset": files["messages"]},
-            "training": {**SHORT_TRAINING, "max_length": 96, "gradient_checkpointing": False},
+            "training": {**SHORT_TRAINING, "max_length": 96},
             "samples": {"count": 1, "max_new_tokens": 4},
         }
         return load_sft_config(write_config(tmp_path / "run.yaml", sections, changes))
@@ -139,9 +144,27 @@ def test_adapter(settings):
     assert sum("lora_A" in name for name, _ in model.named_parameters())
 
 
+def test_prompts_and_completions_of_messages(settings, files, checkpoints):
+    """They are read through the chat template, and answered after all of the prompt."""
+    config = settings(data={"dataset": files["asked"]}, training={"max_steps": 2})
+    train_sft(config, TEMPLATE)
+    card = Path(config.output_dir, "README.md").read_text()
+    assert "The loss is over completions." in card and "<|im_start|>assistant" in card
+    with pytest.raises(ValueError, match="no chat template.*data.chat_template"):
+        train_sft(settings(data={"dataset": files["asked"]}, model={"tokenizer": checkpoints["no template"]}))
+
+
 def test_what_is_cut_is_reported(settings, caplog):
     train_sft(settings(training={"max_length": 24, "max_steps": 1}))
     assert "examples of the train split are longer than training.max_length = 24 tokens and were cut" in caplog.text
+
+
+def test_lengths_are_those_that_are_trained_on(settings, files):
+    """The end token included, which SFTTrainer puts behind plain text."""
+    tokenizer = AutoTokenizer.from_pretrained(settings().model.path)
+    for row in ({"text": "one two"}, {"prompt": "one two =", "completion": " red cat"}):
+        trained = tuner(settings(), [row] * 2).train_dataset[0]["input_ids"]
+        assert token_ids(tokenizer, row) == list(trained) and trained[-1] == tokenizer.eos_token_id
 
 
 def test_chatml_begins_once():
@@ -167,7 +190,9 @@ def test_chatml_begins_once():
         ),
         ({"data": {"chat_template": "missing.jinja"}}, "neither 'chatml' nor a file"),
         ({"data": {"dataset": "plain"}, "training": {"assistant_only_loss": True}}, "needs conversations"),
+        ({"data": {"dataset": "plain"}, "model": {"tokenizer": "encoder"}}, "has no end token"),
         ({"model": {"path": "learned"}, "training": {"max_length": 200}}, "the model reads 128 tokens at most"),
+        ({"training": {"gradient_checkpointing": True}}, "not set here: use training.activation_checkpointing"),
         ({"training": {"chat_template_path": "x"}}, "not set here: use data.chat_template"),
         ({"training": {"max_lenght": 2}}, "did you mean 'max_length'"),
         ({"data": {"max_test_samples": 0}}, "max_test_samples = 0 leaves nothing"),
@@ -178,6 +203,39 @@ def test_bad_configurations(settings, checkpoints, files, changes, message):
     data = {key: files.get(value, value) for key, value in changes.get("data", {}).items()}
     with pytest.raises(ValueError, match=message):
         train_sft(settings(**{**changes, "model": model, "data": data}))
+
+
+@pytest.mark.parametrize(
+    ("rows", "training", "message"),
+    [
+        ([{"messages": ["red"]}], {}, "example 0 of train has .* as 'messages': must be a list of messages"),
+        ([{"messages": []}], {}, "must be a list of messages"),
+        ([{"messages": [{"from": "human", "value": "red"}]}], {}, "must be a list of messages, with role and content"),
+        ([{"text": 5}], {}, "has '5' as 'text': must be a text"),
+        (
+            [{"messages": [{"role": "user", "content": "red"}]}],
+            {"assistant_only_loss": True},
+            "in example 0 of train no assistant says anything",
+        ),
+    ],
+)
+def test_bad_examples(settings, tmp_path, rows, training, message):
+    dataset = write_jsonl(tmp_path / "rows.jsonl", [{**row, "number": n} for row in rows for n in range(60)])
+    with pytest.raises(ValueError, match=message):
+        train_sft(settings(data={"dataset": dataset}, training=training))
+
+
+def test_a_length_that_leaves_nothing_to_learn(settings):
+    with pytest.raises(ValueError, match="max_length = 3 leaves nothing to learn of the test split"):
+        train_sft(settings(training={"max_length": 3, "assistant_only_loss": True}))
+
+
+def test_packing_that_leaks_is_refused(settings):
+    """TRL's strategy that tells no positions, and adapters that drop them."""
+    with pytest.raises(ValueError, match="'wrapped' lets packed texts see each other"):
+        train_sft(settings(training={"packing": True, "packing_strategy": "wrapped"}))
+    with pytest.raises(ValueError, match="training.packing = True.*'prompt' drops the positions"):
+        train_sft(settings(peft={"method": "prompt", "num_virtual_tokens": 2}, training={"packing": True}))
 
 
 def test_template_without_marks(settings, checkpoints, tmp_path):

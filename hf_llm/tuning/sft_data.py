@@ -1,0 +1,110 @@
+"""Examples of supervised fine-tuning: conversations, prompts and completions, or texts; and their chat template."""
+
+from pathlib import Path
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+from trl.chat_template_utils import has_generation_markers
+
+from hf_llm.data.tokenization import CHAT_TEMPLATE
+
+
+# columns of the kinds of data that SFTTrainer knows, the most telling first
+FORMATS = {"conversation": ("messages",), "prompt and completion": ("prompt", "completion"), "text": ("text",)}
+TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
+
+
+def kind_of(dataset: Dataset) -> str:
+    """The key of `FORMATS` that a data set has.
+
+    Raises:
+        ValueError: it has none; its columns are listed.
+    """
+    for kind, columns in FORMATS.items():
+        if set(columns) <= set(dataset.column_names):
+            return kind
+    wanted = ", ".join(" and ".join(f"`{c}`" for c in columns) for columns in FORMATS.values())
+    raise ValueError(
+        f"data.dataset: its columns are {dataset.column_names}; needed are {wanted} (rename by data.dataset.columns)"
+    )
+
+
+def check_examples(dataset: Dataset, split: str, assistant_only: bool) -> None:
+    """Check that all examples are texts, or all are messages.
+
+    Args:
+        assistant_only: whether each must have something that an assistant says.
+
+    Raises:
+        ValueError: naming the first example that is neither.
+    """
+    chat = has_messages(dataset[0])
+    legal = "a list of messages, with role and content each" if chat else "a text"
+    for column in dataset.column_names:
+        for i, value in enumerate(dataset[column]):
+            if not (_is_conversation(value) if chat else isinstance(value, str)):
+                raise ValueError(
+                    f"data: example {i} of {split} has {str(value)[:80]!r} as {column!r}: must be {legal}"
+                )
+            if chat and assistant_only and column != "prompt" and all(m["role"] != "assistant" for m in value):
+                raise ValueError(
+                    f"training.assistant_only_loss = True: in example {i} of {split} no assistant says anything"
+                )
+
+
+def _is_conversation(value) -> bool:
+    messages = value if isinstance(value, list) else []
+    return bool(messages) and all(isinstance(m, dict) and m.get("role") and "content" in m for m in messages)
+
+
+def has_messages(row: dict) -> bool:
+    """Whether an example is made of messages (role and content), which a chat template turns into text."""
+    return isinstance(row.get("messages", row.get("prompt")), list)
+
+
+def set_chat_template(tokenizer: PreTrainedTokenizerBase, template: str | None, assistant_only: bool) -> None:
+    """Give the tokenizer the chat template that training needs.
+
+    Args:
+        template: as `SftData.chat_template`.
+        assistant_only: whether it must mark what the assistant says.
+
+    Raises:
+        ValueError: there is none, it has no such marks, or it needs tokens that the tokenizer lacks.
+    """
+    if template == "chatml":
+        if missing := {TURN_START, TURN_END} - set(tokenizer.get_vocab()):
+            raise ValueError(f"data.chat_template = 'chatml' needs the tokens {sorted(missing)} in the vocabulary")
+        begins_itself = tokenizer.bos_token in (None, TURN_START)
+        tokenizer.chat_template = CHAT_TEMPLATE.removeprefix("{{ bos_token }}" if begins_itself else "")
+    elif template is not None:
+        if not Path(template).is_file():
+            raise ValueError(f"data.chat_template = {template!r} is neither 'chatml' nor a file")
+        tokenizer.chat_template = Path(template).read_text(encoding="utf-8")
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            "the tokenizer has no chat template, and the data is conversations: set data.chat_template to 'chatml' or "
+            "to a file with a Jinja template"
+        )
+    if assistant_only and not has_generation_markers(tokenizer.chat_template):
+        raise ValueError(
+            "training.assistant_only_loss = True needs a chat template that marks what the assistant says with "
+            "{% generation %} ... {% endgeneration %}, which the tokenizer's does not: set data.chat_template to "
+            "'chatml' or to a file with such a template"
+        )
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, row: dict) -> list[int]:
+    """The ids of a whole example as SFTTrainer makes them: plain text ends with the end token."""
+    whole = row["prompt"] + row["completion"] if "prompt" in row else row.get("messages", row.get("text"))
+    if has_messages(row):
+        return tokenizer.apply_chat_template(whole, return_dict=False)
+    return tokenizer(whole if whole.endswith(tokenizer.eos_token) else whole + tokenizer.eos_token)["input_ids"]
+
+
+def prompt_text(tokenizer: PreTrainedTokenizerBase, row: dict) -> str:
+    """What an example begins with, up to where the model goes on: the first message of a conversation, say."""
+    if has_messages(row):
+        opening = row["messages"][:1] if "messages" in row else row["prompt"]
+        return tokenizer.apply_chat_template(opening, tokenize=False, add_generation_prompt=True)
+    return row["prompt"] if "prompt" in row else row["text"][: len(row["text"]) // 4]
