@@ -25,7 +25,7 @@ FEATURES = Features(
 
 _CHAPTER = re.compile(r'<chapter [^>]*osisID="([^"]+)"')
 _HIDDEN = re.compile(r"<(note|title)\b[^>]*(?<!/)>.*?</\1>|\\nd |¶", re.DOTALL)  # \nd: left over from another format
-_NUMBERED = re.compile(r'<w [^>]*strong:([HG]\d+)[^>]*>(.*?)</w>|<[^>]+>', re.DOTALL)
+_NUMBERED = re.compile(r"<w [^>]*strong:([HG]\d+)[^>]*>(.*?)</w>|<[^>]+>", re.DOTALL)
 _TAG = re.compile(r"<[^>]+>")
 _WORD = re.compile(r"[^\W_]+(?:-[^\W_]+)*|’s?\b|[^\w\s]")  # a possessive ending is a word of its own
 _DESCRIPTION = re.compile(r"; (?=(?!God|Jah|Jehovah|Baal)[A-Z])")  # where etymology ends and the name begins
@@ -56,7 +56,7 @@ def rows() -> Iterator[dict]:
     verses = list(read_verses())
     names = Names([words for *_, words in verses], definitions())
     for chapter, verse, words in verses:
-        tags = tag(words, names)
+        tags = tag(words, names, chapter.partition(".")[0])
         yield {"words": [word.text for word in words], "tags": tags, "chapter": chapter, "verse": verse}
 
 
@@ -118,15 +118,17 @@ def _kinds_in(definition: str) -> tuple[str, ...]:
     return tuple(sorted(places, key=places.get))
 
 
-def tag(words: list[Word], kinds: "Names") -> list[str]:
+def tag(words: list[Word], kinds: "Names", book: str) -> list[str]:
     """A tag for each word."""
-    chosen = choose(words, kinds.possible(words))
+    chosen = choose(words, kinds.possible(words), book)
     tags = []
     for i, kind in enumerate(chosen):
-        if kind not in rules.ENTITIES:
+        if i and tags[-1] != "O" and (words[i - 1].text, words[i].text) in rules.TAILS:
+            tags.append("I" + tags[-1][1:])
+        elif kind not in rules.ENTITIES:
             tags.append("O")
         else:
-            tags.append(("I-" if i and chosen[i - 1] == kind else "B-") + kind)
+            tags.append(("I-" if i and chosen[i - 1] == kind and words[i].text in rules.BYNAMES else "B-") + kind)
     return tags
 
 
@@ -147,11 +149,11 @@ class Names:
             for word in words:
                 if word.text[0].isupper() and word.text.lower() not in self.common:
                     numbers[word.text][word.number] += 1
-        most = {text: counts.most_common(1)[0][0] for text, counts in numbers.items()}
-        self.of_words = {text: self.of_numbers.get(number, ()) for text, number in most.items()}
+        self.of_words = {}
         for text, counts in numbers.items():
-            if not self.of_words[text]:
-                self.of_words[text] = next((self.of_numbers[n] for n, _ in counts.most_common() if n in self.of_numbers), ())
+            found = [self.of_numbers[number] for number, _ in counts.most_common() if number in self.of_numbers]
+            found.sort(key=lambda kinds: kinds == ("people",))
+            self.of_words[text] = found[0] if found else ()
 
     def possible(self, words: list[Word]) -> list[tuple[str, ...]]:
         sizes = Counter(word.unit for word in words)
@@ -163,36 +165,42 @@ class Names:
             return ()
         if text in self.common and (not alone or (text, word.number) in self.lowered):
             return ()
-        return self.of_numbers.get(word.number) or (self.of_words.get(word.text, ()) if text not in self.common else ())
+        kinds = self.of_numbers.get(word.number, ())
+        if text not in self.common and (not kinds or (kinds == ("people",) and not by_form(word.text, kinds))):
+            return self.of_words[word.text] or kinds  # so that `Nazareth` in "of Nazareth", for one word, is a place
+        return kinds
 
 
-def choose(words: list[Word], possible: list[tuple[str, ...]]) -> list[str | None]:
+def choose(words: list[Word], possible: list[tuple[str, ...]], book: str) -> list[str | None]:
     """For each word one of its possible kinds."""
     texts = [word.text for word in words]
     lower = [text.lower() for text in texts]
     chosen: list[str | None] = [kinds[0] if len(kinds) == 1 else None for kinds in possible]
     for i, kinds in enumerate(possible):
-        if len(kinds) > 1 or kinds == ("place",):
+        if len(kinds) > 1 or kinds == ("place",):  # Egyptians, for Egypt
             chosen[i] = by_form(texts[i], kinds) or chosen[i] or by_context(lower, i, kinds)
     for order in (range(len(words)), reversed(range(len(words)))):
         for i in order:
             if possible[i] and chosen[i] is None:
                 near = neighbours(lower, possible, chosen, i)
                 chosen[i] = next((k for k in near if k in possible[i]), None)
-    return [
-        kind or (next((k for k in (rules.USUAL.get(text), *kinds) if k in kinds), None))
-        for kind, text, kinds in zip(chosen, texts, possible, strict=True)
-    ]
+    if book in rules.OF_FOREFATHERS:
+        chosen = [kind or ("person" if "person" in kinds else None) for kind, kinds in zip(chosen, possible)]
+    return [kind or next(iter(kinds), None) for kind, kinds in zip(chosen, possible, strict=True)]
 
 
 def by_form(word: str, kinds: tuple[str, ...]) -> str | None:
-    return next((kind for kind, pattern in rules.FORMS if pattern.fullmatch(word)), None)
+    return next((kind for kind, pattern in rules.FORMS if pattern.fullmatch(word)), None) if kinds else None
 
 
 def by_context(lower: list[str], i: int, kinds: tuple[str, ...]) -> str | None:
     before, after = " ".join(lower[max(0, i - 4) : i]), " ".join(lower[i + 1 : i + 5])
     return next(
-        (kind for kind, left, right in rules.CONTEXTS if kind in kinds and left.search(before) and right.match(after)),
+        (
+            kind
+            for kind, left, right in rules.CONTEXTS
+            if kind in kinds and left.fullmatch(before) and right.fullmatch(after)
+        ),
         None,
     )
 

@@ -22,14 +22,14 @@ _ONE_OF_A_NATION = (
     "Jew Jewess Isr Samaritan Idum(?:ae|e)an Ph?ill?istine Egyptian Syrian Assyrian Babylonian Chald(?:ae|e)an "
     "Mesopotamian Persian Mede Median Tyrian Arab Arabian Cushite Ethiopian Hebrew Hebrewess Christian Roman Greek "
     "Corinthian Ephesian Macedonian Cretan Colossian Thessalonian Hellenist Athenian Cyrenian Ishmaelite Buzite "
-    "Naamathite Levite Herods"
+    "Naamathite Levite Herods Adullamite Apostle Anakim Nethinim Nethimim"
 ).split()
 _PEOPLE_OF_ONE_NAME = (
     "son daughter wife mother father brother sister nephew niece grandson grandfather concubine king prince princess "
     "queen prophet prophetess apostle judge patriarch antediluvian officer general eunuch priest chief chieftain "
     "lawgiver successor servant slave maid courtier governor descendant ancestor giant emperor archangel angel man "
     "woman female heir leader Messiah disciple satrap progenitor heroine child doorkeeper minister friend companion "
-    "spouse orator magician centurion deputy procurator opponent convert traitor devil enemy counsellor nurse"
+    "spouse orator magician centurion deputy procurator opponent convert traitor devil enemy counsellor nurse men women wizard heretic relative husband porter member"
 ).split()
 _PLACES = (
     "place city cities town capital capitol region country countries mountain mount hill river brook valley plain "
@@ -47,84 +47,253 @@ def _any_of(words: list[str], ending: str = "s?") -> str:
     return rf"\b(?:{'|'.join(words)}){ending}\b"
 
 
+_NATION = "|".join([*_ONE_OF_A_NATION, *(f"{stem}(?:e|ess)" for stem in _NATIONS)])
+_COUNTS = "two|three|four|five|six|seven|eight|nine|ten|[a-z]+teen|twenty|several|many|other|some|of|one"
+
 # kind -> what says so in a definition
 KINDS = tuple(
     (kind, re.compile(pattern))
     for kind, pattern in (
         (DEITY, rf"{_any_of(['deity', 'deities', 'idol', 'goddess', 'god'])}|name of God|sacred name"),
-        ("person", _any_of(_NATIONS, "(?:e|es|ess|esses|ish)") + rf"(?! {_any_of(_PLACES)})"),
-        ("person", _any_of(_ONE_OF_A_NATION) + rf"(?! {_any_of(_PLACES)})"),
+        ("person", rf"\b(?:an?|one|the)(?: [\w-]+){{0,3}} (?:{_NATION})\b(?! {_any_of(_PLACES)})"),
+        ("person", rf"\b(?:{_COUNTS})(?: [\w-]+){{0,3}} (?:{_NATION})(?:s|es)?\b(?! {_any_of(_PLACES)})"),
         ("person", _any_of(_PEOPLE_OF_ONE_NAME)),
-        ("person", r"Nethini[mn]|Temple Servant|(?:sur|nick)?name of (?:two|three|Abraham|Azariah|Naomi|Solomon|Peter)"),
+        ("person", r"Nethini[mn]|Temple Servant|(?:sur|nick)?name of (?:Abra[hm]+|Azariah|Naomi|Solomon|Peter)"),
         ("person", r"(?:epithet|name) of (?:Gideon|Paul|Christ|our Lord|Judas|Joseph|Barsabas|Satan|Pashur|Daniel)"),
         ("place", _any_of(_PLACES)),
         ("people", _any_of(_PEOPLES)),
     )
 )
 # a definition of this form is that of a people, whatever else it mentions
-OF_A_PEOPLE = re.compile(r"[Pp]atrial|[Pp]atronymic|^an? .*(?:inhabitant|native|descendant)")
-# numbers whose definition does not say it, or says something else -> kinds, () for none
+OF_A_PEOPLE = re.compile(r"^.{0,25}[Pp]atr(?:ial|onymic)|^an? .*(?:inhabitant|native|descendant)")
+# numbers whose definition does not say it, says something else or in an order that is not that of use -> kinds
+# (several forefathers' definitions leave their tribes out; Israel is Jacob, "also (typically) of his posterity", and
+# never a place; Jerusalem's symbolical names are places)
 EXCEPTIONS = {
-    "H3478": ("people", "person"),  # Israel: Jacob's other name, "also (typically) of his posterity"
-    "G2474": ("people", "person"),
-    "H7205": ("person", "people"),  # Reuben, and others of Jacob's sons, whose tribes go unmentioned
-    "H3878": ("person", "people"),  # Levi
-    "H3485": ("person", "people"),  # Issachar
-    "H5321": ("person", "people", "place"),  # Naphtali
-    "H1410": ("person", "people"),  # Gad
-    "H8095": ("person", "people"),  # Simeon
-    "H5983": ("person", "people"),  # Ammon
-    "H1471": ("people",),  # Gentiles
-    "G1484": ("people",),
-    "G1672": ("people",),  # Greek
-    "G1671": ("place",),  # Greece
-    "H5488": ("place",),  # Red sea
-    "H0894": ("place",),  # Babylon
-    "H1908": ("person",),  # Hadad: kings, and an idol
-    "H7417": ("place", "person"),  # Rimmon
-    "H5015": ("place", "person"),  # Nebo
-    "H6252": ("place", DEITY),  # Ashtaroth
-    "G0773": ("place",),  # Asia
-    "H0120": ("person",),  # Adam, where it is no man
-    "G2063": ("place",),  # Red sea
-    "G1636": ("place",),  # mount of Olives
-    "H2132": ("place",),
+    number: kinds
+    for kinds, numbers in {
+        (): {
+            "G4151": "Spirit",
+            "G0747": "Prince",
+            "G0910": "Baptist",
+            "G0511": "Above",
+            "H5529": "Folly",
+            "H4216": "Mazzaroth",
+        },
+        (DEITY,): {"H3069": "GOD", "G3962": "Father"},
+        ("people",): {
+            "H1471": "Gentiles",
+            "G1484": "Gentiles",
+            "G1672": "Greek",
+            "H3484": "Jeshurun",
+            "G2265": "Herodians",
+            "H7497": "Rephaim",
+            "H3159": "Jezreelitess",
+            "G4658": "Scythian",
+            "G1946": "Epicureans",
+            "G2451": "Jewish",
+            "G4514": "Roman",
+            "H1575": "Gammadims",
+            "H6112": "Eznite",
+            "H1636": "Garmite",
+        },
+        ("person",): {
+            "G3094": "Magdalene",
+            "G2207": "Zelotes",
+            "H0172": "Aholibah",
+            "H0170": "Aholah",
+            "H4899": "Messiah",
+            "G3323": "Messias",
+            "G5372": "Philetus",
+            "H1966": "Lucifer",
+            "H1908": "Hadad",
+            "H0120": "Adam",
+            "G4074": "Peter",
+            "H8339": "Sheshbazzar",
+            "H8340": "Sheshbazzar",
+            "H6847": "Zaphnath-paaneah",
+            "H3142": "Jushab-hesed",
+            "H2072": "Zabbud",
+            "H1919": "Hadassah",
+            "H1126": "Ben-oni",
+            "H3380": "Jerubbesheth",
+            "H3348": "Jakeh",
+            "G0623": "Apollyon",
+        },
+        ("place",): {
+            "G1671": "Greece",
+            "H5488": "Red",
+            "H0780": "Ararat",
+            "H1912": "India",
+            "H3452": "Jeshimon",
+            "G5477": "Chanaan",
+            "G2747": "Cenchrea",
+            "G2898": "Calvary",
+            "G0717": "Armageddon",
+            "G3963": "Patmos",
+            "G0099": "Adria",
+            "H0894": "Babylon",
+            "G0773": "Asia",
+            "G2063": "Red",
+            "G1636": "Olives",
+            "H2132": "Olives",
+            "H6489": "Pekod",
+            "H3070": "Jehovah-jireh",
+            "G0098": "Adramyttium",
+            "G0221": "Alexandria",
+            "G0222": "Alexandria",
+            "H5910": "Accho",
+            "H4869": "Misgab",
+            "H6230": "Esek",
+            "H1567": "Galeed",
+            "H4792": "Merom",
+            "H6160": "Arabah",
+            "H4850": "Merathaim",
+            "H5489": "Red",
+            "H1394": "Gibeath",
+            "H6888": "Zererath",
+            "H4081": "Middin",
+            "H2317": "Hadrach",
+            "H0329": "Atad",
+            "H4965": "Metheg-ammah",
+        },
+        ("people", "person"): {
+            "H3478": "Israel",
+            "G2474": "Israel",
+            "H7205": "Reuben",
+            "H3878": "Levi",
+            "H3485": "Issachar",
+            "H1410": "Gad",
+            "H8095": "Simeon",
+            "H6938": "Kedar",
+            "H8422": "Tubal",
+            "H4902": "Meshech",
+            "H8425": "Togarmah",
+        },
+        ("people", "place"): {"H3778": "Chaldea"},
+        ("person", "people"): {"H5983": "Ammon"},
+        ("person", "place"): {
+            "H2696": "Hezron",
+            "H1106": "Bela",
+            "H8480": "Tahath",
+            "H4601": "Maachah",
+            "H2660": "Hepher",
+            "H5658": "Abdon",
+            "H0356": "Elon",
+            "H7652": "Sheba",
+            "H1446": "Gedor",
+            "H8087": "Shema",
+            "H7552": "Rekem",
+        },
+        ("place", DEITY): {"H6252": "Ashtaroth"},
+        ("place", "person"): {
+            "H7417": "Rimmon",
+            "H5015": "Nebo",
+            "H6721": "Sidon",
+            "H3568": "Ethiopia",
+            "H1657": "Goshen",
+            "H6068": "Anathoth",
+            "H0211": "Ophir",
+            "H1688": "Debir",
+            "H2771": "Haran",
+            "H3003": "Jabesh-gilead",
+            "H1719": "Dedan",
+            "H5780": "Uz",
+            "H5434": "Seba",
+            "H3667": "Canaan",
+            "H4176": "Moreh",
+            "H2606": "Hananeel",
+            "H4031": "Magog",
+        },
+        ("people", "place", "person"): {
+            "H5321": "Naphtali",
+            "H0123": "Idumea",
+            "H3063": "Judah",
+            "H3061": "Judah",
+            "H4124": "Moab",
+            "H0669": "Ephraim",
+            "H1144": "Benjamin",
+            "H4519": "Manasseh",
+            "H2074": "Zebulun",
+            "H0836": "Asher",
+            "H1835": "Dan",
+            "H6002": "Amalek",
+            "H4080": "Midian",
+        },
+        ("person", "people", "place"): {"H7014": "Cain"},
+        ("place", "people", "person"): {
+            "H0758": "Syria",
+            "H3120": "Grecia",
+            "H0804": "Assyria",
+            "H7614": "Sheba",
+            "H8487": "Teman",
+            "H6316": "Phut",
+            "H5867": "Elam",
+        },
+    }.items()
+    for number in numbers
 }
 
-# form of a word -> kind that it decides for
+# form of a word -> kind, where that is possible or the word names a place
 FORMS = (
-    ("people", re.compile(r".+(?:ites?|itess|itish|ians?|eans?|ans|ines|ims|ees)|Jews?|Jewess|Gentiles?|Greeks?|Syrian|.*Egyptian")),
+    (
+        "people",
+        re.compile(
+            r"(?!Midian$|Simeon$).+(?:ites?|itess|itish|ians?|[ae]eans?|[ae]ans|ines|ims|ees|enes|icks)|Jews?|JEWS|Jew(?:ess|ish)"
+            r"|Gentiles?|Greeks?|Hebrews?|Philistine|Philistim|Samaritans?|Medes?|Cretes"
+        ),
+    ),
 )
 
-# kind <- what stands before, what stands after (lower case, single spaces)
+_BEFORE_A_PERSON = (
+    "(?:son|daughter|wife|brother|father|mother|servant|seed|sons|daughters) of|begat|bare|(?:his|her|thy|my|our|their) "
+    "(?:son|sons|brother|father|mother|wife|servant|name|daughter|firstborn)|names?|king"
+)
+_BEFORE_A_PEOPLE = (
+    "(?:children|tribes?|houses?|men|man|people|famil(?:y|ies)|hosts?|remnant|congregation|elders|god|glory|pride|sins?|"
+    "transgressions?|army|captivity|burden|virgin|redeemer|holy one|rulers?|princes|captains|heads|camps?|strength|"
+    "thousands|standard|daughter|backsliding|iniquity|outcasts|stock|staff|saviour|hope|light|stone|shepherd|"
+    "assembly|judges?|fathers|wickedness|whoredoms?|envy|tents|horn|rod|ten thousands|portion|armies) of|all|o|children"
+)
+_BEFORE_A_PLACE = (
+    "(?:kings?|lands?|cit(?:y|ies)|country|borders?|coasts?|mounts?|mountains?|wilderness|plains?|inhabitants?|towns|"
+    "villages|fields?|rivers?|brook|valley|hills?|queen|governor|province|streets?|forest|wells?|gates?|throne|north|"
+    "south|east|west|side|way|out|parts|fords|vine|vineyards|waters?|inhabiter|lords|merchants|ships|region|suburbs|"
+    "high places|elders|men|balm|gold|oaks|cedars|tower|wall|walls|end|entrance|entering|princes|dukes) of"
+    "|in|into|at|through|throughout|toward|towards|beyond|mount|over against|between|nigh|land|on this side"
+)
+# kind, what stands before the name and after it, in lower case; "" for anything
 CONTEXTS = tuple(
-    (kind, re.compile(rf"(?:^| )(?:{before})$"), re.compile(rf"(?:{after})(?: |$)"))
-    for kind, before, after in (
-        ("person", "", "begat|the son of|the daughter of|his (?:son|brother|father|wife|servant)|her (?:son|husband)"),
-        ("person", "(?:son|daughter|wife|brother|father|mother|servant|seed) of|begat|bare|name|his son|his brother|my son|my brother|our father|thy servant|his name|her name", ""),
-        ("people", "(?:children|tribe|tribes|house|houses|men|people|families|family|host|hosts|remnant|congregation|elders|god|glory|pride|sins?|transgressions?|army|captivity|burden|virgin|redeemer|king and|holy one|rulers?|princes|captains|heads|camp|strength) of|all|o|thousands of", ""),
-        ("place", "(?:kings?|land|lands|city|cities|country|borders?|coasts?|mount|mountains?|wilderness|plains?|inhabitants?|towns|villages|fields?|rivers?|brook|valley|hills?|queen|governor|province|streets?|forest|wells?|gates?|dukes?|throne|south|north|east|west|side|way|out|parts|fords|vine|vineyards|waters?|inhabiter|lords|merchants|mount) of", ""),
-        ("place", "in|into|to|unto|from|at|through|throughout|toward|towards|beyond|mount|over against|by|as far as|come to|against|between|nigh", ""),
-        ("person", "", "said|answered|spake|went|came|took|saw|called|dwelt|died|lived|sent|arose|rose|heard|made|gave|commanded|cried|fell|fled|reigned|’s? (?:wife|son|daughter|father|brother|mother|servants?|firstborn)"),
+    (
+        kind,
+        re.compile(rf"(?:^|.* )(?:{before})" if before else ".*"),
+        re.compile(rf"(?:{after})(?: .*|$)" if after else ".*"),
     )
+    for kind, before, after in (
+        (
+            "person",
+            "",
+            "begat|the (?:son|daughter|brother|king|priest|prophet|father|wife)|his (?:son|brother|father|wife|servant)|her (?:son|husband)",
+        ),
+        ("person", _BEFORE_A_PERSON, ""),
+        ("people", _BEFORE_A_PEOPLE, ""),
+        ("place", _BEFORE_A_PLACE, ""),
+        ("person", "", "’s? (?:wife|sons?|daughter|father|brother|mother|servants?|firstborn)"),
+        ("place", "from", "(?:even )?(?:to|unto) .*"),
+    )
+)
+
+# in these books a name that is also a forefather's is his, unless its context says otherwise
+OF_FOREFATHERS = frozenset({"Gen"})
+
+# words in lower case that belong to the name before
+TAILS = frozenset({("Red", "sea")})
+
+# names that go on with the one before: Simon Peter
+BYNAMES = frozenset(
+    "Christ Jesus Iscariot Pilate Peter Bar-jona Augustus Cæsar Paulus Lysias Festus Philippi Kiriathaim Magdalene Zelotes "
+    "Cæsarea".split()
 )
 
 # between the names of a list
 LINKS = frozenset(", and or nor ; the".split())
-
-# names of several kinds -> what they are where nothing else decides
-USUAL = {
-    "Judah": "people",
-    "Egypt": "place",
-    "Babylon": "place",
-    "Moab": "people",
-    "Edom": "people",
-    "Ammon": "people",
-    "Ephraim": "people",
-    "Benjamin": "people",
-    "Manasseh": "people",
-    "Assyria": "place",
-    "Syria": "place",
-    "Canaan": "place",
-    "Gilead": "place",
-}
