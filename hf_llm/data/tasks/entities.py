@@ -9,10 +9,11 @@ from datasets import ClassLabel, Features, List, Value
 
 from . import entity_rules as rules
 from .debian import data_archive, fetch_debian
-from .strongs import definitions
+from .strongs import DICTIONARIES, definitions
 from .verses import MODULES, read_ztext
 
 
+PACKAGES = (MODULES["en"][0], *(package for package, _ in DICTIONARIES.values()))
 TAGS = ["O", *(f"{mark}-{kind}" for kind in rules.ENTITIES for mark in "BI")]
 FEATURES = Features(
     {
@@ -95,7 +96,7 @@ def kinds_of_numbers(verses: list[list[Word]], definitions: Mapping[str, str]) -
         capital.update(number for (number, _), is_capital in found.items() if is_capital)
     names = {number for number, count in capital.items() if count >= units[number] / 2}
     kinds = {number: possible_kinds(number, definitions) for number in names} | rules.EXCEPTIONS
-    return {number: found for number, found in kinds.items() if found}
+    return {number: found for number, found in kinds.items() if found or number in rules.EXCEPTIONS}
 
 
 def possible_kinds(number: str, definitions: Mapping[str, str]) -> tuple[str, ...]:
@@ -165,10 +166,10 @@ class Names:
             return ()
         if text in self.common and (not alone or (text, word.number) in self.lowered):
             return ()
-        kinds = self.of_numbers.get(word.number, ())
-        if text not in self.common and (not kinds or (kinds == ("people",) and not by_form(word.text, kinds))):
-            return self.of_words[word.text] or kinds  # so that `Nazareth` in "of Nazareth", for one word, is a place
-        return kinds
+        kinds = self.of_numbers.get(word.number)
+        if text not in self.common and (kinds is None or (kinds == ("people",) and not by_form(word.text))):
+            return self.of_words[word.text] or kinds or ()  # Nazareth, in "of Nazareth" for one word, is a place
+        return kinds or ()
 
 
 def choose(words: list[Word], possible: list[tuple[str, ...]], book: str) -> list[str | None]:
@@ -177,20 +178,23 @@ def choose(words: list[Word], possible: list[tuple[str, ...]], book: str) -> lis
     lower = [text.lower() for text in texts]
     chosen: list[str | None] = [kinds[0] if len(kinds) == 1 else None for kinds in possible]
     for i, kinds in enumerate(possible):
-        if len(kinds) > 1 or kinds == ("place",):  # Egyptians, for Egypt
-            chosen[i] = by_form(texts[i], kinds) or chosen[i] or by_context(lower, i, kinds)
+        if kinds:
+            chosen[i] = by_form(texts[i]) or chosen[i] or by_context(lower, i, kinds)
+    usual = rules.BOOKS.get(book)
+    chosen = [
+        kind or (usual if usual in kinds and (usual == "person" or "people" not in kinds) else None)
+        for kind, kinds in zip(chosen, possible, strict=True)
+    ]
     for order in (range(len(words)), reversed(range(len(words)))):
         for i in order:
             if possible[i] and chosen[i] is None:
                 near = neighbours(lower, possible, chosen, i)
                 chosen[i] = next((k for k in near if k in possible[i]), None)
-    if book in rules.OF_FOREFATHERS:
-        chosen = [kind or ("person" if "person" in kinds else None) for kind, kinds in zip(chosen, possible)]
     return [kind or next(iter(kinds), None) for kind, kinds in zip(chosen, possible, strict=True)]
 
 
-def by_form(word: str, kinds: tuple[str, ...]) -> str | None:
-    return next((kind for kind, pattern in rules.FORMS if pattern.fullmatch(word)), None) if kinds else None
+def by_form(word: str) -> str | None:
+    return next((kind for kind, pattern in rules.FORMS if pattern.fullmatch(word)), None)
 
 
 def by_context(lower: list[str], i: int, kinds: tuple[str, ...]) -> str | None:

@@ -29,7 +29,8 @@ _PEOPLE_OF_ONE_NAME = (
     "queen prophet prophetess apostle judge patriarch antediluvian officer general eunuch priest chief chieftain "
     "lawgiver successor servant slave maid courtier governor descendant ancestor giant emperor archangel angel man "
     "woman female heir leader Messiah disciple satrap progenitor heroine child doorkeeper minister friend companion "
-    "spouse orator magician centurion deputy procurator opponent convert traitor devil enemy counsellor nurse men women wizard heretic relative husband porter member"
+    "spouse orator magician centurion deputy procurator opponent convert traitor devil enemy counsellor nurse "
+    "men women wizard heretic relative husband porter member"
 ).split()
 _PLACES = (
     "place city cities town capital capitol region country countries mountain mount hill river brook valley plain "
@@ -79,6 +80,18 @@ EXCEPTIONS = {
             "G0511": "Above",
             "H5529": "Folly",
             "H4216": "Mazzaroth",
+            "H5542": "Selah",
+            "H0224": "Urim",
+            "H8550": "Thummim",
+            "H1100": "Belial",
+            "G0955": "Belial",
+            "H0143": "Adar",
+            "H0144": "Adar",
+            "H5180": "Nehushtan",
+            "H8660": "Tirshatha",
+            "G0005": "Abba",
+            "G5598": "Omega",
+            "H1078": "Bel",
         },
         (DEITY,): {"H3069": "GOD", "G3962": "Father"},
         ("people",): {
@@ -95,6 +108,10 @@ EXCEPTIONS = {
             "G4514": "Roman",
             "H1575": "Gammadims",
             "H6112": "Eznite",
+            "H5411": "Nethinims",
+            "H5412": "Nethinims",
+            "H5139": "Nazarite",
+            "G4523": "Sadducees",
             "H1636": "Garmite",
         },
         ("person",): {
@@ -109,6 +126,9 @@ EXCEPTIONS = {
             "H1908": "Hadad",
             "H0120": "Adam",
             "G4074": "Peter",
+            "H8227": "Shaphan",
+            "G3773": "Urbane",
+            "H4732": "Mikloth",
             "H8339": "Sheshbazzar",
             "H8340": "Sheshbazzar",
             "H6847": "Zaphnath-paaneah",
@@ -137,6 +157,8 @@ EXCEPTIONS = {
             "G2063": "Red",
             "G1636": "Olives",
             "H2132": "Olives",
+            "H1166": "Beulah",
+            "G1042": "Gabbatha",
             "H6489": "Pekod",
             "H3070": "Jehovah-jireh",
             "G0098": "Adramyttium",
@@ -190,12 +212,14 @@ EXCEPTIONS = {
             "H7417": "Rimmon",
             "H5015": "Nebo",
             "H6721": "Sidon",
+            "H0938": "Buz",
             "H3568": "Ethiopia",
             "H1657": "Goshen",
             "H6068": "Anathoth",
             "H0211": "Ophir",
             "H1688": "Debir",
             "H2771": "Haran",
+            "H2657": "Hephzi-bah",
             "H3003": "Jabesh-gilead",
             "H1719": "Dedan",
             "H5780": "Uz",
@@ -234,26 +258,27 @@ EXCEPTIONS = {
     for number in numbers
 }
 
-# form of a word -> kind, where that is possible or the word names a place
+# form of a name -> its kind
 FORMS = (
     (
         "people",
         re.compile(
-            r"(?!Midian$|Simeon$).+(?:ites?|itess|itish|ians?|[ae]eans?|[ae]ans|ines|ims|ees|enes|icks)|Jews?|JEWS|Jew(?:ess|ish)"
-            r"|Gentiles?|Greeks?|Hebrews?|Philistine|Philistim|Samaritans?|Medes?|Cretes"
+            r"(?!(?:Midian|Simeon|Tahpenes|Sosthenes|Hermogenes|Alian|Ahian)$).+(?:ites?|itess|itish|ians?|[ae]eans?|[ae]ans|ines|ims|ees|enes|icks)|Jews?|JEWS|Jew(?:ess|ish)"
+            r"|Babylonish|Gentiles?|Greeks?|Hebrews?|Philistine|Philistim|Samaritans?|Medes?|Cretes"
         ),
     ),
 )
 
 _BEFORE_A_PERSON = (
-    "(?:son|daughter|wife|brother|father|mother|servant|seed|sons|daughters) of|begat|bare|(?:his|her|thy|my|our|their) "
-    "(?:son|sons|brother|father|mother|wife|servant|name|daughter|firstborn)|names?|king"
+    "(?:son|daughter|wife|brother|father|mother|servant|seed|sons|daughters) of|begat|bare|"
+    "(?:his|her|thy|my|our|their) (?:son|sons|brother|father|mother|wife|servant|name|daughter|firstborn)|names?|king"
 )
 _BEFORE_A_PEOPLE = (
     "(?:children|tribes?|houses?|men|man|people|famil(?:y|ies)|hosts?|remnant|congregation|elders|god|glory|pride|sins?|"
     "transgressions?|army|captivity|burden|virgin|redeemer|holy one|rulers?|princes|captains|heads|camps?|strength|"
     "thousands|standard|daughter|backsliding|iniquity|outcasts|stock|staff|saviour|hope|light|stone|shepherd|"
-    "assembly|judges?|fathers|wickedness|whoredoms?|envy|tents|horn|rod|ten thousands|portion|armies) of|all|o|children"
+    "assembly|judges?|fathers|wickedness|whoredoms?|envy|tents|horn|rod|ten thousands|portion|"
+    "armies) of|all|o|children"
 )
 _BEFORE_A_PLACE = (
     "(?:kings?|lands?|cit(?:y|ies)|country|borders?|coasts?|mounts?|mountains?|wilderness|plains?|inhabitants?|towns|"
@@ -270,10 +295,12 @@ CONTEXTS = tuple(
         re.compile(rf"(?:{after})(?: .*|$)" if after else ".*"),
     )
     for kind, before, after in (
+        ("people", "(?:(?:o|virgin) daughter|daughters) of", ""),
         (
             "person",
             "",
-            "begat|the (?:son|daughter|brother|king|priest|prophet|father|wife)|his (?:son|brother|father|wife|servant)|her (?:son|husband)",
+            "begat|the (?:son|daughter|brother|king|priest|prophet|father|wife)|"
+            "his (?:son|brother|father|wife|servant)|her (?:son|husband)",
         ),
         ("person", _BEFORE_A_PERSON, ""),
         ("people", _BEFORE_A_PEOPLE, ""),
@@ -283,17 +310,19 @@ CONTEXTS = tuple(
     )
 )
 
-# in these books a name that is also a forefather's is his, unless its context says otherwise
-OF_FOREFATHERS = frozenset({"Gen"})
+# book -> what a name that may be a person's is there, unless its context says otherwise: Genesis tells of forefathers,
+# the prophets of the lands that have their names
+_PROPHETS = "Isa Jer Lam Ezek Hos Joel Amos Obad Mic Nah Hab Zeph Zech Mal".split()
+BOOKS = {"Gen": "person", **dict.fromkeys(_PROPHETS, "place")}
 
 # words in lower case that belong to the name before
 TAILS = frozenset({("Red", "sea")})
 
 # names that go on with the one before: Simon Peter
 BYNAMES = frozenset(
-    "Christ Jesus Iscariot Pilate Peter Bar-jona Augustus Cæsar Paulus Lysias Festus Philippi Kiriathaim Magdalene Zelotes "
-    "Cæsarea".split()
+    "Christ Jesus Iscariot Pilate Peter Bar-jona Augustus Cæsar Paulus Lysias Festus Philippi Kiriathaim Magdalene "
+    "Zelotes".split()
 )
 
 # between the names of a list
-LINKS = frozenset(", and or nor ; the".split())
+LINKS = frozenset(", and or nor the".split())
