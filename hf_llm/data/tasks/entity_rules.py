@@ -180,6 +180,7 @@ EXCEPTIONS = {
             "H4965": "Metheg-ammah",
         },
         ("people", "person"): {
+            "H0722": "Arodi",
             "H3478": "Israel",
             "G2474": "Israel",
             "H7205": "Reuben",
@@ -277,7 +278,7 @@ _BEFORE_A_PEOPLE = (
     "(?:children|tribes?|houses?|men|man|people|famil(?:y|ies)|hosts?|remnant|congregation|elders|god|glory|pride|sins?|"
     "transgressions?|army|captivity|burden|virgin|redeemer|holy one|rulers?|princes|captains|heads|camps?|strength|"
     "thousands|standard|daughter|backsliding|iniquity|outcasts|stock|staff|saviour|hope|light|stone|shepherd|"
-    "assembly|judges?|fathers|wickedness|whoredoms?|envy|tents|horn|rod|ten thousands|portion|"
+    "assembly|judges?|fathers|wickedness|whoredoms?|envy|horn|rod|ten thousands|portion|"
     "armies) of|all|o|children"
 )
 _BEFORE_A_PLACE = (
@@ -299,7 +300,7 @@ CONTEXTS = tuple(
         (
             "person",
             "",
-            "begat|the (?:son|daughter|brother|king|priest|prophet|father|wife)|"
+            "begat|, the (?:[a-z]+ )?(?:son|prince)|the (?:[a-z]+ )?(?:son|daughter|prince|brother|king|priest|prophet|father|wife)|"
             "his (?:son|brother|father|wife|servant)|her (?:son|husband)",
         ),
         ("person", _BEFORE_A_PERSON, ""),
