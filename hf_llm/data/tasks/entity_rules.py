@@ -126,6 +126,7 @@ EXCEPTIONS = {
             "H1908": "Hadad",
             "H0120": "Adam",
             "G4074": "Peter",
+            "H1463": "Gog",
             "H8227": "Shaphan",
             "G3773": "Urbane",
             "H4732": "Mikloth",
@@ -159,6 +160,7 @@ EXCEPTIONS = {
             "H2132": "Olives",
             "H1166": "Beulah",
             "G1042": "Gabbatha",
+            "G3098": "Magog",
             "H6489": "Pekod",
             "H3070": "Jehovah-jireh",
             "G0098": "Adramyttium",
@@ -193,7 +195,6 @@ EXCEPTIONS = {
             "H4902": "Meshech",
             "H8425": "Togarmah",
         },
-        ("people", "place"): {"H3778": "Chaldea"},
         ("person", "people"): {"H5983": "Ammon"},
         ("person", "place"): {
             "H2696": "Hezron",
@@ -246,6 +247,7 @@ EXCEPTIONS = {
             "H4080": "Midian",
         },
         ("person", "people", "place"): {"H7014": "Cain"},
+        ("place", "people"): {"H3778": "Chaldea"},
         ("place", "people", "person"): {
             "H0758": "Syria",
             "H3120": "Grecia",
@@ -300,7 +302,7 @@ CONTEXTS = tuple(
         (
             "person",
             "",
-            "begat|, the (?:[a-z]+ )?(?:son|prince)|the (?:[a-z]+ )?(?:son|daughter|prince|brother|king|priest|prophet|father|wife)|"
+            "begat|the (?:[a-z]+ )?(?:son|daughter|brother|king|priest|prophet|father|wife)|"
             "his (?:son|brother|father|wife|servant)|her (?:son|husband)",
         ),
         ("person", _BEFORE_A_PERSON, ""),
