@@ -216,9 +216,9 @@ def by_context(lower: Sequence[str], i: int, kinds: Kinds) -> str | None:
 
 
 def by_book(book: str, kinds: Kinds) -> str | None:
-    """The kind that the book decides; not for lands whose peoples have the same name."""
+    """The kind that the book decides: of forefathers and peoples with one name, or of lands with a person's name."""
     kind = rules.BOOKS.get(book)
-    return kind if kind in kinds and (kind == "person" or "people" not in kinds) else None
+    return kind if kind in kinds and (kind == "person") == ("people" in kinds) else None
 
 
 def by_list(lower: Sequence[str], chosen: Sequence[str | None], i: int) -> Iterator[str]:

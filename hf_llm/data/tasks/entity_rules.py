@@ -117,9 +117,9 @@ _EXCEPTIONS = {
     ),
     ("place", DEITY): "H6252 Ashtaroth",
     ("place", "person"): (
-        "H7417 Rimmon, H5015 Nebo, H6721 Sidon, H0938 Buz, H3568 Ethiopia, H1657 Goshen, H6068 Anathoth, "
-        "H0211 Ophir, H1688 Debir, H2771 Haran, H2657 Hephzi-bah, H3003 Jabesh-gilead, H1719 Dedan, H5780 Uz, "
-        "H5434 Seba, H3667 Canaan, H4176 Moreh, H2606 Hananeel, H4031 Magog"
+        "H7417 Rimmon, H7927 Shechem, H5015 Nebo, H6721 Sidon, H0938 Buz, H3568 Ethiopia, H1657 Goshen, "
+        "H6068 Anathoth, H0211 Ophir, H1688 Debir, H2771 Haran, H2657 Hephzi-bah, H3003 Jabesh-gilead, H1719 Dedan, "
+        "H5780 Uz, H5434 Seba, H3667 Canaan, H4176 Moreh, H2606 Hananeel, H4031 Magog"
     ),
     ("people", "place", "person"): (
         "H5321 Naphtali, H0123 Idumea, H3063 Judah, H3061 Judah, H4124 Moab, H0669 Ephraim, H1144 Benjamin, "
@@ -160,7 +160,7 @@ _BEFORE_A_PEOPLE = (
 )
 _BEFORE_A_PLACE = (
     "(?:kings?|lands?|cit(?:y|ies)|country|borders?|coasts?|mounts?|mountains?|wilderness|plains?|inhabitants?|towns|"
-    "villages|fields?|rivers?|brook|valley|hills?|queen|governor|province|streets?|forest|wells?|gates?|throne|north|"
+    "villages|rivers?|brook|valley|hills?|queen|governor|province|streets?|forest|wells?|gates?|throne|north|"
     "south|east|west|side|way|out|parts|fords|vine|vineyards|waters?|inhabiter|lords|merchants|ships|region|suburbs|"
     "high places|elders|men|balm|gold|oaks|cedars|tower|wall|walls|end|entrance|entering|princes|dukes) of"
     "|in|into|at|through|throughout|toward|towards|beyond|mount|over against|between|nigh|land|on this side"
