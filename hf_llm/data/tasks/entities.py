@@ -224,8 +224,9 @@ def by_book(book: str, kinds: Kinds) -> str | None:
 def by_list(lower: Sequence[str], chosen: Sequence[str | None], i: int) -> Iterator[str]:
     """Kinds of the names before and after a name in a list."""
     for step in (-1, 1):
-        j = i + step
-        while 0 <= j < len(lower) and lower[j] in rules.LINKS:
+        j, links = i + step, set()
+        while 0 <= j < len(lower) and lower[j] in rules.LINKS | rules.LINKS_TOO:
+            links.add(lower[j])
             j += step
-        if j != i + step and 0 <= j < len(lower) and chosen[j]:
+        if links & rules.LINKS and 0 <= j < len(lower) and chosen[j]:
             yield chosen[j]

@@ -107,8 +107,7 @@ _EXCEPTIONS = {
         "H6888 Zererath, H4081 Middin, H2317 Hadrach, H0329 Atad, H4965 Metheg-ammah"
     ),
     ("people", "person"): (
-        "H0722 Arodi, H3478 Israel, G2474 Israel, H7205 Reuben, H3878 Levi, H3485 Issachar, H1410 Gad, "
-        "H8095 Simeon, H6938 Kedar, H8422 Tubal, H4902 Meshech, H8425 Togarmah"
+        "H0722 Arodi, H3478 Israel, G2474 Israel, H3878 Levi, H6938 Kedar, H8422 Tubal, H4902 Meshech, H8425 Togarmah"
     ),
     ("person", "people"): "H5983 Ammon",
     ("person", "place"): (
@@ -122,7 +121,8 @@ _EXCEPTIONS = {
         "H5780 Uz, H5434 Seba, H3667 Canaan, H4176 Moreh, H2606 Hananeel, H4031 Magog"
     ),
     ("people", "place", "person"): (
-        "H5321 Naphtali, H0123 Idumea, H3063 Judah, H3061 Judah, H4124 Moab, H0669 Ephraim, H1144 Benjamin, "
+        "H5321 Naphtali, H7205 Reuben, H3485 Issachar, H1410 Gad, H8095 Simeon, H0123 Edom, H3063 Judah, "
+        "H3061 Judah, H4124 Moab, H0669 Ephraim, H1144 Benjamin, "
         "H4519 Manasseh, H2074 Zebulun, H0836 Asher, H1835 Dan, H6002 Amalek, H4080 Midian"
     ),
     ("person", "people", "place"): "H7014 Cain",
@@ -177,7 +177,7 @@ CONTEXTS = tuple(
         (
             "person",
             "",
-            "begat|the (?:[a-z]+ )?(?:son|daughter|brother|king|priest|prophet|father|wife)|"
+            "begat|king of|the (?:[a-z]+ )?(?:son|daughter|brother|king|priest|prophet|father|wife)|"
             "his (?:son|brother|father|wife|servant)|her (?:son|husband)",
         ),
         ("person", _BEFORE_A_PERSON, ""),
@@ -202,5 +202,6 @@ BYNAMES = frozenset(
     "Zelotes".split()
 )
 
-# between the names of a list
-LINKS = frozenset(", and or nor the".split())
+# between the names of a list; one of the first is among them: Jerusalem and to Judah
+LINKS = frozenset(", and or nor".split())
+LINKS_TOO = frozenset("the to unto from in".split())
