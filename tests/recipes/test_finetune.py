@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from models.tiny import tiny_config
 from peft import AutoPeftModelForSequenceClassification
 from transformers import TrainerCallback, pipeline
@@ -19,7 +20,7 @@ from hf_llm import (
 )
 from hf_llm.data import train_tokenizer
 from hf_llm.tuning import running
-from hf_llm.tuning.finetuning import finetune, load_finetune_config
+from hf_llm.tuning.finetuning import finetune, load_finetune_config, make_task
 
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -145,6 +146,23 @@ def test_an_adapter_run_keeps_its_base_and_opens(checkpoints, tmp_path):
     inputs = AutoTokenizer.from_pretrained(run)(record["text"], return_tensors="pt", return_token_type_ids=False)
     probabilities = model(**inputs).logits.softmax(-1)[0].tolist()
     assert probabilities == pytest.approx(list(record["probabilities"].values()), abs=2e-5)
+
+
+def test_spans_that_training_has_not_seen_have_a_figure_of_their_own():
+    """Ann is known and right; of two unseen names one is found, and Ed is a false alarm."""
+    examples = [{"words": ["Ann", "saw", "Di", "Fox"], "tags": ["B-PER", "O", "B-PER", "I-PER"]}]
+    task = make_task("token_classification")
+    task.prepare({"train": Dataset.from_list(examples)})
+    record = {
+        "words": ["Ann", "saw", "Bo", "Lee", "and", "Cy", ",", "Ed", "not"],
+        "tags": ["B-PER", "O", "B-PER", "I-PER", "O", "B-PER", "O", "O", "O"],
+        "prediction": ["B-PER", "O", "B-PER", "I-PER", "O", "O", "O", "B-PER", "O"],
+    }
+    scores = task.score([record])
+    assert scores["f1"] == pytest.approx(2 / 3) and scores["f1_unseen"] == pytest.approx(1 / 2)
+    assert record["tags"][0] == "B-PER"
+    seen = {key: value[:2] for key, value in record.items()}
+    assert "f1_unseen" not in task.score([seen])
 
 
 class _Interrupt(TrainerCallback):
