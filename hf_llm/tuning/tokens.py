@@ -1,4 +1,8 @@
-"""Token classification: `words` with a tag each (`tags`); a word has the tag of its first token."""
+"""Token classification: `words` with a tag each (`tags`); a word has the tag of its first token.
+
+Of spans, `f1_unseen` is the F1 of those whose words are no span of the training examples: what a list of names that
+was learned by heart cannot find.
+"""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -6,6 +10,7 @@ from typing import ClassVar
 
 import numpy
 from datasets import Dataset
+from seqeval.metrics.sequence_labeling import get_entities
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
 
 from hf_llm.evaluation import load_metric
@@ -41,6 +46,11 @@ class TokenClassification(Task):
                     raise ValueError(f"data: example {i} of {split} has {len(words)} words, but {len(tags)} tags")
         self.classes = find_classes(data, "tags")
         self.names = self.classes.names
+        self.seen = set()
+        if self.has_spans:
+            for words, tags in zip(data["train"]["words"], data["train"]["tags"]):
+                names = [self.names[number] for number in self.classes.numbers(tags)]
+                self.seen.update(tuple(words[first : last + 1]) for _, first, last in get_entities(names))
         return config_fields(self.names)
 
     @property
@@ -88,7 +98,11 @@ class TokenClassification(Task):
     def score(self, records: list[dict]) -> dict[str, float]:
         if self.has_spans:
             scores = self._spans(records)
-            return {name.removeprefix("overall_"): v for name, v in scores.items() if name.startswith("overall_")}
+            found = {name.removeprefix("overall_"): v for name, v in scores.items() if name.startswith("overall_")}
+            unseen = [self._without_seen(record) for record in records]
+            if any(tag != "O" for record in unseen for tag in record["tags"]):
+                found["f1_unseen"] = self._spans(unseen)["overall_f1"]
+            return found
         place = {name: i for i, name in enumerate(self.names)}
         pairs = {
             "predictions": [place[tag] for r in records for tag in r["prediction"]],
@@ -98,6 +112,16 @@ class TokenClassification(Task):
             "accuracy": load_metric("accuracy").compute(**pairs)["accuracy"],
             "f1_macro": load_metric("f1").compute(**pairs, average="macro")["f1"],
         }
+
+    def _without_seen(self, record: dict) -> dict:
+        """A record without the spans, predicted and right ones, whose words are a span of the training examples."""
+        result = {**record}
+        for key in ("tags", "prediction"):
+            result[key] = list(record[key])
+            for _, first, last in get_entities(record[key]):
+                if tuple(record["words"][first : last + 1]) in self.seen:
+                    result[key][first : last + 1] = ["O"] * (last + 1 - first)
+        return result
 
     def _spans(self, records: list[dict]) -> dict:
         tags = {"predictions": [r["prediction"] for r in records], "references": [r["tags"] for r in records]}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from models.tiny import tiny_config
 from peft import AutoPeftModelForSequenceClassification
 from transformers import AutoTokenizer, TrainerCallback, pipeline
@@ -20,7 +21,7 @@ from hf_llm import (
 )
 from hf_llm.data import train_tokenizer
 from hf_llm.tuning import running
-from hf_llm.tuning.finetuning import finetune, load_finetune_config
+from hf_llm.tuning.finetuning import finetune, load_finetune_config, make_task
 
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -199,6 +200,23 @@ def test_words_of_which_nothing_is_left_do_not_move_the_tags_of_others(checkpoin
     finetune(load_finetune_config(run_config(tmp_path, checkpoints / "encoder", "token_classification", data)))
     record = json.loads((tmp_path / "run" / "predictions.jsonl").open().readline())
     assert record["words"][:2] == ["Ann", "came"] and record["tags"] == ["B-PER", "O", "O"]
+
+
+def test_spans_that_training_has_not_seen_have_a_figure_of_their_own():
+    """Ann is known and right; of two unseen names one is found, and Ed is a false alarm."""
+    examples = [{"words": ["Ann", "saw", "Di", "Fox"], "tags": ["B-PER", "O", "B-PER", "I-PER"]}]
+    task = make_task("token_classification")
+    task.prepare({"train": Dataset.from_list(examples)})
+    record = {
+        "words": ["Ann", "saw", "Bo", "Lee", "and", "Cy", ",", "Ed", "not"],
+        "tags": ["B-PER", "O", "B-PER", "I-PER", "O", "B-PER", "O", "O", "O"],
+        "prediction": ["B-PER", "O", "B-PER", "I-PER", "O", "O", "O", "B-PER", "O"],
+    }
+    scores = task.score([record])
+    assert scores["f1"] == pytest.approx(2 / 3) and scores["f1_unseen"] == pytest.approx(1 / 2)
+    assert record["tags"][0] == "B-PER"
+    seen = {key: value[:2] for key, value in record.items()}
+    assert "f1_unseen" not in task.score([seen])
 
 
 class _Interrupt(TrainerCallback):

@@ -1,6 +1,6 @@
 """The embedded data sets."""
 
-from . import chitchat, docstrings, interface_strings, multiple_choice, python_tokens, sentiment, verses
+from . import chitchat, docstrings, entities, interface_strings, multiple_choice, python_tokens, sentiment, verses
 from .python_sources import STDLIB, versions_of
 from .task import Task
 
@@ -49,6 +49,14 @@ TASKS = {
         group_by=("words",),
         about="Python source as words with the kind of each token",
         **_PYTHON,
+    ),
+    "entities-kjv": Task(
+        rows=entities.rows,
+        features=entities.FEATURES,
+        group_by=("chapter",),
+        licence="public-domain",
+        source=" and ".join(package.package for package in entities.PACKAGES),
+        about="Bible verses (King James Version) as words, tagged by rules with the persons, places and peoples named",
     ),
     "verses-en-es": Task(
         rows=verses.rows,
