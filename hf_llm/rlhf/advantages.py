@@ -130,4 +130,7 @@ class RunningMoments:
         return (self.squares / max(self.count - 1, 1)) ** 0.5
 
     def normalize(self, scores: torch.Tensor) -> torch.Tensor:
+        """(scores - mean) / std; the scores themselves as long as none have been seen."""
+        if not self.count:
+            return scores
         return (scores - self.mean) / max(self.std, 1e-4)

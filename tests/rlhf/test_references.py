@@ -158,6 +158,7 @@ def test_kl_controller():
 def test_running_moments_are_those_of_everything():
     parts = [torch.randn(n) * 3 + 5 for n in (4, 1, 9)]
     moments = RunningMoments()
+    assert torch.equal(moments.normalize(parts[0]), parts[0])  # an evaluation before training
     for part in parts:
         moments.update(part)
     whole = torch.cat(parts).double()
