@@ -83,4 +83,4 @@ def test_tiny_configurations_run_two_steps(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", sorted((RECIPES / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
 def test_accelerate_opens_its_configurations(path):
     config = load_config_from_file(str(path))
-    assert config.use_cpu == (path.stem == "cpu") and config.num_machines == 1
+    assert config.use_cpu == (path.stem == "cpu") and config.num_machines == (2 if path.stem == "multinode" else 1)
