@@ -71,7 +71,7 @@ def length_arguments(config, query_segments: torch.LongTensor, key_segments: tor
     used = (queries + keys) > 0
     queries, keys = queries[used], keys[used]
     if not is_flash(config):
-        return {"segment_lengths": list(zip(queries.tolist(), keys.tolist(), strict=True))}
+        return {"segment_lengths": tuple(zip(queries.tolist(), keys.tolist(), strict=True))}
     arguments = {}
     for side, length in (("q", queries), ("k", keys)):
         arguments[f"cu_seq_lens_{side}"] = F.pad(length.cumsum(0), (1, 0)).to(torch.int32)
