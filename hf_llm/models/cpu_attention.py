@@ -17,6 +17,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from .precision import cast_once
+
 
 BLOCK = 128  # queries at a time: their scores stay in the cache
 KEPT_ELEMENTS = 2**23  # probabilities that one layer keeps for the backward pass (16 MB); more are computed again
@@ -157,6 +159,7 @@ def cpu_attention_forward(
     segment_lengths: numbers of queries and of keys of the segments of a row; none sees another, and queries without
     keys get zeros. sliding_window: see `make_blocks`; without segments, windows are in the mask.
     """
+    query, key, value = (cast_once(states) for states in (query, key, value))
     trains = torch.is_grad_enabled() and query.dtype == torch.bfloat16 and query.requires_grad and not dropout
     if segment_lengths is None:
         plain = attention_mask is None and kwargs.get("position_bias") is None

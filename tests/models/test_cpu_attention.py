@@ -117,3 +117,11 @@ def test_blocks_run_where_they_are_faster_and_say_the_same(dtype, changes, runs)
     assert (type(output.grad_fn).__name__ == "BlockwiseAttentionBackward") is runs
     with torch.no_grad():
         assert attend(inputs, ((5, 5),), is_causal=True).grad_fn is None
+
+
+def test_rotated_queries_are_cast_under_autocast():
+    """Rotation gives float32, as its angles are; torch's kernel would be given bfloat16."""
+    inputs = states(((5, 5),), batch=1, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = attend(inputs, None, is_causal=True)
+    assert type(output.grad_fn).__name__ == "BlockwiseAttentionBackward" and output.dtype == torch.bfloat16
