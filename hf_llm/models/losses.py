@@ -11,6 +11,7 @@ from transformers.utils import is_torchdynamo_compiling
 
 from .checks import check_choice
 from .inputs import check_classes
+from .precision import cast_once
 
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
@@ -28,14 +29,15 @@ def transform_logits(
     return logits
 
 
-def _token_losses(logits, lse, labels, label_smoothing, z_loss):
-    """Losses (n,) of logits (n, V) float32 with logsumexp (n,), whose labels (n,) are all legal."""
-    loss = lse - (1 - label_smoothing) * logits.gather(-1, labels[:, None])[:, 0]
-    if label_smoothing:
-        loss = loss - label_smoothing * logits.mean(-1)
-    if z_loss:
-        loss = loss + z_loss * lse.square()
-    return loss
+def _aims(logits, labels, label_smoothing):
+    """What the softmax is to raise, (n,): the logits (n, V) of legal labels (n,), smoothed with all others."""
+    aims = (1 - label_smoothing) * logits.gather(-1, labels[:, None])[:, 0]
+    return aims + label_smoothing * logits.mean(-1) if label_smoothing else aims
+
+
+def _token_losses(lse, aims, z_loss):
+    """Losses (n,) from the logsumexp of the logits and what `_aims` gives, both (n,) float32."""
+    return lse - aims + z_loss * lse.square() if z_loss else lse - aims
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -52,20 +54,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants[1] else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if wants[2] else None
         total = hidden.new_zeros((), dtype=torch.float32)
-        vocabulary = weight.shape[0]
-        rows = max(1, CHUNK_ELEMENTS // vocabulary)
+        states, matrix = cast_once(hidden), cast_once(weight)  # autocast would cast the matrix for every chunk
+        vocabulary, size = weight.shape
+        rows, classes = max(1, CHUNK_ELEMENTS // vocabulary), max(1, CHUNK_ELEMENTS // size)
         for start in range(0, hidden.shape[0], rows):
-            chunk, target = hidden[start : start + rows], labels[start : start + rows]
+            chunk, target = states[start : start + rows], labels[start : start + rows]
             legal = target != ignore_index
             target = target.where(legal, 0)
-            raw = F.linear(chunk, weight, bias)
+            raw = F.linear(chunk, matrix, bias)
             logits = transform_logits(raw.float(), logit_scale, softcap)
-            peak = logits.amax(-1, keepdim=True)
-            grad = (logits - peak).exp_()
+            slope = None if softcap is None else 1.0 - (logits / softcap).square()
+            aims, peak = _aims(logits, target, label_smoothing), logits.amax(-1, keepdim=True)
+            grad = logits.sub_(peak).exp_()  # in place: fresh memory costs a CPU more than the arithmetic
             mass = grad.sum(-1, keepdim=True)
             lse = (mass.log() + peak)[:, 0]
-            loss = _token_losses(logits, lse, target, label_smoothing, z_loss)
-            total += loss.where(legal, 0.0).sum()
+            total += _token_losses(lse, aims, z_loss).where(legal, 0.0).sum()
             if not any(wants):
                 continue
             # d loss / d logits = softmax * (1 + 2 z lse) - (1 - s) onehot - s / V; 0 for labels that are ignored
@@ -74,15 +77,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if label_smoothing:
                 grad -= weights * (label_smoothing / vocabulary)
             grad.scatter_add_(-1, target[:, None], weights * (label_smoothing - 1.0))
-            if softcap is not None:
-                grad *= 1.0 - (logits / softcap).square()
+            if slope is not None:
+                grad *= slope
             if logit_scale is not None:
                 grad *= logit_scale
-            grad = grad.to(raw.dtype)
+            grad = raw.copy_(grad)
             if wants[0]:
-                grad_hidden[start : start + rows] = grad @ weight.to(raw.dtype)
+                grad_hidden[start : start + rows] = grad @ matrix
             if wants[1]:
-                grad_weight += grad.T @ chunk.to(raw.dtype)
+                for part, columns in zip(grad_weight.split(classes), grad.split(classes, dim=1)):
+                    part += columns.T @ chunk
             if wants[2]:
                 grad_bias += grad.sum(0, dtype=torch.float32)
         gradients = ((grad_hidden, hidden), (grad_weight, weight), (grad_bias, bias))
@@ -155,7 +159,7 @@ def _called_cross_entropy(hidden, head, labels, logit_scale, softcap, label_smoo
         logits = transform_logits(head(chunk).float(), logit_scale, softcap)
         check_classes(target, logits.shape[-1], ignore_index)  # a wrapped head may misstate its `out_features`
         legal = target != ignore_index
-        loss = _token_losses(logits, logits.logsumexp(-1), target.where(legal, 0), label_smoothing, z_loss)
+        loss = _token_losses(logits.logsumexp(-1), _aims(logits, target.where(legal, 0), label_smoothing), z_loss)
         return loss.where(legal, 0.0).sum()
 
     vocabulary = getattr(head, "out_features", None) or 1
@@ -180,7 +184,7 @@ def logits_cross_entropy(
     logits, labels = logits.reshape(-1, logits.shape[-1]).float(), labels.reshape(-1).to(logits.device)
     check_classes(labels, logits.shape[-1], ignore_index)
     legal = labels != ignore_index
-    loss = _token_losses(logits, logits.logsumexp(-1), labels.where(legal, 0), label_smoothing, z_loss)
+    loss = _token_losses(logits.logsumexp(-1), _aims(logits, labels.where(legal, 0), label_smoothing), z_loss)
     total = loss.where(legal, 0.0).sum()
     if num_items_in_batch is None:
         return total / legal.sum().clamp(min=1)
