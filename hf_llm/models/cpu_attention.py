@@ -111,29 +111,27 @@ class BlockwiseAttention(torch.autograd.Function):
             output[:, block.query] = mixed.view(batch, heads, -1, value.shape[-1]).transpose(1, 2)
             if keep:
                 kept.append(weights)
-        ctx.save_for_backward(query, key, value, output, *kept)
+        ctx.save_for_backward(query, key, value, *kept)
         ctx.scaling, ctx.blocks = scaling, blocks
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_output):
-        query, key, value, output, *kept = ctx.saved_tensors
+        query, key, value, *kept = ctx.saved_tensors
         batch, heads, _, width = query.shape
         key_heads = key.shape[1]
         keys, values = _heads(key * ctx.scaling, key_heads), _heads(value, key_heads)
         grad_query = torch.empty_like(query)
         grad_key, grad_value = (torch.zeros(states.shape, dtype=torch.float32) for states in (keys, values))
-        # d scores = weights * (d weights - sum of weights * d weights), and the sum is that of d output * output
-        mean = (grad_output.float() * output.float()).sum(-1, keepdim=True).to(query.dtype)  # (B, Q, H, 1)
         for i, block in enumerate(ctx.blocks):
             q, k = block.query, block.key
             queries = _heads(query[:, :, q], key_heads)
             weights = kept[i] if kept else _probabilities(queries, keys[:, k], block)
             grad = _heads(grad_output[:, q].transpose(1, 2), key_heads)
             grad_value[:, k] += torch.bmm(weights.transpose(1, 2), grad)
-            grad_scores = torch.bmm(grad, values[:, k].transpose(1, 2))
-            grad_scores.sub_(_heads(mean[:, q].transpose(1, 2), key_heads)).mul_(weights)
+            grad_weights = torch.bmm(grad, values[:, k].transpose(1, 2))
+            grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
             grad_query[:, :, q] = torch.bmm(grad_scores, keys[:, k]).view(batch, heads, -1, width)
             grad_key[:, k] += torch.bmm(grad_scores.transpose(1, 2), queries)
         grad_key = (grad_key * ctx.scaling).to(key.dtype).view_as(key)

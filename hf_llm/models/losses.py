@@ -16,6 +16,7 @@ from .precision import cast_once
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 CHUNK_ELEMENTS = 2**21  # logits held at a time: 8 MB of float32, which stays in a CPU's cache
+ROW_MULTIPLE = 64  # rows that are left of a batch: kernels are chosen, and on a CPU built, for each number that they meet
 
 
 def transform_logits(
@@ -139,7 +140,8 @@ def linear_cross_entropy(
     count = is_target.sum()
     if not is_torchdynamo_compiling() and hidden.device.type != "meta" and int(count) < len(labels):
         rows = is_target.nonzero()[:, 0]
-        hidden, labels = hidden[rows], labels[rows]
+        spare = min(-len(rows) % ROW_MULTIPLE, len(labels) - len(rows))
+        hidden, labels = hidden[F.pad(rows, (0, spare))], F.pad(labels[rows], (0, spare), value=ignore_index)
     options = (logit_scale, softcap, label_smoothing, z_loss)
     if _is_plain(head):
         total = _LinearCrossEntropy.apply(hidden, head.weight, head.bias, labels, *options, ignore_index)
