@@ -10,10 +10,11 @@ Shapes: B batch, H query heads, K key-value heads, Q query length, S key length,
 """
 
 import functools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -76,66 +77,149 @@ def make_blocks(segments: Lengths, causal: bool, window: int | None = None) -> l
     return blocks
 
 
+def _pairs(flat: Sequence[int]) -> Lengths:
+    return tuple((int(queries), int(keys)) for queries, keys in zip(flat[::2], flat[1::2], strict=True))
+
+
+def _kept(query: torch.Tensor, blocks: list[Block]) -> int:
+    """Number of probabilities that the backward pass is given."""
+    elements = query.shape[0] * query.shape[1] * sum(block.size for block in blocks)
+    return elements if elements <= KEPT_ELEMENTS else 0
+
+
 def _heads(states: torch.Tensor, key_heads: int) -> torch.Tensor:
     """(B, H, Q, D) -> (B * K, H / K * Q, D): the queries that share a head of keys, one below the other."""
     return states.reshape(states.shape[0] * key_heads, -1, states.shape[-1])
 
 
-def _probabilities(query: torch.Tensor, key: torch.Tensor, block: Block) -> torch.Tensor:
-    """Softmax of the scores of queries (B * K, H / K * Q, D) and keys (B * K, S, D) of a block."""
-    scores = torch.bmm(query, key.transpose(1, 2))
-    if block.hidden is None:
-        return torch.softmax(scores, -1)
-    queries, keys = block.hidden.shape
-    scores.unflatten(1, (-1, queries))[..., -keys:].masked_fill_(block.hidden, torch.finfo(scores.dtype).min)
-    weights = torch.softmax(scores, -1)
+def _part(buffer: torch.Tensor, start: int, queries: torch.Tensor, key_length: int) -> torch.Tensor:
+    """A place for the scores (B * K, H / K * Q, S) of queries (B * K, H / K * Q, D) in a flat buffer."""
+    shape = (*queries.shape[:2], key_length)
+    return buffer[start : start + math.prod(shape)].view(shape)
+
+
+def _probabilities(
+    query: torch.Tensor, key: torch.Tensor, block: Block, scores: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """Softmax of the scores of queries (B * K, H / K * Q, D) and keys (B * K, S, D) of a block, written to `weights`
+    by way of `scores`."""
+    torch.bmm(query, key.transpose(1, 2), out=scores)
+    if block.hidden is not None:
+        queries, keys = block.hidden.shape
+        scores.unflatten(1, (-1, queries))[..., -keys:].masked_fill_(block.hidden, torch.finfo(scores.dtype).min)
+    torch.softmax(scores, -1, out=weights)
     if block.blind:
         weights.unflatten(1, (-1, queries))[..., -keys:].masked_fill_(block.hidden, 0.0)
     return weights
 
 
-class BlockwiseAttention(torch.autograd.Function):
+@torch.library.custom_op("hf_llm::blockwise_attention", mutates_args=(), device_types="cpu")
+def _forward(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float,
+    segments: Sequence[int],
+    causal: bool,
+    window: int | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    batch, heads, length, _ = query.shape
+    key_heads = key.shape[1]
+    blocks = make_blocks(_pairs(segments), causal, window)
+    keys, values = _heads(key * scaling, key_heads), _heads(value, key_heads)
+    output = query.new_empty(batch, length, heads, value.shape[-1])
+    # every block uses the same memory: on a CPU, pages that are new cost more than what is written to them
+    kept = query.new_empty(_kept(query, blocks))
+    scratch = query.new_empty(2, batch * heads * max(block.size for block in blocks))
+    place = 0
+    for block in blocks:
+        queries, size = _heads(query[:, :, block.query], key_heads), block.key.stop - block.key.start
+        weights = _part(kept, place, queries, size) if len(kept) else _part(scratch[1], 0, queries, size)
+        _probabilities(queries, keys[:, block.key], block, _part(scratch[0], 0, queries, size), weights)
+        place += weights.numel()
+        mixed = torch.bmm(weights, values[:, block.key])
+        output[:, block.query] = mixed.view(batch, heads, -1, value.shape[-1]).transpose(1, 2)
+    return output, kept
+
+
+@_forward.register_fake
+def _(query, key, value, scaling, segments, causal, window):
+    batch, heads, length, _ = query.shape
+    kept = _kept(query, make_blocks(_pairs(segments), causal, window))
+    return query.new_empty(batch, length, heads, value.shape[-1]), query.new_empty(kept)
+
+
+@torch.library.custom_op("hf_llm::blockwise_attention_backward", mutates_args=(), device_types="cpu")
+def _backward(
+    grad_output: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    kept: torch.Tensor,
+    scaling: float,
+    segments: Sequence[int],
+    causal: bool,
+    window: int | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    batch, heads, _, width = query.shape
+    key_heads = key.shape[1]
+    blocks = make_blocks(_pairs(segments), causal, window)
+    keys, values = _heads(key * scaling, key_heads), _heads(value, key_heads)
+    grad_query = torch.empty_like(query)
+    grad_key, grad_value = (torch.zeros(states.shape, dtype=torch.float32) for states in (keys, values))
+    scratch = query.new_empty(3, batch * heads * max(block.size for block in blocks))
+    place = 0
+    for block in blocks:
+        q, k = block.query, block.key
+        queries, grad = _heads(query[:, :, q], key_heads), _heads(grad_output[:, q].transpose(1, 2), key_heads)
+        grad_weights, grad_scores, weights = (_part(buffer, 0, queries, k.stop - k.start) for buffer in scratch)
+        if len(kept):
+            weights = _part(kept, place, queries, k.stop - k.start)
+            place += weights.numel()
+        else:
+            _probabilities(queries, keys[:, k], block, grad_scores, weights)
+        grad_value[:, k] += torch.bmm(weights.transpose(1, 2), grad)
+        torch.bmm(grad, values[:, k].transpose(1, 2), out=grad_weights)
+        torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype, grad_input=grad_scores)
+        grad_query[:, :, q] = torch.bmm(grad_scores, keys[:, k]).view(batch, heads, -1, width)
+        grad_key[:, k] += torch.bmm(grad_scores.transpose(1, 2), queries)
+    grad_key = (grad_key * scaling).to(key.dtype).view(key.shape)
+    return grad_query, grad_key, grad_value.to(value.dtype).view(value.shape)
+
+
+@_backward.register_fake
+def _(grad_output, query, key, value, *_):
+    return torch.empty_like(query), key.new_empty(key.shape), value.new_empty(value.shape)
+
+
+def _save(ctx, inputs, output):
+    query, key, value, *ctx.options = inputs
+    ctx.save_for_backward(query, key, value, output[1])
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx, grad_output, _):
+    return *_backward(grad_output, *ctx.saved_tensors, *ctx.options), None, None, None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)
+
+
+def blockwise_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    scaling: float,
+    segments: Lengths,
+    causal: bool,
+    window: int | None = None,
+) -> torch.Tensor:
     """softmax(query @ key^T * scaling) @ value, a block of queries at a time: query (B, H, Q, D), key and value
-    (B, K, S, D) -> (B, Q, H, D). blocks: those of every row."""
-
-    @staticmethod
-    def forward(ctx, query, key, value, scaling, blocks):
-        batch, heads, length, _ = query.shape
-        key_heads = key.shape[1]
-        keys, values = _heads(key * scaling, key_heads), _heads(value, key_heads)
-        output = query.new_empty(batch, length, heads, value.shape[-1])
-        keep, kept = batch * heads * sum(block.size for block in blocks) <= KEPT_ELEMENTS, []
-        for block in blocks:
-            weights = _probabilities(_heads(query[:, :, block.query], key_heads), keys[:, block.key], block)
-            mixed = torch.bmm(weights, values[:, block.key])
-            output[:, block.query] = mixed.view(batch, heads, -1, value.shape[-1]).transpose(1, 2)
-            if keep:
-                kept.append(weights)
-        ctx.save_for_backward(query, key, value, *kept)
-        ctx.scaling, ctx.blocks = scaling, blocks
-        return output
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_output):
-        query, key, value, *kept = ctx.saved_tensors
-        batch, heads, _, width = query.shape
-        key_heads = key.shape[1]
-        keys, values = _heads(key * ctx.scaling, key_heads), _heads(value, key_heads)
-        grad_query = torch.empty_like(query)
-        grad_key, grad_value = (torch.zeros(states.shape, dtype=torch.float32) for states in (keys, values))
-        for i, block in enumerate(ctx.blocks):
-            q, k = block.query, block.key
-            queries = _heads(query[:, :, q], key_heads)
-            weights = kept[i] if kept else _probabilities(queries, keys[:, k], block)
-            grad = _heads(grad_output[:, q].transpose(1, 2), key_heads)
-            grad_value[:, k] += torch.bmm(weights.transpose(1, 2), grad)
-            grad_weights = torch.bmm(grad, values[:, k].transpose(1, 2))
-            grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
-            grad_query[:, :, q] = torch.bmm(grad_scores, keys[:, k]).view(batch, heads, -1, width)
-            grad_key[:, k] += torch.bmm(grad_scores.transpose(1, 2), queries)
-        grad_key = (grad_key * ctx.scaling).to(key.dtype).view_as(key)
-        return grad_query, grad_key, grad_value.to(value.dtype).view_as(value), None, None
+    (B, K, S, D) -> (B, Q, H, D). segments, causal, window: those of `make_blocks`, the same for every row."""
+    flat = [length for segment in segments for length in segment]
+    return _forward(query, key, value, scaling, flat, causal, window)[0]
 
 
 def cpu_attention_forward(
@@ -165,11 +249,11 @@ def cpu_attention_forward(
             kwargs |= {"scaling": scaling, "is_causal": is_causal, "dropout": dropout}
             return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         segment_lengths, sliding_window = ((query.shape[2], key.shape[2]),), None
-    blocks = make_blocks(segment_lengths, is_causal, sliding_window)
+    options = {"segments": segment_lengths, "causal": is_causal, "window": sliding_window}
     if trains:
-        return BlockwiseAttention.apply(query, key, value, scaling, blocks), None
+        return blockwise_attention(query, key, value, scaling=scaling, **options), None
     outputs = []
-    for block in blocks:
+    for block in make_blocks(**options):
         mask = None
         if block.hidden is not None:
             before = block.key.stop - block.key.start - block.hidden.shape[1]

@@ -16,10 +16,15 @@ def is_flash(config) -> bool:
 
 
 def runs_cpu_attention(config, states: torch.Tensor) -> bool:
-    """Whether sdpa is that of `cpu_attention`, which takes lengths as well: on a CPU, but not in a graph, whose shapes
-    are fixed."""
-    fixed = is_torchdynamo_compiling() or torch.jit.is_tracing()
-    return config._attn_implementation == "sdpa" and states.device.type == "cpu" and not fixed
+    """Whether sdpa is that of `cpu_attention`."""
+    exports = torch.jit.is_tracing() or torch.compiler.is_exporting()
+    return config._attn_implementation == "sdpa" and states.device.type == "cpu" and not exports
+
+
+def takes_lengths(config, states: torch.Tensor) -> bool:
+    """Whether attention takes the lengths of documents, which `cpu_attention` does, but not in a graph: it would be
+    made again for all that differ."""
+    return runs_cpu_attention(config, states) and not is_torchdynamo_compiling()
 
 
 def real_documents(documents: torch.LongTensor | None, attention_mask) -> torch.LongTensor | None:

@@ -12,7 +12,7 @@ from .inputs import IdEmbedding, check_aligned, check_tokens
 from .layer import TransformerLayer
 from .masks import AttentionInputs
 from .norms import get_norm
-from .packing import is_flash, real_documents, runs_cpu_attention
+from .packing import is_flash, real_documents, takes_lengths
 from .positions import POSITIONS, RotaryEmbedding, for_heads
 
 
@@ -132,7 +132,7 @@ class TransformerStack(LLMPreTrainedModel):
         biased = self.position_bias is not None or config.relative_attention_bias_per_layer
         if documents is None or biased or kwargs.get("output_router_logits"):
             return None
-        return real_documents(documents, attention_mask) if runs_cpu_attention(config, hidden_states) else None
+        return real_documents(documents, attention_mask) if takes_lengths(config, hidden_states) else None
 
     def embed(
         self,
