@@ -9,7 +9,9 @@ oneDNN runs near the processor's peak, take about half of its time where attenti
 Shapes: B batch, H query heads, K key-value heads, Q query length, S key length, D head_dim.
 """
 
+import bisect
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,9 +45,24 @@ class Block:
     hidden: torch.BoolTensor | None
     blind: bool
 
-    @property
-    def size(self) -> int:
-        return (self.query.stop - self.query.start) * (self.key.stop - self.key.start)
+
+@functools.lru_cache(maxsize=16)
+def make_spans(segments: Lengths, causal: bool, window: int | None = None) -> list[tuple[slice, slice]]:
+    """Places of the queries and of the keys of each block; see `make_blocks`."""
+    query_ends, key_ends = (list(itertools.accumulate(side)) for side in zip(*segments, strict=True))
+    spans = []
+    for start in range(0, query_ends[-1], BLOCK):
+        stop = min(start + BLOCK, query_ends[-1])
+        first, last = bisect.bisect_right(query_ends, start), bisect.bisect_right(query_ends, stop - 1)
+        key_start, key_stop = key_ends[first] - segments[first][1], key_ends[last]
+        if causal:
+            place = stop - 1 - (query_ends[last] - segments[last][0])
+            key_stop = min(key_stop, key_stop - segments[last][1] + place + 1)
+        if window is not None and first == last:
+            place = start - (query_ends[first] - segments[first][0])
+            key_start = max(key_start, key_start + place - window + 1)
+        spans.append((slice(start, stop), slice(key_start, key_stop)))
+    return spans
 
 
 @functools.lru_cache(maxsize=16)  # the layers of a model ask for the same
@@ -55,16 +72,8 @@ def make_blocks(segments: Lengths, causal: bool, window: int | None = None) -> l
     sides = [torch.tensor(side) for side in zip(*segments, strict=True)]
     numbers = [torch.arange(len(segments)).repeat_interleave(side) for side in sides]
     places = [torch.arange(len(number)) - (side.cumsum(0) - side)[number] for number, side in zip(numbers, sides)]
-    ends = sides[1].cumsum(0).tolist()
     blocks = []
-    for start in range(0, len(numbers[0]), BLOCK):
-        query = slice(start, min(start + BLOCK, len(numbers[0])))
-        first, last = int(numbers[0][query.start]), int(numbers[0][query.stop - 1])
-        key = slice(ends[first] - segments[first][1], ends[last])
-        if causal:
-            key = slice(key.start, min(key.stop, ends[last] - segments[last][1] + int(places[0][query.stop - 1]) + 1))
-        if window is not None and first == last:
-            key = slice(max(key.start, key.start + int(places[0][query.start]) - window + 1), key.stop)
+    for query, key in make_spans(segments, causal, window):
         hidden = numbers[0][query, None] != numbers[1][key]
         distance = places[0][query, None] - places[1][key]
         if causal:
@@ -81,10 +90,10 @@ def _pairs(flat: Sequence[int]) -> Lengths:
     return tuple((int(queries), int(keys)) for queries, keys in zip(flat[::2], flat[1::2], strict=True))
 
 
-def _kept(query: torch.Tensor, blocks: list[Block]) -> int:
-    """Number of probabilities that the backward pass is given."""
-    elements = query.shape[0] * query.shape[1] * sum(block.size for block in blocks)
-    return elements if elements <= KEPT_ELEMENTS else 0
+def _sizes(query: torch.Tensor, *options) -> tuple[int, int]:
+    """Numbers of probabilities: those of the largest block, and those that the backward pass is given."""
+    sizes = [(q.stop - q.start) * (k.stop - k.start) * len(query) * query.shape[1] for q, k in make_spans(*options)]
+    return max(sizes, default=0), sum(sizes) if sum(sizes) <= KEPT_ELEMENTS else 0
 
 
 def _heads(states: torch.Tensor, key_heads: int) -> torch.Tensor:
@@ -125,14 +134,14 @@ def _forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     batch, heads, length, _ = query.shape
     key_heads = key.shape[1]
-    blocks = make_blocks(_pairs(segments), causal, window)
+    options = _pairs(segments), causal, window
     keys, values = _heads(key * scaling, key_heads), _heads(value, key_heads)
     output = query.new_empty(batch, length, heads, value.shape[-1])
     # every block uses the same memory: on a CPU, pages that are new cost more than what is written to them
-    kept = query.new_empty(_kept(query, blocks))
-    scratch = query.new_empty(2, batch * heads * max(block.size for block in blocks))
+    largest, total = _sizes(query, *options)
+    kept, scratch = query.new_empty(total), query.new_empty(2, largest)
     place = 0
-    for block in blocks:
+    for block in make_blocks(*options):
         queries, size = _heads(query[:, :, block.query], key_heads), block.key.stop - block.key.start
         weights = _part(kept, place, queries, size) if len(kept) else _part(scratch[1], 0, queries, size)
         _probabilities(queries, keys[:, block.key], block, _part(scratch[0], 0, queries, size), weights)
@@ -145,8 +154,8 @@ def _forward(
 @_forward.register_fake
 def _(query, key, value, scaling, segments, causal, window):
     batch, heads, length, _ = query.shape
-    kept = _kept(query, make_blocks(_pairs(segments), causal, window))
-    return query.new_empty(batch, length, heads, value.shape[-1]), query.new_empty(kept)
+    _, total = _sizes(query, _pairs(segments), causal, window)
+    return query.new_empty(batch, length, heads, value.shape[-1]), query.new_empty(total)
 
 
 @torch.library.custom_op("hf_llm::blockwise_attention_backward", mutates_args=(), device_types="cpu")
@@ -163,13 +172,13 @@ def _backward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     batch, heads, _, width = query.shape
     key_heads = key.shape[1]
-    blocks = make_blocks(_pairs(segments), causal, window)
+    options = _pairs(segments), causal, window
     keys, values = _heads(key * scaling, key_heads), _heads(value, key_heads)
     grad_query = torch.empty_like(query)
     grad_key, grad_value = (torch.zeros(states.shape, dtype=torch.float32) for states in (keys, values))
-    scratch = query.new_empty(3, batch * heads * max(block.size for block in blocks))
+    scratch = query.new_empty(3, _sizes(query, *options)[0])
     place = 0
-    for block in blocks:
+    for block in make_blocks(*options):
         q, k = block.query, block.key
         queries, grad = _heads(query[:, :, q], key_heads), _heads(grad_output[:, q].transpose(1, 2), key_heads)
         grad_weights, grad_scores, weights = (_part(buffer, 0, queries, k.stop - k.start) for buffer in scratch)

@@ -3,6 +3,8 @@
 Shapes: N tokens, H hidden, V vocabulary.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -16,7 +18,9 @@ from .precision import cast_once
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 CHUNK_ELEMENTS = 2**21  # logits held at a time: 8 MB of float32, which stays in a CPU's cache
-ROW_MULTIPLE = 64  # rows that are left of a batch: kernels are chosen, and on a CPU built, for each number that they meet
+ROW_MULTIPLE = (
+    64  # rows that are left of a batch: kernels are chosen, and on a CPU built, for each number that they meet
+)
 
 
 def transform_logits(
@@ -41,63 +45,124 @@ def _token_losses(lse, aims, z_loss):
     return lse - aims + z_loss * lse.square() if z_loss else lse - aims
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
-    """Summed cross-entropy of `hidden @ weight.T + bias`, a chunk of rows at a time.
+def _loss_and_gradients(
+    hidden, weight, bias, labels, logit_scale, softcap, label_smoothing, z_loss, ignore_index, wants
+) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+    """Summed cross-entropy of `hidden @ weight.T + bias`, a chunk of rows at a time, and its gradients for those of
+    hidden, weight and bias that are wanted.
 
-    The gradients are made in the forward pass, while a chunk's logits exist, as in Liger
-    (https://arxiv.org/abs/2410.10989); memory is that of one chunk and of the gradients themselves.
+    They are made while a chunk's logits exist, as in Liger (https://arxiv.org/abs/2410.10989); memory is that of one
+    chunk and of the gradients themselves.
     """
+    grad_hidden = torch.empty_like(hidden) if wants[0] else None
+    grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants[1] else None
+    grad_bias = torch.zeros_like(bias, dtype=torch.float32) if wants[2] else None
+    total = hidden.new_zeros((), dtype=torch.float32)
+    matrix, offset = weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
+    vocabulary, size = weight.shape
+    rows, classes = max(1, CHUNK_ELEMENTS // vocabulary), max(1, CHUNK_ELEMENTS // size)
+    for start in range(0, hidden.shape[0], rows):
+        chunk, target = hidden[start : start + rows], labels[start : start + rows]
+        legal = target != ignore_index
+        target = target.where(legal, 0)
+        raw = F.linear(chunk, matrix, offset)
+        logits = transform_logits(raw.float(), logit_scale, softcap)
+        slope = None if softcap is None else 1.0 - (logits / softcap).square()
+        aims, peak = _aims(logits, target, label_smoothing), logits.amax(-1, keepdim=True)
+        grad = logits.sub_(peak).exp_()  # in place: fresh memory costs a CPU more than the arithmetic
+        mass = grad.sum(-1, keepdim=True)
+        lse = (mass.log() + peak)[:, 0]
+        total += _token_losses(lse, aims, z_loss).where(legal, 0.0).sum()
+        if not any(wants):
+            continue
+        # d loss / d logits = softmax * (1 + 2 z lse) - (1 - s) onehot - s / V; 0 for labels that are ignored
+        weights = legal.float()[:, None]
+        grad *= weights * (1 + 2 * z_loss * lse[:, None]) / mass
+        if label_smoothing:
+            grad -= weights * (label_smoothing / vocabulary)
+        grad.scatter_add_(-1, target[:, None], weights * (label_smoothing - 1.0))
+        if slope is not None:
+            grad *= slope
+        if logit_scale is not None:
+            grad *= logit_scale
+        grad = raw.copy_(grad)
+        if wants[0]:
+            grad_hidden[start : start + rows] = grad @ matrix
+        if wants[1]:
+            for part, columns in zip(grad_weight.split(classes), grad.split(classes, dim=1)):
+                part += columns.T @ chunk
+        if wants[2]:
+            grad_bias += grad.sum(0, dtype=torch.float32)
+    gradients = ((grad_hidden, hidden), (grad_weight, weight), (grad_bias, bias))
+    return total, [None if grad is None else grad.to(of.dtype) for grad, of in gradients]
+
+
+def _select_targets(
+    is_target: torch.BoolTensor, labels: torch.LongTensor, ignore_index: int
+) -> tuple[torch.LongTensor, torch.LongTensor]:
+    """The rows with targets and their labels; a few without are added so that there are few numbers of rows."""
+    rows = is_target.nonzero()[:, 0]
+    spare = min(-len(rows) % ROW_MULTIPLE, len(labels) - len(rows))
+    return F.pad(rows, (0, spare)), F.pad(labels[rows], (0, spare), value=ignore_index)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """The loss of `_loss_and_gradients`, whose gradients wait for the backward pass."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, labels, logit_scale, softcap, label_smoothing, z_loss, ignore_index):
-        wants = ctx.needs_input_grad[:3]
-        grad_hidden = torch.empty_like(hidden) if wants[0] else None
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants[1] else None
-        grad_bias = torch.zeros_like(bias, dtype=torch.float32) if wants[2] else None
-        total = hidden.new_zeros((), dtype=torch.float32)
-        states, matrix = cast_once(hidden), cast_once(weight)  # autocast would cast the matrix for every chunk
-        vocabulary, size = weight.shape
-        rows, classes = max(1, CHUNK_ELEMENTS // vocabulary), max(1, CHUNK_ELEMENTS // size)
-        for start in range(0, hidden.shape[0], rows):
-            chunk, target = states[start : start + rows], labels[start : start + rows]
-            legal = target != ignore_index
-            target = target.where(legal, 0)
-            raw = F.linear(chunk, matrix, bias)
-            logits = transform_logits(raw.float(), logit_scale, softcap)
-            slope = None if softcap is None else 1.0 - (logits / softcap).square()
-            aims, peak = _aims(logits, target, label_smoothing), logits.amax(-1, keepdim=True)
-            grad = logits.sub_(peak).exp_()  # in place: fresh memory costs a CPU more than the arithmetic
-            mass = grad.sum(-1, keepdim=True)
-            lse = (mass.log() + peak)[:, 0]
-            total += _token_losses(lse, aims, z_loss).where(legal, 0.0).sum()
-            if not any(wants):
-                continue
-            # d loss / d logits = softmax * (1 + 2 z lse) - (1 - s) onehot - s / V; 0 for labels that are ignored
-            weights = legal.float()[:, None]
-            grad *= weights * (1 + 2 * z_loss * lse[:, None]) / mass
-            if label_smoothing:
-                grad -= weights * (label_smoothing / vocabulary)
-            grad.scatter_add_(-1, target[:, None], weights * (label_smoothing - 1.0))
-            if slope is not None:
-                grad *= slope
-            if logit_scale is not None:
-                grad *= logit_scale
-            grad = raw.copy_(grad)
-            if wants[0]:
-                grad_hidden[start : start + rows] = grad @ matrix
-            if wants[1]:
-                for part, columns in zip(grad_weight.split(classes), grad.split(classes, dim=1)):
-                    part += columns.T @ chunk
-            if wants[2]:
-                grad_bias += grad.sum(0, dtype=torch.float32)
-        gradients = ((grad_hidden, hidden), (grad_weight, weight), (grad_bias, bias))
-        ctx.save_for_backward(*(None if grad is None else grad.to(of.dtype) for grad, of in gradients))
+    def forward(ctx, hidden, weight, bias, labels, *options):
+        total, gradients = _loss_and_gradients(hidden, weight, bias, labels, *options, ctx.needs_input_grad[:3])
+        ctx.save_for_backward(*gradients)
         return total
 
     @staticmethod
     def backward(ctx, grad_output):
         gradients = [None if g is None else g * grad_output.to(g.dtype) for g in ctx.saved_tensors]
         return *gradients, None, None, None, None, None, None
+
+
+@torch.library.custom_op("hf_llm::linear_cross_entropy", mutates_args=(), device_types="cpu")
+def _compiled_cross_entropy(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    labels: torch.Tensor,
+    logit_scale: float | None,
+    softcap: float | None,
+    label_smoothing: float,
+    z_loss: float,
+    ignore_index: int,
+    wants: Sequence[bool],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The same in a graph, which cannot choose rows by itself; gradients that are not wanted are empty."""
+    rows, chosen = _select_targets(labels != ignore_index, labels, ignore_index)
+    options = (logit_scale, softcap, label_smoothing, z_loss, ignore_index, wants)
+    total, gradients = _loss_and_gradients(hidden[rows], weight, bias, chosen, *options)
+    if wants[0]:
+        gradients[0] = torch.zeros_like(hidden).index_add_(0, rows, gradients[0])
+    return total, *(hidden.new_empty(0) if grad is None else grad for grad in gradients)
+
+
+@_compiled_cross_entropy.register_fake
+def _(hidden, weight, bias, *options):
+    wanted = zip((hidden, weight, bias), options[-1], strict=True)
+    total = hidden.new_empty((), dtype=torch.float32)
+    return total, *(torch.empty_like(of) if want else hidden.new_empty(0) for of, want in wanted)
+
+
+def _save_gradients(ctx, inputs, output):
+    ctx.wants = inputs[-1]
+    ctx.save_for_backward(*output[1:])
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+
+
+def _scale_gradients(ctx, grad_output, *_):
+    pairs = zip(ctx.saved_tensors, ctx.wants, strict=True)
+    return *(grad * grad_output.to(grad.dtype) if want else None for grad, want in pairs), *[None] * 7
+
+
+_compiled_cross_entropy.register_autograd(_scale_gradients, setup_context=_save_gradients)
 
 
 def _is_plain(head: nn.Module) -> bool:
@@ -139,14 +204,18 @@ def linear_cross_entropy(
     is_target = labels != ignore_index
     count = is_target.sum()
     if not is_torchdynamo_compiling() and hidden.device.type != "meta" and int(count) < len(labels):
-        rows = is_target.nonzero()[:, 0]
-        spare = min(-len(rows) % ROW_MULTIPLE, len(labels) - len(rows))
-        hidden, labels = hidden[F.pad(rows, (0, spare))], F.pad(labels[rows], (0, spare), value=ignore_index)
-    options = (logit_scale, softcap, label_smoothing, z_loss)
-    if _is_plain(head):
-        total = _LinearCrossEntropy.apply(hidden, head.weight, head.bias, labels, *options, ignore_index)
+        rows, labels = _select_targets(is_target, labels, ignore_index)
+        hidden = hidden[rows]
+    hidden = cast_once(hidden)  # once for all chunks, and a compiled operator sees no autocast
+    options = (logit_scale, softcap, label_smoothing, z_loss, ignore_index)
+    if not _is_plain(head):
+        total = _called_cross_entropy(hidden, head, labels, *options)
+    elif is_torchdynamo_compiling() and hidden.device.type == "cpu":
+        parts = (hidden, head.weight, head.bias)
+        wants = [torch.is_grad_enabled() and part is not None and part.requires_grad for part in parts]
+        total, *_ = _compiled_cross_entropy(*parts, labels, *options, wants)
     else:
-        total = _called_cross_entropy(hidden, head, labels, *options, ignore_index)
+        total = _LinearCrossEntropy.apply(hidden, head.weight, head.bias, labels, *options)
     if num_items_in_batch is None:
         return total / count.clamp(min=1)
     if isinstance(num_items_in_batch, torch.Tensor):
