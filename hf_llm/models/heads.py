@@ -21,6 +21,7 @@ from .losses import (
     linear_cross_entropy,
     logits_cross_entropy,
     router_losses,
+    select_targets,
     span_loss,
     transform_logits,
 )
@@ -96,9 +97,9 @@ class LanguageModelHead:
         }
         skip = (self.training if skip_logits is None else skip_logits) and labels is not None
         if skip:
-            keep = labels != options.get("ignore_index", -100)
-            if not torch.compiler.is_compiling() and hidden_states.device.type != "meta" and not bool(keep.all()):
-                hidden_states, labels = hidden_states[keep], labels[keep]  # the transform runs on targets alone
+            # the transform runs on targets alone
+            targets = hidden_states.flatten(0, -2), labels.flatten().to(hidden_states.device)
+            hidden_states, labels = select_targets(*targets, options.get("ignore_index", -100))
             loss = linear_cross_entropy(
                 self.transform_hidden(hidden_states),
                 self.lm_head,

@@ -97,13 +97,22 @@ def _loss_and_gradients(
     return total, [None if grad is None else grad.to(of.dtype) for grad, of in gradients]
 
 
-def _select_targets(
-    is_target: torch.BoolTensor, labels: torch.LongTensor, ignore_index: int
-) -> tuple[torch.LongTensor, torch.LongTensor]:
-    """The rows with targets and their labels; a few without are added so that there are few numbers of rows."""
-    rows = is_target.nonzero()[:, 0]
-    spare = min(-len(rows) % ROW_MULTIPLE, len(labels) - len(rows))
-    return F.pad(rows, (0, spare)), F.pad(labels[rows], (0, spare), value=ignore_index)
+def select_targets(
+    hidden: torch.Tensor, labels: torch.LongTensor, ignore_index: int = -100
+) -> tuple[torch.Tensor, torch.LongTensor]:
+    """hidden (n, H) and labels (n,) of targets, then of a few rows without, which make the number a multiple of
+    ROW_MULTIPLE: kernels are chosen, and on a CPU built, for each number of rows that they meet.
+
+    All rows where that would leave none out, and in a compiled graph, whose shapes do not depend on values.
+    """
+    if is_torchdynamo_compiling() or hidden.device.type == "meta":
+        return hidden, labels
+    rows = (labels != ignore_index).nonzero()[:, 0]
+    spare = -len(rows) % ROW_MULTIPLE
+    if len(rows) + spare >= len(labels):
+        return hidden, labels
+    targets = F.pad(labels[rows], (0, spare), value=ignore_index)
+    return hidden.index_select(0, F.pad(rows, (0, spare))), targets
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -135,11 +144,12 @@ def _compiled_cross_entropy(
     wants: Sequence[bool],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """The same in a graph, which cannot choose rows by itself; gradients that are not wanted are empty."""
-    rows, chosen = _select_targets(labels != ignore_index, labels, ignore_index)
+    states, chosen = select_targets(hidden, labels, ignore_index)
     options = (logit_scale, softcap, label_smoothing, z_loss, ignore_index, wants)
-    total, gradients = _loss_and_gradients(hidden[rows], weight, bias, chosen, *options)
-    if wants[0]:
-        gradients[0] = torch.zeros_like(hidden).index_add_(0, rows, gradients[0])
+    total, gradients = _loss_and_gradients(states, weight, bias, chosen, *options)
+    if wants[0] and len(chosen) < len(labels):
+        rows = (labels != ignore_index).nonzero()[:, 0]
+        gradients[0] = torch.zeros_like(hidden).index_copy_(0, rows, gradients[0][: len(rows)])
     return total, *(hidden.new_empty(0) if grad is None else grad for grad in gradients)
 
 
@@ -201,11 +211,8 @@ def linear_cross_entropy(
     hidden, labels = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1).to(hidden.device)
     if _is_plain(head):
         check_classes(labels, head.out_features, ignore_index)
-    is_target = labels != ignore_index
-    count = is_target.sum()
-    if not is_torchdynamo_compiling() and hidden.device.type != "meta" and int(count) < len(labels):
-        rows, labels = _select_targets(is_target, labels, ignore_index)
-        hidden = hidden[rows]
+    count = (labels != ignore_index).sum()
+    hidden, labels = select_targets(hidden, labels, ignore_index)
     hidden = cast_once(hidden)  # once for all chunks, and a compiled operator sees no autocast
     options = (logit_scale, softcap, label_smoothing, z_loss, ignore_index)
     if not _is_plain(head):

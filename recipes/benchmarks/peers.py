@@ -17,6 +17,7 @@ VOCABULARY = 8192
 ROW = 512
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 WIDTH, HEADS, FEED_FORWARD = 384, 6, 1024
+STEP = 32  # of the width of our feed-forward
 
 
 def llama(positions: int) -> PreTrainedModel:
@@ -112,15 +113,15 @@ def build(name: str, positions: int = ROW) -> tuple[PreTrainedModel, PreTrainedM
     """The native model and ours, with equal numbers of parameters to within one percent.
 
     Ours has the package's default architecture with the native one's width and layers; the width of its feed-forward
-    takes up the difference.
+    takes up the difference, in steps that matrix products run well.
     """
     pair = PAIRS[name]
     native = pair.native(positions)
     wanted = native.num_parameters()
     with torch.device("meta"):
-        sizes = [_ours(pair, positions, width).num_parameters() for width in (512, 520)]
+        sizes = [_ours(pair, positions, width).num_parameters() for width in (512, 512 + STEP)]
     per_step = sizes[1] - sizes[0]
-    ours = _ours(pair, positions, 512 + 8 * round((wanted - sizes[0]) / per_step))
+    ours = _ours(pair, positions, 512 + STEP * round((wanted - sizes[0]) / per_step))
     assert abs(ours.num_parameters() / wanted - 1) < 0.01, (ours.num_parameters(), wanted)
     return native, ours
 

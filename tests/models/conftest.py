@@ -17,3 +17,10 @@ def uncompiled():
     """Flex attention without compiling it: the same masks and scores, a thousand times sooner on a CPU."""
     with torch.compiler.set_stance("force_eager"):
         yield
+
+
+@pytest.fixture
+def fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()

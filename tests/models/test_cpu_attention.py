@@ -129,3 +129,16 @@ def test_rotated_queries_are_cast_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         output = attend(inputs, None, is_causal=True)
     assert runs_blockwise(output) and output.dtype == torch.bfloat16
+
+
+def test_a_compiled_model_attends_in_blocks(fresh_compiler):
+    """In one graph, forward and backward, though the operator computes with the lengths of blocks."""
+    inputs = states(((300, 300),), batch=2, dtype=torch.bfloat16)
+    compiled = torch.compile(attend, fullgraph=True, backend="aot_eager")
+    results = []
+    for function in (compiled, attend):
+        output = function(inputs, None, is_causal=True)
+        direction = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+        results.append([output, *torch.autograd.grad(output, inputs, direction)])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)

@@ -84,8 +84,9 @@ def gradients(loss, *tensors):
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    """Four tokens at a time."""
+    """Four tokens at a time, of which all but three at most are targets."""
     monkeypatch.setattr(losses, "CHUNK_ELEMENTS", 4 * VOCABULARY)
+    monkeypatch.setattr(losses, "ROW_MULTIPLE", 4)
 
 
 class Adapted(nn.Module):
@@ -116,6 +117,23 @@ def test_linear_cross_entropy_is_torchs(name, bias, adapted, small_chunks):
     actual_gradients = gradients(3 * loss, *parameters)
     for actual, wanted in zip(actual_gradients, gradients(3 * expected, *parameters)):
         torch.testing.assert_close(actual, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("wants", (("hidden", "weight", "bias"), ("hidden",), ("weight",)))
+def test_a_compiled_loss_chooses_rows(wants, small_chunks, fresh_compiler):
+    """In one graph, though their number depends on the labels; with the gradients that are wanted, in bfloat16 too."""
+    hidden, head, labels = example()
+    named = {"hidden": hidden, "weight": head.weight, "bias": head.bias}
+    for name, tensor in named.items():
+        tensor.requires_grad_(name in wants)
+    tensors, options = [named[name] for name in wants], OPTIONS["everything"]
+    compiled = torch.compile(linear_cross_entropy, fullgraph=True, backend="aot_eager")
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss, expected = (f(hidden, head, labels, **options) for f in (compiled, linear_cross_entropy))
+        torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
+        for actual, wanted in zip(gradients(3 * loss, *tensors), gradients(3 * expected, *tensors), strict=True):
+            torch.testing.assert_close(actual, wanted, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -185,16 +203,14 @@ def test_all_logits_never_exist(adapted, small_chunks):
 
 
 @pytest.mark.parametrize("wants", ("nothing", "hidden", "weight"))
-def test_only_wanted_gradients_are_computed(wants):
-    """Evaluation costs one product of matrices; a frozen head costs two."""
+def test_only_wanted_gradients_are_computed(wants, small_chunks):
+    """Evaluation costs one product of matrices; a frozen head costs two. 11 of 21 rows have targets: 12 are taken."""
     hidden, head, labels = example()
     head.requires_grad_(wants == "weight")
     products = {"nothing": 1, "hidden": 2, "weight": 3}[wants]
     with torch.set_grad_enabled(wants != "nothing"), FlopCounterMode(display=False) as counter:
         linear_cross_entropy(hidden, head, labels)
-    targets = int((labels != -100).sum())
-    rows = min(-(-targets // losses.ROW_MULTIPLE) * losses.ROW_MULTIPLE, labels.numel())
-    assert counter.get_total_flops() == products * 2 * rows * HIDDEN * VOCABULARY
+    assert counter.get_total_flops() == products * 2 * 12 * HIDDEN * VOCABULARY
 
 
 # -- models -----------------------------------------------------------------------------------------------------------

@@ -85,13 +85,6 @@ def test_half_precision_is_near_float32(stack, name):
 # -- compilation ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def fresh_compiler():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
 COMPILED = {
     "default": {},
     "window": WINDOW,
