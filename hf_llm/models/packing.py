@@ -44,15 +44,16 @@ def row_documents(documents: torch.LongTensor, stride: int | None = None) -> tor
 
 def unpad(documents: torch.LongTensor, *tensors: torch.Tensor | None) -> list[torch.Tensor | None]:
     """Rows (batch, seq, ...) -> one row (1, tokens, ...) of the tokens whose document id is not -1."""
-    real = (documents >= 0).flatten()
-    return [None if t is None else t.expand(*documents.shape, *t.shape[2:]).flatten(0, 1)[real][None] for t in tensors]
+    real = (documents >= 0).flatten().nonzero()[:, 0]
+    rows = (None if t is None else t.expand(*documents.shape, *t.shape[2:]).flatten(0, 1) for t in tensors)
+    return [None if row is None else row.index_select(0, real)[None] for row in rows]
 
 
 def repad(documents: torch.LongTensor, hidden_states: torch.Tensor) -> torch.Tensor:
     """The inverse of `unpad` for one tensor; padding becomes zero."""
+    real = (documents >= 0).flatten().nonzero()[:, 0]
     padded = hidden_states.new_zeros(documents.numel(), hidden_states.shape[-1])
-    padded[(documents >= 0).flatten()] = hidden_states[0]
-    return padded.view(*documents.shape, -1)
+    return padded.index_copy(0, real, hidden_states[0]).view(*documents.shape, -1)
 
 
 def segment_ids(document_ids: torch.LongTensor, stride: int) -> torch.LongTensor:

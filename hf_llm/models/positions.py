@@ -16,6 +16,7 @@ import math
 import torch
 from torch import nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
+from transformers.utils import is_torchdynamo_compiling
 
 from .inputs import IdEmbedding
 
@@ -115,6 +116,29 @@ def apply_rotary(
     return _rotate(query, cos, sin, interleaved), _rotate(key, cos, sin, interleaved)
 
 
+def _turn(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Halves rotated in float32, in the dtype of `states`."""
+    precise, half = states.float(), cos.shape[-1] // 2
+    turned = precise * cos
+    turned[..., :half].addcmul_(precise[..., half:], sin[..., :half])
+    turned[..., half:].addcmul_(precise[..., :half], sin[..., half:])
+    return turned.to(states.dtype)
+
+
+class _Turn(torch.autograd.Function):
+    """`_turn`, whose backward pass turns back: half of the passes over memory that its operations would take."""
+
+    @staticmethod
+    def forward(ctx, states, cos, sin):
+        ctx.save_for_backward(cos, sin)
+        return _turn(states, cos, sin)
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        cos, sin = ctx.saved_tensors
+        return _Turn.apply(grad_output, cos, -sin), None, None
+
+
 def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool) -> torch.Tensor:
     width, half = cos.shape[-1], cos.shape[-1] // 2
     rotated, rest = (
@@ -124,6 +148,8 @@ def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interlea
         first, second = rotated[..., 0::2], rotated[..., 1::2]
         cos, sin = cos[..., half:], sin[..., half:]
         rotated = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
+    elif rotated.device.type == "cpu" and rotated.requires_grad and not is_torchdynamo_compiling():
+        rotated = _Turn.apply(rotated, cos, sin)
     else:
         rotated = torch.addcmul(rotated * cos, rotated.roll(half, dims=-1), sin)
     return rotated if rest is None else torch.cat((rotated, rest), dim=-1)
