@@ -207,9 +207,10 @@ class Attention(nn.Module):
         dropout = self.config.attention_dropout if self.training else 0.0
         if dropout and not torch.compiler.is_compiling():
             check_backend(self.config, self.config._attn_implementation, training=True)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        if runs_cpu_attention(self.config, query):
-            attend = cpu_attention_forward
+        backend = self.config._attn_implementation  # looked up once: a configuration is slow to read
+        attend = cpu_attention_forward
+        if not runs_cpu_attention(backend, query):
+            attend = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_attention_forward)
         output, weights = attend(
             module,
             query,

@@ -20,6 +20,7 @@ import torch
 from torch.nn import functional as F
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from .operators import cpu_operator
 from .precision import cast_once
 
 
@@ -122,7 +123,7 @@ def _probabilities(
     return weights
 
 
-@torch.library.custom_op("hf_llm::blockwise_attention", mutates_args=(), device_types="cpu")
+@cpu_operator(__name__, "blockwise_attention")
 def _forward(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -158,7 +159,7 @@ def _(query, key, value, scaling, segments, causal, window):
     return query.new_empty(batch, length, heads, value.shape[-1]), query.new_empty(total)
 
 
-@torch.library.custom_op("hf_llm::blockwise_attention_backward", mutates_args=(), device_types="cpu")
+@cpu_operator(__name__, "blockwise_attention_backward")
 def _backward(
     grad_output: torch.Tensor,
     query: torch.Tensor,

@@ -13,14 +13,20 @@ from transformers.utils import is_torchdynamo_compiling
 
 from .checks import check_choice
 from .inputs import check_classes
+from .operators import cpu_operator
 from .precision import cast_once
 
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 CHUNK_ELEMENTS = 2**21  # logits held at a time: 8 MB of float32, which stays in a CPU's cache
+ACCELERATOR_CHUNK_ELEMENTS = 2**26  # 256 MB: rows enough for the matrix products of a GPU (512 of 128k logits)
 ROW_MULTIPLE = (
     64  # rows that are left of a batch: kernels are chosen, and on a CPU built, for each number that they meet
 )
+
+
+def _chunk_elements(states: torch.Tensor) -> int:
+    return CHUNK_ELEMENTS if states.device.type == "cpu" else ACCELERATOR_CHUNK_ELEMENTS
 
 
 def transform_logits(
@@ -60,7 +66,7 @@ def _loss_and_gradients(
     total = hidden.new_zeros((), dtype=torch.float32)
     matrix, offset = weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
     vocabulary, size = weight.shape
-    rows, classes = max(1, CHUNK_ELEMENTS // vocabulary), max(1, CHUNK_ELEMENTS // size)
+    rows, classes = (max(1, _chunk_elements(hidden) // length) for length in (vocabulary, size))
     for start in range(0, hidden.shape[0], rows):
         chunk, target = hidden[start : start + rows], labels[start : start + rows]
         legal = target != ignore_index
@@ -130,7 +136,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return *gradients, None, None, None, None, None, None
 
 
-@torch.library.custom_op("hf_llm::linear_cross_entropy", mutates_args=(), device_types="cpu")
+@cpu_operator(__name__, "linear_cross_entropy")
 def _compiled_cross_entropy(
     hidden: torch.Tensor,
     weight: torch.Tensor,
@@ -144,6 +150,7 @@ def _compiled_cross_entropy(
     wants: Sequence[bool],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """The same in a graph, which cannot choose rows by itself; gradients that are not wanted are empty."""
+    check_classes(labels, len(weight), ignore_index)
     states, chosen = select_targets(hidden, labels, ignore_index)
     options = (logit_scale, softcap, label_smoothing, z_loss, ignore_index, wants)
     total, gradients = _loss_and_gradients(states, weight, bias, chosen, *options)
@@ -241,7 +248,7 @@ def _called_cross_entropy(hidden, head, labels, logit_scale, softcap, label_smoo
         return loss.where(legal, 0.0).sum()
 
     vocabulary = getattr(head, "out_features", None) or 1
-    rows = max(1, CHUNK_ELEMENTS // vocabulary)
+    rows = max(1, _chunk_elements(hidden) // vocabulary)
     total = hidden.new_zeros((), dtype=torch.float32)
     for start in range(0, max(1, hidden.shape[0]), rows):  # without targets, one empty chunk: gradients of zero
         chunk, target = hidden[start : start + rows], labels[start : start + rows]

@@ -33,7 +33,7 @@ class LayerNorm(nn.Module):
 
 
 class _RMSNorm(torch.autograd.Function):
-    """states / rms(states) * scale: (..., size), scale (size,) -> (..., size), in the dtype of `states`.
+    """states / rms(states) * scale: (..., size), scale (size,) -> (..., size), in the dtype that the two promote to.
 
     torch has no kernel for it on a CPU: its sequence of operations reads and writes the states about 18 times for a
     step and keeps them three times, in float32. This does so 10 times, and keeps what it was given.
@@ -45,7 +45,7 @@ class _RMSNorm(torch.autograd.Function):
         inverse = torch.linalg.vector_norm(precise, dim=-1, keepdim=True)
         inverse = inverse.square_().div_(states.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(states, scale, inverse)
-        return (precise * inverse).mul_(scale).to(states.dtype)
+        return (precise * inverse).mul_(scale).to(torch.promote_types(states.dtype, scale.dtype))
 
     @staticmethod
     @once_differentiable

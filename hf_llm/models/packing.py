@@ -15,16 +15,16 @@ def is_flash(config) -> bool:
     return "flash" in (config._attn_implementation or "")
 
 
-def runs_cpu_attention(config, states: torch.Tensor) -> bool:
+def runs_cpu_attention(backend: str, states: torch.Tensor) -> bool:
     """Whether sdpa is that of `cpu_attention`."""
     exports = torch.jit.is_tracing() or torch.compiler.is_exporting()
-    return config._attn_implementation == "sdpa" and states.device.type == "cpu" and not exports
+    return backend == "sdpa" and states.device.type == "cpu" and not exports
 
 
 def takes_lengths(config, states: torch.Tensor) -> bool:
     """Whether attention takes the lengths of documents, which `cpu_attention` does, but not in a graph: it would be
     made again for all that differ."""
-    return runs_cpu_attention(config, states) and not is_torchdynamo_compiling()
+    return runs_cpu_attention(config._attn_implementation, states) and not is_torchdynamo_compiling()
 
 
 def real_documents(documents: torch.LongTensor | None, attention_mask) -> torch.LongTensor | None:

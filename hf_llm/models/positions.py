@@ -19,6 +19,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_u
 from transformers.utils import is_torchdynamo_compiling
 
 from .inputs import IdEmbedding
+from .precision import autocast_dtype
 
 
 class LearnedPositions(IdEmbedding):
@@ -116,27 +117,24 @@ def apply_rotary(
     return _rotate(query, cos, sin, interleaved), _rotate(key, cos, sin, interleaved)
 
 
-def _turn(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Halves rotated in float32, in the dtype of `states`."""
-    precise, half = states.float(), cos.shape[-1] // 2
-    turned = precise * cos
-    turned[..., :half].addcmul_(precise[..., half:], sin[..., :half])
-    turned[..., half:].addcmul_(precise[..., :half], sin[..., half:])
-    return turned.to(states.dtype)
-
-
 class _Turn(torch.autograd.Function):
-    """`_turn`, whose backward pass turns back: half of the passes over memory that its operations would take."""
+    """Halves rotated in float32, and turned back in the backward pass, in a dtype: half of the passes over memory that
+    the operations and their own backward passes would take."""
 
     @staticmethod
-    def forward(ctx, states, cos, sin):
+    def forward(ctx, states, cos, sin, dtype):
         ctx.save_for_backward(cos, sin)
-        return _turn(states, cos, sin)
+        ctx.dtype = states.dtype
+        precise, half = states.float(), cos.shape[-1] // 2
+        turned = precise * cos
+        turned[..., :half].addcmul_(precise[..., half:], sin[..., :half])
+        turned[..., half:].addcmul_(precise[..., :half], sin[..., half:])
+        return turned.to(dtype)
 
     @staticmethod
     def backward(ctx, grad_output):
         cos, sin = ctx.saved_tensors
-        return _Turn.apply(grad_output, cos, -sin), None, None
+        return _Turn.apply(grad_output, cos, -sin, ctx.dtype), None, None, None
 
 
 def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool) -> torch.Tensor:
@@ -149,9 +147,10 @@ def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interlea
         cos, sin = cos[..., half:], sin[..., half:]
         rotated = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
     elif rotated.device.type == "cpu" and rotated.requires_grad and not is_torchdynamo_compiling():
-        rotated = _Turn.apply(rotated, cos, sin)
+        rotated = _Turn.apply(rotated, cos, sin, autocast_dtype(rotated))
     else:
-        rotated = torch.addcmul(rotated * cos, rotated.roll(half, dims=-1), sin)
+        swapped = torch.cat((rotated[..., half:], rotated[..., :half]), dim=-1)  # `roll` takes twice as long
+        rotated = torch.addcmul(rotated * cos, swapped, sin)
     return rotated if rest is None else torch.cat((rotated, rest), dim=-1)
 
 

@@ -35,7 +35,7 @@ GPU_PEAKS = {
 }
 
 
-def flops_per_token(model: nn.Module, row_length: int) -> float:
+def flops_per_token(model: nn.Module, row_length: float) -> float:
     """Training FLOPs per token: 6 per active weight that multiplies, and 12 x width x length per attention layer.
 
     The convention of PaLM (https://arxiv.org/abs/2204.02311, appendix B): forward and backward, no credit for causal
@@ -45,7 +45,7 @@ def flops_per_token(model: nn.Module, row_length: int) -> float:
 
     Args:
         model: a `PreTrainedModel`.
-        row_length: tokens per row.
+        row_length: tokens per row, or of the documents in it where these are isolated.
     """
     text_config = model.config.get_text_config(decoder=True)
     experts = getattr(text_config, "num_experts", None)

@@ -12,7 +12,8 @@ repeats' ratios, so that whatever else the machine does slows both. Settings:
                T5 and BART padded to the longest of a shuffled batch; Llama concatenated and cut, where documents see
                each other. `--row-length` is that of ours and of Llama.
 
-Only tokens that are no padding count. The peak is that of a large bfloat16 matrix product, measured here.
+Only tokens that are no padding count. The peak is that of a large bfloat16 matrix product, measured here; what a step
+needs of it is counted by PaLM's convention, attention over the documents that tokens are of.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from transformers import PreTrainedModel
 
 from hf_llm.data import load_corpus, train_tokenizer
 from hf_llm.data.packing import best_fit
+from hf_llm.models.packing import row_documents
 from hf_llm.training.throughput import flops_per_token, peak_flops
 
 
@@ -144,6 +146,15 @@ def _real(batch: Batch, prefix: str) -> int:
     return int(batch["attention_mask"].sum()) if "attention_mask" in batch else batch["input_ids"].numel()
 
 
+def attended(batch: Batch) -> float:
+    """Mean length of what a token of a batch attends to: its document, or its row."""
+    if "document_ids" not in batch:
+        return float(batch["input_ids"].shape[1])
+    documents = batch["document_ids"]
+    lengths = torch.unique(row_documents(documents)[documents >= 0], return_counts=True)[1].double()
+    return float(lengths.square().sum() / lengths.sum())
+
+
 # ---- measuring -----------------------------------------------------------------------------------------------------
 
 
@@ -185,6 +196,7 @@ def measure(name: str, setting: str, repeats: int, length: int) -> dict:
     ]
     rates = [[trainee.step() for trainee in pair] for _ in range(steps)][WARMUP:]
     peak = peak_flops(torch.device("cpu"), torch.bfloat16)
+    reach = statistics.mean(attended(batch) for batch in batches[1])
     medians = [statistics.median(rate) for rate in zip(*rates, strict=True)]
     return {
         "pair": name,
@@ -194,7 +206,7 @@ def measure(name: str, setting: str, repeats: int, length: int) -> dict:
         "native_tokens_per_second": medians[0],
         "tokens_per_second": medians[1],
         "ratio": statistics.median(mine / other for other, mine in rates),
-        "share_of_peak": medians[1] * flops_per_token(ours, length) / peak,
+        "share_of_peak": medians[1] * flops_per_token(ours, reach) / peak,
     }
 
 

@@ -1,5 +1,7 @@
 """Attention on a CPU beside torch's: values and gradients, segments, windows, and which of the two runs."""
 
+import importlib.util
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -129,6 +131,17 @@ def test_rotated_queries_are_cast_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         output = attend(inputs, None, is_causal=True)
     assert runs_blockwise(output) and output.dtype == torch.bfloat16
+
+
+def test_a_second_copy_of_the_code_leaves_the_first_alone():
+    """As when a checkpoint that carries its code is opened: operators are registered for the whole process."""
+    spec = importlib.util.spec_from_file_location("hf_llm.models.a_copy", cpu_attention.__file__)
+    copy = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(copy)
+    inputs = states(((5, 5),), batch=1)
+    options = {"scaling": 0.3, "segments": ((5, 5),), "causal": True}
+    outputs = [attention(*inputs, **options) for attention in (blockwise_attention, copy.blockwise_attention)]
+    torch.testing.assert_close(*outputs, rtol=0, atol=0)
 
 
 def test_a_compiled_model_attends_in_blocks(fresh_compiler):

@@ -136,6 +136,14 @@ def test_a_compiled_loss_chooses_rows(wants, small_chunks, fresh_compiler):
             torch.testing.assert_close(actual, wanted, rtol=1e-6, atol=1e-6)
 
 
+def test_a_compiled_loss_names_a_wrong_label(fresh_compiler):
+    hidden, head, labels = example()
+    labels[0, 3] = VOCABULARY
+    compiled = torch.compile(linear_cross_entropy, fullgraph=True, backend="aot_eager")
+    with pytest.raises(ValueError, match=f"`labels` has {VOCABULARY}, but must be from 0 to {VOCABULARY - 1}"):
+        compiled(hidden, head, labels)
+
+
 @pytest.mark.parametrize("name", OPTIONS)
 def test_logits_cross_entropy_is_torchs(name):
     """The loss where the logits exist already."""
