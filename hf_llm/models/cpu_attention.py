@@ -38,7 +38,7 @@ class Block:
         query, key: places along the row.
         hidden: bool, True where a query must not see a key, (queries, last keys): the keys before these are seen by
             all. `None` where every query sees every key.
-        blind: whether a query sees no key at all.
+        blind: whether a query sees none of the keys that there are.
     """
 
     query: slice
@@ -81,9 +81,11 @@ def make_blocks(segments: Lengths, causal: bool, window: int | None = None) -> l
             hidden |= distance < 0
         if window is not None:
             hidden |= distance.abs() >= window
-        blind = bool(hidden.all(1).any())
         columns = hidden.any(0).nonzero()
-        blocks.append(Block(query, key, hidden[:, int(columns[0]) :] if len(columns) else None, blind))
+        if not len(columns):  # every query sees every key, of which there may be none
+            blocks.append(Block(query, key, None, blind=False))
+            continue
+        blocks.append(Block(query, key, hidden[:, int(columns[0]) :], blind=bool(hidden.all(1).any())))
     return blocks
 
 
@@ -91,10 +93,24 @@ def _pairs(flat: Sequence[int]) -> Lengths:
     return tuple((int(queries), int(keys)) for queries, keys in zip(flat[::2], flat[1::2], strict=True))
 
 
-def _sizes(query: torch.Tensor, *options) -> tuple[int, int]:
-    """Numbers of probabilities: those of the largest block, and those that the backward pass is given."""
-    sizes = [(q.stop - q.start) * (k.stop - k.start) * len(query) * query.shape[1] for q, k in make_spans(*options)]
-    return max(sizes, default=0), sum(sizes) if sum(sizes) <= KEPT_ELEMENTS else 0
+def _largest(query: torch.Tensor, *options) -> int:
+    """Number of probabilities of the largest block."""
+    sizes = ((q.stop - q.start) * (k.stop - k.start) for q, k in make_spans(*options))
+    return query.shape[0] * query.shape[1] * max(sizes, default=0)
+
+
+def _kept(query: torch.Tensor, segments: Sequence[int], causal: bool, window: int | None) -> int:
+    """Number of probabilities that the backward pass is given. Of a single segment by a formula: a compiler may have
+    symbols for its lengths, and would make a graph for each pair of numbers that is looked at."""
+    if len(segments) == 2 and window is None and (not causal or segments[0] == segments[1]):
+        queries, keys = segments
+        whole, rest = queries // BLOCK, queries % BLOCK
+        pairs = BLOCK * BLOCK * (whole * (whole + 1) // 2) + rest * queries if causal else queries * keys
+    else:
+        spans = make_spans(_pairs(segments), causal, window)
+        pairs = sum((q.stop - q.start) * (k.stop - k.start) for q, k in spans)
+    elements = query.shape[0] * query.shape[1] * pairs
+    return elements if elements <= KEPT_ELEMENTS else 0
 
 
 def _heads(states: torch.Tensor, key_heads: int) -> torch.Tensor:
@@ -139,8 +155,8 @@ def _forward(
     keys, values = _heads(key * scaling, key_heads), _heads(value, key_heads)
     output = query.new_empty(batch, length, heads, value.shape[-1])
     # every block uses the same memory: on a CPU, pages that are new cost more than what is written to them
-    largest, total = _sizes(query, *options)
-    kept, scratch = query.new_empty(total), query.new_empty(2, largest)
+    kept = query.new_empty(_kept(query, segments, causal, window))
+    scratch = query.new_empty(2, _largest(query, *options))
     place = 0
     for block in make_blocks(*options):
         queries, size = _heads(query[:, :, block.query], key_heads), block.key.stop - block.key.start
@@ -155,8 +171,8 @@ def _forward(
 @_forward.register_fake
 def _(query, key, value, scaling, segments, causal, window):
     batch, heads, length, _ = query.shape
-    _, total = _sizes(query, _pairs(segments), causal, window)
-    return query.new_empty(batch, length, heads, value.shape[-1]), query.new_empty(total)
+    kept = query.new_empty(_kept(query, segments, causal, window))
+    return query.new_empty(batch, length, heads, value.shape[-1]), kept
 
 
 @cpu_operator(__name__, "blockwise_attention_backward")
@@ -177,7 +193,7 @@ def _backward(
     keys, values = _heads(key * scaling, key_heads), _heads(value, key_heads)
     grad_query = torch.empty_like(query)
     grad_key, grad_value = (torch.zeros(states.shape, dtype=torch.float32) for states in (keys, values))
-    scratch = query.new_empty(3, _sizes(query, *options)[0])
+    scratch = query.new_empty(3, _largest(query, *options))
     place = 0
     for block in make_blocks(*options):
         q, k = block.query, block.key
@@ -264,6 +280,10 @@ def cpu_attention_forward(
         return blockwise_attention(query, key, value, scaling=scaling, **options), None
     outputs = []
     for block in make_blocks(**options):
+        if block.key.start == block.key.stop:
+            length = block.query.stop - block.query.start
+            outputs.append(query.new_zeros(query.shape[0], length, query.shape[1], value.shape[-1]))
+            continue
         mask = None
         if block.hidden is not None:
             before = block.key.stop - block.key.start - block.hidden.shape[1]

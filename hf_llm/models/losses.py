@@ -19,10 +19,9 @@ from .precision import cast_once
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 CHUNK_ELEMENTS = 2**21  # logits held at a time: 8 MB of float32, which stays in a CPU's cache
-ACCELERATOR_CHUNK_ELEMENTS = 2**26  # 256 MB: rows enough for the matrix products of a GPU (512 of 128k logits)
-ROW_MULTIPLE = (
-    64  # rows that are left of a batch: kernels are chosen, and on a CPU built, for each number that they meet
-)
+ACCELERATOR_CHUNK_ELEMENTS = 2**25  # 128 MB: rows enough for the matrix products of a GPU (256 of 128k logits)
+# kernels are chosen, and on a CPU built, for each number of rows that they meet
+ROW_MULTIPLE = 64
 
 
 def _chunk_elements(states: torch.Tensor) -> int:
@@ -106,19 +105,27 @@ def _loss_and_gradients(
 def select_targets(
     hidden: torch.Tensor, labels: torch.LongTensor, ignore_index: int = -100
 ) -> tuple[torch.Tensor, torch.LongTensor]:
-    """hidden (n, H) and labels (n,) of targets, then of a few rows without, which make the number a multiple of
-    ROW_MULTIPLE: kernels are chosen, and on a CPU built, for each number of rows that they meet.
-
-    All rows where that would leave none out, and in a compiled graph, whose shapes do not depend on values.
-    """
+    """hidden (n, H) and labels (n,) of targets, then a few rows of zeros without a label, up to n and to a multiple of
+    ROW_MULTIPLE. All rows in a compiled graph, whose shapes do not depend on values."""
     if is_torchdynamo_compiling() or hidden.device.type == "meta":
         return hidden, labels
     rows = (labels != ignore_index).nonzero()[:, 0]
-    spare = -len(rows) % ROW_MULTIPLE
-    if len(rows) + spare >= len(labels):
+    if len(rows) == len(labels):
         return hidden, labels
+    spare = min(-len(rows) % ROW_MULTIPLE, len(labels) - len(rows))
     targets = F.pad(labels[rows], (0, spare), value=ignore_index)
-    return hidden.index_select(0, F.pad(rows, (0, spare))), targets
+    return F.pad(hidden.index_select(0, rows), (0, 0, 0, spare)), targets
+
+
+def _scaled(grad: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """grad * factor, in float32, a part at a time: a loss scale may be too large for the dtype of `grad`, a share of a
+    batch too uneven."""
+    if grad.dtype == torch.float32:
+        return grad * factor
+    scaled, rows = torch.empty_like(grad), max(1, _chunk_elements(grad) // (grad[:1].numel() or 1))
+    for part, place in zip(grad.split(rows), scaled.split(rows), strict=True):
+        place.copy_(part.float() * factor)
+    return scaled
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -132,7 +139,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_output):
-        gradients = [None if g is None else g * grad_output.to(g.dtype) for g in ctx.saved_tensors]
+        gradients = [None if g is None else _scaled(g, grad_output) for g in ctx.saved_tensors]
         return *gradients, None, None, None, None, None, None
 
 
@@ -154,8 +161,8 @@ def _compiled_cross_entropy(
     states, chosen = select_targets(hidden, labels, ignore_index)
     options = (logit_scale, softcap, label_smoothing, z_loss, ignore_index, wants)
     total, gradients = _loss_and_gradients(states, weight, bias, chosen, *options)
-    if wants[0] and len(chosen) < len(labels):
-        rows = (labels != ignore_index).nonzero()[:, 0]
+    rows = (labels != ignore_index).nonzero()[:, 0]
+    if wants[0] and len(rows) < len(labels):
         gradients[0] = torch.zeros_like(hidden).index_copy_(0, rows, gradients[0][: len(rows)])
     return total, *(hidden.new_empty(0) if grad is None else grad for grad in gradients)
 
@@ -176,7 +183,7 @@ def _save_gradients(ctx, inputs, output):
 
 def _scale_gradients(ctx, grad_output, *_):
     pairs = zip(ctx.saved_tensors, ctx.wants, strict=True)
-    return *(grad * grad_output.to(grad.dtype) if want else None for grad, want in pairs), *[None] * 7
+    return *(_scaled(grad, grad_output) if want else None for grad, want in pairs), *[None] * 7
 
 
 _compiled_cross_entropy.register_autograd(_scale_gradients, setup_context=_save_gradients)
@@ -224,7 +231,7 @@ def linear_cross_entropy(
     options = (logit_scale, softcap, label_smoothing, z_loss, ignore_index)
     if not _is_plain(head):
         total = _called_cross_entropy(hidden, head, labels, *options)
-    elif is_torchdynamo_compiling() and hidden.device.type == "cpu":
+    elif is_torchdynamo_compiling() and not torch.compiler.is_exporting() and hidden.device.type == "cpu":
         parts = (hidden, head.weight, head.bias)
         wants = [torch.is_grad_enabled() and part is not None and part.requires_grad for part in parts]
         total, *_ = _compiled_cross_entropy(*parts, labels, *options, wants)

@@ -5,9 +5,9 @@ Shapes: (..., size) -> (..., size). Statistics are taken over the last dimension
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from transformers.utils import is_torchdynamo_compiling
+
+from .operators import trains_on_cpu
 
 
 class LayerNorm(nn.Module):
@@ -33,7 +33,7 @@ class LayerNorm(nn.Module):
 
 
 class _RMSNorm(torch.autograd.Function):
-    """states / rms(states) * scale: (..., size), scale (size,) -> (..., size), in the dtype that the two promote to.
+    """states / rms(states) * scale: (..., size), scale (size,) -> (..., size), in the dtype of `states`.
 
     torch has no kernel for it on a CPU: its sequence of operations reads and writes the states about 18 times for a
     step and keeps them three times, in float32. This does so 10 times, and keeps what it was given.
@@ -45,27 +45,34 @@ class _RMSNorm(torch.autograd.Function):
         inverse = torch.linalg.vector_norm(precise, dim=-1, keepdim=True)
         inverse = inverse.square_().div_(states.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(states, scale, inverse)
-        return (precise * inverse).mul_(scale).to(torch.promote_types(states.dtype, scale.dtype))
+        ctx.eps = eps
+        return (precise * inverse).mul_(scale).to(states.dtype)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_output):
         states, scale, inverse = ctx.saved_tensors
+        wants = ctx.needs_input_grad[:2]
+        if torch.is_grad_enabled():  # for a second derivative
+            output = F.rms_norm(states, scale.shape, scale.to(states.dtype), ctx.eps)
+            wanted = [tensor for tensor, want in zip((states, scale), wants, strict=True) if want]
+            gradients = iter(torch.autograd.grad(output, wanted, grad_output, create_graph=True))
+            return *(next(gradients) if want else None for want in wants), None
         size = states.shape[-1]
         precise, grad = states.reshape(-1, size).float(), grad_output.reshape(-1, size).float()
         scale32, inverse = scale.float(), inverse.reshape(-1)
         product = grad * precise
-        grad_scale = torch.mv(product.T, inverse)
+        grad_scale = torch.mv(product.T, inverse).to(scale.dtype) if wants[1] else None
+        if not wants[0]:
+            return None, grad_scale, None
         # d states = inverse * (scale * d output - states * inverse^2 * mean(states * scale * d output))
         mean = torch.mv(product, scale32).div_(-size).mul_(inverse.pow(3))
         grad = torch.mul(grad, scale32, out=product).mul_(inverse[:, None]).addcmul_(precise, mean[:, None])
-        return grad.to(states.dtype).view_as(states), grad_scale.to(scale.dtype), None
+        return grad.to(states.dtype).view_as(states), grad_scale, None
 
 
 def rms_norm(states: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Tensor:
-    """`F.rms_norm` over the last dimension, in fewer passes where a CPU trains."""
-    trains = torch.is_grad_enabled() and (states.requires_grad or scale.requires_grad)
-    if trains and states.device.type == "cpu" and states.dtype != torch.float64 and not is_torchdynamo_compiling():
+    """`F.rms_norm` over the last dimension, in the dtype of `states`; in fewer passes where a CPU trains."""
+    if trains_on_cpu(states, scale):
         return _RMSNorm.apply(states, scale, eps)
     # no kernel takes two dtypes, which autocast gives to qk norms
     return F.rms_norm(states, scale.shape, scale.to(states.dtype), eps)

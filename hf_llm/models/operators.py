@@ -1,9 +1,11 @@
-"""Operators that a compiled graph holds as they are."""
+"""Our own operators and autograd functions on a CPU: where they may run, and how a compiled graph holds them."""
 
 import re
 from collections.abc import Callable
 
 import torch
+from torch.autograd import forward_ad
+from transformers.utils import is_torchdynamo_compiling
 
 
 def cpu_operator(module: str, name: str) -> Callable:
@@ -14,3 +16,19 @@ def cpu_operator(module: str, name: str) -> Callable:
     """
     namespace = re.sub(r"\W", "_", module)
     return torch.library.custom_op(f"{namespace}::{name}", mutates_args=(), device_types="cpu")
+
+
+def trains_on_cpu(*tensors: torch.Tensor) -> bool:
+    """Whether a backward pass will come by which a Python autograd function pays: not in graphs (torch's compiler
+    fuses by itself, traces and exports hold no Python), under torch.func or forward-mode differentiation, or in
+    float64, in which gradients are checked."""
+    first = tensors[0]
+    return (
+        first.device.type == "cpu"
+        and first.dtype != torch.float64
+        and torch.is_grad_enabled()
+        and any(tensor.requires_grad for tensor in tensors)
+        and not (is_torchdynamo_compiling() or torch.jit.is_tracing())
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and forward_ad._current_level < 0
+    )

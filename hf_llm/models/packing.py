@@ -22,8 +22,8 @@ def runs_cpu_attention(backend: str, states: torch.Tensor) -> bool:
 
 
 def takes_lengths(config, states: torch.Tensor) -> bool:
-    """Whether attention takes the lengths of documents, which `cpu_attention` does, but not in a graph: it would be
-    made again for all that differ."""
+    """Whether attention takes the lengths of documents, which `cpu_attention` does, but not in a graph, which would be
+    compiled again for every set of them."""
     return runs_cpu_attention(config._attn_implementation, states) and not is_torchdynamo_compiling()
 
 

@@ -16,10 +16,9 @@ import math
 import torch
 from torch import nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
-from transformers.utils import is_torchdynamo_compiling
 
 from .inputs import IdEmbedding
-from .precision import autocast_dtype
+from .operators import trains_on_cpu
 
 
 class LearnedPositions(IdEmbedding):
@@ -118,23 +117,23 @@ def apply_rotary(
 
 
 class _Turn(torch.autograd.Function):
-    """Halves rotated in float32, and turned back in the backward pass, in a dtype: half of the passes over memory that
-    the operations and their own backward passes would take."""
+    """Halves rotated in float32, and turned back in the backward pass: half of the passes over memory that the
+    operations and their own backward passes would take. Both halves of cos are the same, and those of sin but for the
+    sign, as `for_heads` makes them."""
 
     @staticmethod
-    def forward(ctx, states, cos, sin, dtype):
+    def forward(ctx, states, cos, sin):
         ctx.save_for_backward(cos, sin)
-        ctx.dtype = states.dtype
         precise, half = states.float(), cos.shape[-1] // 2
         turned = precise * cos
         turned[..., :half].addcmul_(precise[..., half:], sin[..., :half])
         turned[..., half:].addcmul_(precise[..., :half], sin[..., half:])
-        return turned.to(dtype)
+        return turned.to(states.dtype)
 
     @staticmethod
     def backward(ctx, grad_output):
         cos, sin = ctx.saved_tensors
-        return _Turn.apply(grad_output, cos, -sin, ctx.dtype), None, None, None
+        return _Turn.apply(grad_output, cos, -sin), None, None
 
 
 def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool) -> torch.Tensor:
@@ -146,8 +145,8 @@ def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interlea
         first, second = rotated[..., 0::2], rotated[..., 1::2]
         cos, sin = cos[..., half:], sin[..., half:]
         rotated = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
-    elif rotated.device.type == "cpu" and rotated.requires_grad and not is_torchdynamo_compiling():
-        rotated = _Turn.apply(rotated, cos, sin, autocast_dtype(rotated))
+    elif trains_on_cpu(rotated):
+        rotated = _Turn.apply(rotated, cos, sin)
     else:
         swapped = torch.cat((rotated[..., half:], rotated[..., :half]), dim=-1)  # `roll` takes twice as long
         rotated = torch.addcmul(rotated * cos, swapped, sin)

@@ -16,6 +16,7 @@ LENGTHS = {
     "several blocks": ((300, 300),),
     "segments": ((3, 3), (130, 130), (1, 1), (7, 7)),
     "many segments": tuple((n, n) for n in range(1, 30)),
+    "no keys for a block": ((130, 0), (3, 5)),
     "cross": ((3, 5), (4, 0), (0, 2), (140, 9), (2, 200)),
 }
 
@@ -41,7 +42,8 @@ def blockwise(query, key, value, scaling, causal, lengths) -> torch.Tensor:
     return blockwise_attention(query, key, value, scaling=scaling, segments=lengths, causal=causal)
 
 
-CASES = [(name, causal) for name in LENGTHS for causal in (True, False) if not (causal and name == "cross")]
+CROSS = [name for name, lengths in LENGTHS.items() if any(queries != keys for queries, keys in lengths)]
+CASES = [(name, causal) for name in LENGTHS for causal in (True, False) if not (causal and name in CROSS)]
 
 
 @pytest.mark.parametrize("kept", [2**23, 0], ids=["kept", "computed again"])
@@ -155,3 +157,16 @@ def test_a_compiled_model_attends_in_blocks(fresh_compiler):
         results.append([output, *torch.autograd.grad(output, inputs, direction)])
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_a_compiler_makes_one_graph_for_all_lengths(fresh_compiler):
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(attend, fullgraph=True, backend=counter, dynamic=True)
+    for batch, length in ((2, 20), (3, 30), (4, 300), (5, 301), (6, 40), (7, 51), (2, 260)):
+        for causal in (True, False):
+            inputs = states(((length, length),), batch=batch, dtype=torch.bfloat16)
+            expected = attend(inputs, None, is_causal=causal)
+            output = compiled(inputs, None, is_causal=causal)
+            torch.testing.assert_close(output, expected, rtol=0, atol=0)
+            output.sum().backward()
+    assert counter.frame_count <= 5  # of 14: causal or not, gradients of a batch's first length, and what is kept

@@ -144,6 +144,41 @@ def test_a_compiled_loss_names_a_wrong_label(fresh_compiler):
         compiled(hidden, head, labels)
 
 
+@pytest.mark.parametrize("rows", (4, 200))
+def test_rows_without_a_target_are_not_read(rows):
+    """Not even multiplied by zero: what padding holds may not be finite."""
+    _, head, _ = example()
+    hidden, labels = torch.randn(rows, HIDDEN), torch.full((rows,), -100)
+    hidden[0], labels[1] = torch.nan, 3
+    hidden.requires_grad_()
+    for gradient in gradients(linear_cross_entropy(hidden, head, labels), hidden, *head.parameters()):
+        assert gradient.isfinite().all() and gradient.any()
+
+
+def test_a_large_loss_scale_is_applied_in_float32():
+    """As in float16, whose largest number is 65504."""
+    hidden, head, labels = example()
+    with torch.autocast("cpu", torch.float16):
+        loss = linear_cross_entropy(hidden, head, labels)
+    plain, scaled = (torch.autograd.grad(scale * loss, hidden, retain_graph=True)[0] for scale in (1.0, 2.0**17))
+    assert scaled.isfinite().all()
+    torch.testing.assert_close(scaled / 2.0**17, plain, rtol=1e-2, atol=1e-5)
+
+
+@pytest.mark.parametrize("wants", ("all", "hidden"))
+def test_the_loss_of_other_devices_compiles(wants, fresh_compiler):
+    """Where a CPU has an operator, accelerators have this function, which their compiler fuses."""
+    hidden, head, labels = example()
+    head.requires_grad_(wants == "all")
+    tensors = (hidden, *head.parameters()) if wants == "all" else (hidden,)
+    states, flat = hidden.flatten(0, 1), labels.flatten()
+    options = (2.0, 3.0, 0.1, 1e-2, -100)
+    run = lambda: losses._LinearCrossEntropy.apply(states, head.weight, head.bias, flat, *options)  # noqa: E731
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    for actual, expected in zip(gradients(compiled(), *tensors), gradients(run(), *tensors), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", OPTIONS)
 def test_logits_cross_entropy_is_torchs(name):
     """The loss where the logits exist already."""

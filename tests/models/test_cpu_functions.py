@@ -1,0 +1,88 @@
+"""Norms and rotations that have backward passes of their own where a CPU trains, beside torch's operations."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from hf_llm.models.norms import rms_norm
+from hf_llm.models.positions import apply_rotary, for_heads
+
+
+SIZE = 16
+TOLERANCES = {torch.float32: 1e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}
+
+
+def norm_inputs(dtype, shape=(2, 5, 3, SIZE)) -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    states = torch.randn(shape).to(dtype).transpose(1, 2)
+    return [states.requires_grad_(), torch.randn(SIZE).requires_grad_()]
+
+
+def differentiated(function, inputs) -> list[torch.Tensor]:
+    output = function(*inputs)
+    direction = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).to(output.dtype)
+    return [output, *torch.autograd.grad(output, [x for x in inputs if x.requires_grad], direction)]
+
+
+def assert_near(actual, expected, dtype) -> None:
+    for mine, exact in zip(actual, expected, strict=True):
+        torch.testing.assert_close(mine.double(), exact, rtol=TOLERANCES[dtype], atol=4 * TOLERANCES[dtype])
+
+
+@pytest.mark.parametrize("frozen", ("nothing", "states", "scale"))
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_rms_norm_is_torchs(dtype, frozen):
+    inputs = norm_inputs(dtype)
+    inputs[0].requires_grad_(frozen != "states"), inputs[1].requires_grad_(frozen != "scale")
+    doubles = [x.detach().double().requires_grad_(x.requires_grad) for x in inputs]
+    exact = differentiated(lambda states, scale: F.rms_norm(states, (SIZE,), scale, 1e-6), doubles)
+    results = differentiated(lambda states, scale: rms_norm(states, scale, 1e-6), inputs)
+    assert "_RMSNorm" in type(results[0].grad_fn).__name__
+    assert_near(results, exact, dtype)
+
+
+def test_rms_norm_keeps_the_dtype_whoever_asks():
+    states, scale = norm_inputs(torch.bfloat16)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            assert rms_norm(states, scale, 1e-6).dtype == torch.bfloat16
+
+
+def test_rms_norm_has_second_derivatives():
+    """As a Hessian-vector product takes them: along the way to the inputs alone."""
+    inputs = norm_inputs(torch.float32)
+    seconds = []
+    for function in (
+        lambda states, scale: rms_norm(states, scale, 1e-6),
+        lambda states, scale: F.rms_norm(states, (SIZE,), scale, 1e-6),
+    ):
+        first = torch.autograd.grad(function(*inputs).pow(3).sum(), inputs, create_graph=True)
+        seconds.append(torch.autograd.grad(sum(g.square().sum() for g in first), inputs))
+    for mine, theirs in zip(*seconds, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("width", (SIZE, SIZE // 2))
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_rotation_is_that_of_its_operations(dtype, width):
+    """float64 takes the operations; partly rotated heads keep their other dimensions."""
+    angles = torch.randn(2, 5, width // 2, generator=torch.Generator().manual_seed(2)).repeat(1, 1, 2)
+    cos, sin = for_heads(angles.cos(), angles.sin())
+    query, _ = norm_inputs(dtype)
+    key = (2 * query.detach()).requires_grad_()
+    doubles = [x.detach().double().requires_grad_() for x in (query, key)]
+    exact = differentiated(lambda *pair: torch.cat(apply_rotary(*pair, cos.double(), sin.double())), doubles)
+    results = differentiated(lambda *pair: torch.cat(apply_rotary(*pair, cos, sin)), [query, key])
+    assert_near(results, exact, dtype)
+
+
+def test_transforms_and_traces_see_operations():
+    states, scale = norm_inputs(torch.float32)
+    loss = lambda states, scale: rms_norm(states, scale, 1e-6).square().sum()  # noqa: E731
+    expected = torch.autograd.grad(loss(states, scale), states)[0]
+    torch.testing.assert_close(torch.func.grad(loss)(states, scale), expected)
+    traced = torch.jit.trace(loss, (states, scale))
+    assert "PythonOp" not in str(traced.graph)
+    tangent = torch.ones_like(states)
+    _, slope = torch.func.jvp(lambda states: loss(states, scale), (states,), (tangent,))
+    torch.testing.assert_close(slope, (expected * tangent).sum(), rtol=1e-4, atol=1e-4)
