@@ -35,8 +35,8 @@ class LayerNorm(nn.Module):
 class _RMSNorm(torch.autograd.Function):
     """`F.rms_norm`, to the bit, with a backward pass of its own.
 
-    torch has no kernel for it on a CPU: its operations keep the states three times, in float32, and their backward
-    passes read and write them about as often as the whole of this does. This keeps what it was given.
+    torch has no kernel for it on a CPU: each of its operations has a backward pass and keeps float32 states for it.
+    This keeps what it was given.
     """
 
     @staticmethod
