@@ -169,4 +169,4 @@ def test_a_compiler_makes_one_graph_for_all_lengths(fresh_compiler):
             output = compiled(inputs, None, is_causal=causal)
             torch.testing.assert_close(output, expected, rtol=0, atol=0)
             output.sum().backward()
-    assert counter.frame_count <= 5  # of 14: causal or not, gradients of a batch's first length, and what is kept
+    assert counter.frame_count <= 5  # for 14 calls
