@@ -21,7 +21,6 @@ from .losses import (
     linear_cross_entropy,
     logits_cross_entropy,
     router_losses,
-    select_targets,
     span_loss,
     transform_logits,
 )
@@ -97,13 +96,11 @@ class LanguageModelHead:
         }
         skip = (self.training if skip_logits is None else skip_logits) and labels is not None
         if skip:
-            # the transform runs on targets alone
-            targets = hidden_states.flatten(0, -2), labels.flatten().to(hidden_states.device)
-            hidden_states, labels = select_targets(*targets, options.get("ignore_index", -100))
             loss = linear_cross_entropy(
-                self.transform_hidden(hidden_states),
+                hidden_states,
                 self.lm_head,
                 labels,
+                transform=self.transform_hidden,
                 logit_scale=self.head_config.logit_scale,
                 softcap=self.head_config.final_logit_softcapping,
                 **options,

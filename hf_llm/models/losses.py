@@ -3,10 +3,12 @@
 Shapes: N tokens, H hidden, V vocabulary.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers.utils import is_torchdynamo_compiling
@@ -18,14 +20,17 @@ from .precision import cast_once
 
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
-CHUNK_ELEMENTS = 2**21  # logits held at a time: 8 MB of float32, which stays in a CPU's cache
+CHUNK_ELEMENTS = 2**20  # logits held at a time: 4 MB of float32, which stays in a CPU's cache
 ACCELERATOR_CHUNK_ELEMENTS = 2**25  # 128 MB: rows enough for the matrix products of a GPU (256 of 128k logits)
-# kernels are chosen, and on a CPU built, for each number of rows that they meet
+# Kernels are chosen, and on a CPU built, for each number of rows that they meet; fewer rows than this read a large
+# head for little work.
 ROW_MULTIPLE = 64
 
 
-def _chunk_elements(states: torch.Tensor) -> int:
-    return CHUNK_ELEMENTS if states.device.type == "cpu" else ACCELERATOR_CHUNK_ELEMENTS
+def _chunk_rows(device: torch.device, width: int) -> int:
+    """Rows of `width` numbers that are held at a time."""
+    elements = CHUNK_ELEMENTS if device.type == "cpu" else ACCELERATOR_CHUNK_ELEMENTS
+    return max(ROW_MULTIPLE, elements // width)
 
 
 def transform_logits(
@@ -56,46 +61,57 @@ def _loss_and_gradients(
     """Summed cross-entropy of `hidden @ weight.T + bias`, a chunk of rows at a time, and its gradients for those of
     hidden, weight and bias that are wanted.
 
-    They are made while a chunk's logits exist, as in Liger (https://arxiv.org/abs/2410.10989); memory is that of one
-    chunk and of the gradients themselves.
+    They are made while a chunk's logits exist, as in Liger (https://arxiv.org/abs/2410.10989). Gradients of logits
+    wait, in the dtype of `hidden`, until they are as many rows as the weight is wide: adding a product to the weight's
+    gradient costs as much memory traffic for few rows as for many. Memory is that of one chunk, of these rows and of
+    the gradients themselves.
     """
+    vocabulary, size = weight.shape
+    rows, classes = (_chunk_rows(hidden.device, width) for width in (vocabulary, size))
+    matrix, offset = weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
     grad_hidden = torch.empty_like(hidden) if wants[0] else None
     grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants[1] else None
     grad_bias = torch.zeros_like(bias, dtype=torch.float32) if wants[2] else None
     total = hidden.new_zeros((), dtype=torch.float32)
-    matrix, offset = weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
-    vocabulary, size = weight.shape
-    rows, classes = (max(1, _chunk_elements(hidden) // length) for length in (vocabulary, size))
-    for start in range(0, hidden.shape[0], rows):
-        chunk, target = hidden[start : start + rows], labels[start : start + rows]
-        legal = target != ignore_index
-        target = target.where(legal, 0)
-        raw = F.linear(chunk, matrix, offset)
-        logits = transform_logits(raw.float(), logit_scale, softcap)
-        slope = None if softcap is None else 1.0 - (logits / softcap).square()
-        aims, peak = _aims(logits, target, label_smoothing), logits.amax(-1, keepdim=True)
-        grad = logits.sub_(peak).exp_()  # in place: fresh memory costs a CPU more than the arithmetic
-        mass = grad.sum(-1, keepdim=True)
-        lse = (mass.log() + peak)[:, 0]
-        total += _token_losses(lse, aims, z_loss).where(legal, 0.0).sum()
-        if not any(wants):
-            continue
-        # d loss / d logits = softmax * (1 + 2 z lse) - (1 - s) onehot - s / V; 0 for labels that are ignored
-        weights = legal.float()[:, None]
-        grad *= weights * (1 + 2 * z_loss * lse[:, None]) / mass
-        if label_smoothing:
-            grad -= weights * (label_smoothing / vocabulary)
-        grad.scatter_add_(-1, target[:, None], weights * (label_smoothing - 1.0))
-        if slope is not None:
-            grad *= slope
-        if logit_scale is not None:
-            grad *= logit_scale
-        grad = raw.copy_(grad)
+    gathered = rows * math.ceil(size / rows) if wants[1] else rows
+    buffer = hidden.new_empty(min(gathered, len(hidden)), vocabulary)
+    for start in range(0, len(hidden), gathered):
+        states = hidden[start : start + gathered]
+        grad = buffer[: len(states)]
+        for chunk, target, raw in zip(
+            states.split(rows), labels[start : start + gathered].split(rows), grad.split(rows), strict=True
+        ):
+            legal = target != ignore_index
+            target = target.where(legal, 0)
+            if offset is None:
+                torch.mm(chunk, matrix.T, out=raw)
+            else:
+                torch.addmm(offset, chunk, matrix.T, out=raw)
+            logits = transform_logits(raw.float(), logit_scale, softcap)
+            slope = None if softcap is None else 1.0 - (logits / softcap).square()
+            aims, peak = _aims(logits, target, label_smoothing), logits.amax(-1, keepdim=True)
+            slopes = logits.sub_(peak).exp_()  # in place: fresh memory costs a CPU more than the arithmetic
+            mass = slopes.sum(-1, keepdim=True)
+            lse = (mass.log() + peak)[:, 0]
+            total += _token_losses(lse, aims, z_loss).where(legal, 0.0).sum()
+            if not any(wants):
+                continue
+            # d loss / d logits = softmax * (1 + 2 z lse) - (1 - s) onehot - s / V; 0 for labels that are ignored
+            weights = legal.float()[:, None]
+            slopes *= weights * (1 + 2 * z_loss * lse[:, None]) / mass
+            if label_smoothing:
+                slopes -= weights * (label_smoothing / vocabulary)
+            slopes.scatter_add_(-1, target[:, None], weights * (label_smoothing - 1.0))
+            if slope is not None:
+                slopes *= slope
+            if logit_scale is not None:
+                slopes *= logit_scale
+            raw.copy_(slopes)
         if wants[0]:
-            grad_hidden[start : start + rows] = grad @ matrix
+            torch.mm(grad, matrix, out=grad_hidden[start : start + gathered])
         if wants[1]:
             for part, columns in zip(grad_weight.split(classes), grad.split(classes, dim=1)):
-                part += columns.T @ chunk
+                part += columns.T @ states
         if wants[2]:
             grad_bias += grad.sum(0, dtype=torch.float32)
     gradients = ((grad_hidden, hidden), (grad_weight, weight), (grad_bias, bias))
@@ -117,29 +133,34 @@ def select_targets(
     return F.pad(hidden.index_select(0, rows), (0, 0, 0, spare)), targets
 
 
-def _scaled(grad: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """grad * factor, in float32, a part at a time: a loss scale may be too large for the dtype of `grad`, a share of a
+def _scale(grad: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """grad * factor, in place and in float32: a loss scale may be too large for the dtype of `grad`, a share of a
     batch too uneven."""
     if grad.dtype == torch.float32:
-        return grad * factor
-    scaled, rows = torch.empty_like(grad), max(1, _chunk_elements(grad) // (grad[:1].numel() or 1))
-    for part, place in zip(grad.split(rows), scaled.split(rows), strict=True):
-        place.copy_(part.float() * factor)
-    return scaled
+        return grad.mul_(factor)
+    for part in grad.split(_chunk_rows(grad.device, grad.shape[-1])):
+        part.copy_(part.float() * factor)
+    return grad
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """The loss of `_loss_and_gradients`, whose gradients wait for the backward pass."""
+    """The loss of `_loss_and_gradients`, whose gradients wait for the backward pass. It gives them away: one that
+    comes after it (`retain_graph`) makes them again."""
 
     @staticmethod
     def forward(ctx, hidden, weight, bias, labels, *options):
-        total, gradients = _loss_and_gradients(hidden, weight, bias, labels, *options, ctx.needs_input_grad[:3])
-        ctx.save_for_backward(*gradients)
+        total, ctx.gradients = _loss_and_gradients(hidden, weight, bias, labels, *options, ctx.needs_input_grad[:3])
+        ctx.save_for_backward(hidden, weight, bias, labels)
+        ctx.options = options
         return total
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad_output):
-        gradients = [None if g is None else _scaled(g, grad_output) for g in ctx.saved_tensors]
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            _, gradients = _loss_and_gradients(*ctx.saved_tensors, *ctx.options, ctx.needs_input_grad[:3])
+        gradients = [None if grad is None else _scale(grad, grad_output) for grad in gradients]
         return *gradients, None, None, None, None, None, None
 
 
@@ -183,7 +204,7 @@ def _save_gradients(ctx, inputs, output):
 
 def _scale_gradients(ctx, grad_output, *_):
     pairs = zip(ctx.saved_tensors, ctx.wants, strict=True)
-    return *(_scaled(grad, grad_output) if want else None for grad, want in pairs), *[None] * 7
+    return *(_scale(grad.clone(), grad_output) if want else None for grad, want in pairs), *[None] * 7
 
 
 _compiled_cross_entropy.register_autograd(_scale_gradients, setup_context=_save_gradients)
@@ -212,14 +233,16 @@ def linear_cross_entropy(
     z_loss: float = 0.0,
     ignore_index: int = -100,
     num_items_in_batch: torch.Tensor | int | None = None,
+    transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """
-    Cross-entropy of `head(hidden)` against `labels`, without holding all logits.
+    Cross-entropy of `head(transform(hidden))` against `labels`, without holding all logits.
 
-    hidden (..., H), labels (...) int64; positions with `ignore_index` count for nothing and are left out. head: the
-    linear layer; its weight is read directly where it is plain, otherwise the head is called chunk by chunk (LoRA,
-    `modules_to_save`, DTensor, ZeRO-3). label_smoothing as in torch; z_loss adds `z_loss * logsumexp(logits)^2`
-    (https://arxiv.org/abs/2204.02311). Returns a float32 scalar: the mean over targets, or the sum divided by
+    hidden (..., H), labels (...) int64; positions with `ignore_index` count for nothing and are left out before the
+    transform. head: the linear layer; its weight is read directly where it is plain, otherwise the head is called
+    chunk by chunk (LoRA, `modules_to_save`, DTensor, ZeRO-3). label_smoothing as in torch; z_loss adds
+    `z_loss * logsumexp(logits)^2` (https://arxiv.org/abs/2204.02311). Returns a float32 scalar, which has no second
+    derivatives: the mean over targets, or the sum divided by
     `num_items_in_batch`; 0 where there is no target.
     """
     hidden, labels = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1).to(hidden.device)
@@ -227,7 +250,8 @@ def linear_cross_entropy(
         check_classes(labels, head.out_features, ignore_index)
     count = (labels != ignore_index).sum()
     hidden, labels = select_targets(hidden, labels, ignore_index)
-    hidden = cast_once(hidden)  # once for all chunks, and a compiled operator sees no autocast
+    # cast once for all chunks, and a compiled operator sees no autocast
+    hidden = cast_once(hidden if transform is None else transform(hidden))
     options = (logit_scale, softcap, label_smoothing, z_loss, ignore_index)
     if not _is_plain(head):
         total = _called_cross_entropy(hidden, head, labels, *options)
@@ -254,8 +278,7 @@ def _called_cross_entropy(hidden, head, labels, logit_scale, softcap, label_smoo
         loss = _token_losses(logits.logsumexp(-1), _aims(logits, target.where(legal, 0), label_smoothing), z_loss)
         return loss.where(legal, 0.0).sum()
 
-    vocabulary = getattr(head, "out_features", None) or 1
-    rows = max(1, _chunk_elements(hidden) // vocabulary)
+    rows = _chunk_rows(hidden.device, getattr(head, "out_features", None) or 1)
     total = hidden.new_zeros((), dtype=torch.float32)
     for start in range(0, max(1, hidden.shape[0]), rows):  # without targets, one empty chunk: gradients of zero
         chunk, target = hidden[start : start + rows], labels[start : start + rows]

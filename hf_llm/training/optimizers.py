@@ -8,12 +8,17 @@
 | vector | norms, biases, scalars | no | AdamW |
 """
 
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 OPTIMIZERS = ("adamw", "muon", "sgd")
+BATCH_ELEMENTS = 2**22  # of matrices that Muon orthogonalises together: more fill a processor by themselves
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, decay_embeddings: bool = False) -> list[dict]:
@@ -55,10 +60,10 @@ class MuonWithAdamW(torch.optim.Optimizer):
     """Muon for the hidden matrices and AdamW for all the rest, as one optimizer object.
 
     One object with one list of `param_groups` and one `state` is what schedulers, Accelerate and checkpoints handle.
-    The work is done by `torch.optim.Muon` and `torch.optim.AdamW`, which see views of this optimizer's groups and
-    state. Muon's updates are scaled to the RMS of AdamW's (`match_rms_adamw`), so that one learning rate, one decay
-    and one schedule serve both. Muon: https://kellerjordan.github.io/posts/muon/; scaling:
-    https://arxiv.org/abs/2502.16982.
+    AdamW's part is done by `torch.optim.AdamW`, which sees views of these groups and this state; Muon's is that of
+    `torch.optim.Muon` to the bit, with matrices of one shape taken together, and whole where they are sharded. Muon's
+    updates are scaled to the RMS of AdamW's (`match_rms_adamw`), so that one learning rate, one decay and one schedule
+    serve both. Muon: https://kellerjordan.github.io/posts/muon/; scaling: https://arxiv.org/abs/2502.16982.
 
     Args:
         groups: parameter groups; a group named "matrix" goes to Muon.
@@ -77,55 +82,82 @@ class MuonWithAdamW(torch.optim.Optimizer):
         eps: float = 1e-8,
     ):
         placeholder = nn.Parameter(torch.zeros(1, 1))
-        self._members = {
-            True: torch.optim.Muon([placeholder], lr=lr, momentum=momentum, adjust_lr_fn="match_rms_adamw"),
-            False: torch.optim.AdamW([placeholder], lr=lr, betas=betas, eps=eps, fused=True),
-        }
-        settled = []
-        for group in groups:
-            is_muon = group["name"] == "matrix"
-            group_lr = matrix_lr if is_muon and matrix_lr is not None else lr
-            settled.append({**self._members[is_muon].defaults, "lr": group_lr, **group})
+        self._adamw = torch.optim.AdamW([placeholder], lr=lr, betas=betas, eps=eps, fused=True)
+        muon = torch.optim.Muon(
+            [placeholder], lr=lr if matrix_lr is None else matrix_lr, momentum=momentum, adjust_lr_fn="match_rms_adamw"
+        )
+        settled = [{**(muon if g["name"] == "matrix" else self._adamw).defaults, **g} for g in groups]
         super().__init__(settled, {})
 
     @torch.no_grad()
     def step(self, closure=None):
-        """One step of both members. Sharded (`DTensor`) matrices are orthogonalised whole, see `_step_sharded`."""
+        """One step of both members."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for is_muon, member in self._members.items():
-            # The views are taken at every step: loading a checkpoint and Accelerate's FSDP2 replace groups and state.
-            member.state = self.state
-            member.param_groups = [group for group in self.param_groups if (group["name"] == "matrix") is is_muon]
-            if not is_muon or not any(isinstance(p, DTensor) for g in member.param_groups for p in g["params"]):
-                member.step()
-                continue
-            for group in member.param_groups:
-                for parameter in group["params"]:
-                    self._step_sharded(parameter, group)
+        # The views are taken at every step: loading a checkpoint and Accelerate's FSDP2 replace groups and state.
+        self._adamw.state = self.state
+        self._adamw.param_groups = [group for group in self.param_groups if group["name"] != "matrix"]
+        self._adamw.step()
+        for group in self.param_groups:
+            if group["name"] == "matrix":
+                self._step_matrices(group)
         return loss
 
-    def _step_sharded(self, parameter: DTensor, group: dict) -> None:
-        """Muon's step for one sharded matrix: momentum stays sharded, the orthogonalisation sees the full matrix.
+    def _step_matrices(self, group: dict) -> None:
+        """`torch.optim.Muon.step` for one group, to the bit, with matrices of one shape orthogonalised together.
 
-        (Newton-Schulz on unevenly sharded rows fails inside DTensor's matmul.)
+        The momentum of sharded matrices (`DTensor`) stays sharded; they are orthogonalised whole.
         """
-        if parameter.grad is None:
-            return
-        state = self.state[parameter]
-        buffer = state.setdefault("momentum_buffer", torch.zeros_like(parameter.grad))
-        buffer.lerp_(parameter.grad, 1 - group["momentum"])
-        update = parameter.grad.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
+        parameters = [p for p in group["params"] if p.grad is not None]
+        for batch in _batches(parameters):
+            updates = []
+            for parameter in batch:
+                state = self.state[parameter]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(parameter.grad)
+                buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
+                update = parameter.grad.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
+                updates.append(update.full_tensor() if isinstance(update, DTensor) else update)
+            orthogonal = orthogonalize(torch.stack(updates), group["ns_coefficients"], group["ns_steps"], group["eps"])
+            rate = group["lr"] * 0.2 * math.sqrt(max(batch[0].shape))  # "match_rms_adamw"
+            for parameter, update in zip(batch, orthogonal, strict=True):
+                if isinstance(parameter, DTensor):
+                    update = distribute_tensor(
+                        update.contiguous(), parameter.device_mesh, parameter.placements, src_data_rank=None
+                    )
+                parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
 
-        scratch = nn.Parameter(torch.zeros_like(full := update.full_tensor()))
-        scratch.grad = full
-        settings = {key: group[key] for key in ("lr", "ns_coefficients", "eps", "ns_steps", "adjust_lr_fn")}
-        torch.optim.Muon([scratch], weight_decay=0.0, momentum=0.0, nesterov=False, **settings).step()
 
-        step = distribute_tensor(scratch.detach(), parameter.device_mesh, parameter.placements, src_data_rank=None)
-        parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(step)
+def _batches(parameters: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """Parameters of one shape, device and dtype, at most `BATCH_ELEMENTS` or one at a time."""
+    alike = defaultdict(list)
+    for parameter in parameters:
+        alike[parameter.shape, parameter.device, parameter.grad.dtype].append(parameter)
+    for (shape, *_), members in alike.items():
+        count = max(1, BATCH_ELEMENTS // shape.numel())
+        yield from (members[start : start + count] for start in range(0, len(members), count))
+
+
+def orthogonalize(
+    matrices: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
+) -> torch.Tensor:
+    """Newton-Schulz iterations of Muon in bfloat16: (n, rows, columns) -> (n, rows, columns) bfloat16.
+
+    What torch's `_zeropower_via_newtonschulz` does to one matrix, for n at once: a small matrix keeps no processor
+    busy.
+    """
+    a, b, c = coefficients
+    is_tall = matrices.shape[-2] > matrices.shape[-1]
+    states = matrices.bfloat16()
+    if is_tall:
+        states = states.mT.contiguous()
+    states = states / torch.linalg.vector_norm(states, dim=(-2, -1), keepdim=True).clamp(min=eps)
+    for _ in range(steps):
+        gram = torch.bmm(states, states.mT)
+        states = torch.baddbmm(states, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), states, beta=a)
+    return states.mT if is_tall else states
 
 
 def build_optimizer(model: nn.Module, args) -> torch.optim.Optimizer:

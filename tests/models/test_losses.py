@@ -119,6 +119,24 @@ def test_linear_cross_entropy_is_torchs(name, bias, adapted, small_chunks):
         torch.testing.assert_close(actual, wanted, rtol=1e-5, atol=1e-5)
 
 
+def test_a_graph_that_is_kept_gives_the_same_gradients_again(small_chunks):
+    """Though the first backward pass gave them away, to be added to."""
+    hidden, head, labels = example()
+    loss = 3 * linear_cross_entropy(hidden, head, labels)
+    for times in (1, 2, 3):
+        loss.backward(retain_graph=True)
+        expected = gradients(3 * plain_loss(hidden, head, labels), hidden, *head.parameters())
+        for tensor, wanted in zip((hidden, *head.parameters()), expected):
+            torch.testing.assert_close(tensor.grad, times * wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_second_derivatives_are_refused():
+    hidden, head, labels = example()
+    first = torch.autograd.grad(linear_cross_entropy(hidden, head, labels).square(), hidden, create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
 @pytest.mark.parametrize("wants", (("hidden", "weight", "bias"), ("hidden",), ("weight",)))
 def test_a_compiled_loss_chooses_rows(wants, small_chunks, fresh_compiler):
     """In one graph, though their number depends on the labels; with the gradients that are wanted, in bfloat16 too."""

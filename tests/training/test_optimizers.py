@@ -6,6 +6,7 @@ from torch import nn
 from transformers import get_scheduler
 
 from hf_llm import LLMDecoderConfig, LLMDecoderForCausalLM
+from hf_llm.training import optimizers
 from hf_llm.training.arguments import PretrainingArguments
 from hf_llm.training.optimizers import MuonWithAdamW, build_optimizer, parameter_groups
 
@@ -15,7 +16,7 @@ def tiny_model(**fields):
         vocab_size=32,
         hidden_size=16,
         intermediate_size=32,
-        num_hidden_layers=1,
+        num_hidden_layers=3,
         num_attention_heads=2,
         num_key_value_heads=1,
         attention_bias=True,
@@ -53,7 +54,10 @@ def steps(optimizer, model, count, seed):
         optimizer.step()
 
 
-def test_muon_takes_the_matrices_and_adamw_the_rest(tmp_path):
+@pytest.mark.parametrize("batch", [2**22, 1100, 1])
+def test_muon_takes_the_matrices_and_adamw_the_rest(batch, tmp_path, monkeypatch):
+    """Torch's own, to the bit, however many matrices are orthogonalised together."""
+    monkeypatch.setattr(optimizers, "BATCH_ELEMENTS", batch)
     model, twin = tiny_model(), tiny_model()
     twin.load_state_dict(model.state_dict())
     steps(build_optimizer(model, arguments(tmp_path, optimizer="muon", learning_rate=0.01)), model, 3, seed=0)
