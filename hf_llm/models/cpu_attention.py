@@ -17,14 +17,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.utils import is_torchdynamo_compiling
 
 from .operators import cpu_operator
 from .precision import cast_once
 
 
-BLOCK = 128  # queries at a time: their scores stay in the cache
+BLOCK = 128  # queries at a time: their scores stay in the cache, and few of them are hidden
+OPEN_BLOCK = 256  # where none are
 KEPT_ELEMENTS = 2**23  # probabilities that one layer keeps for the backward pass (16 MB); more are computed again
 
 Lengths = tuple[tuple[int, int], ...]  # numbers of queries and of keys of each segment
@@ -32,7 +35,7 @@ Lengths = tuple[tuple[int, int], ...]  # numbers of queries and of keys of each 
 
 @dataclass(frozen=True)
 class Block:
-    """At most BLOCK queries, of one segment or of several, and the keys that they may see.
+    """At most BLOCK (or OPEN_BLOCK) queries, of one segment or of several, and the keys that they may see.
 
     Attributes:
         query, key: places along the row.
@@ -51,9 +54,10 @@ class Block:
 def make_spans(segments: Lengths, causal: bool, window: int | None = None) -> list[tuple[slice, slice]]:
     """Places of the queries and of the keys of each block; see `make_blocks`."""
     query_ends, key_ends = (list(itertools.accumulate(side)) for side in zip(*segments, strict=True))
+    size = BLOCK if causal or window is not None or len(segments) > 1 else OPEN_BLOCK
     spans = []
-    for start in range(0, query_ends[-1], BLOCK):
-        stop = min(start + BLOCK, query_ends[-1])
+    for start in range(0, query_ends[-1], size):
+        stop = min(start + size, query_ends[-1])
         first, last = bisect.bisect_right(query_ends, start), bisect.bisect_right(query_ends, stop - 1)
         key_start, key_stop = key_ends[first] - segments[first][1], key_ends[last]
         if causal:
@@ -139,7 +143,6 @@ def _probabilities(
     return weights
 
 
-@cpu_operator(__name__, "blockwise_attention")
 def _forward(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -168,14 +171,6 @@ def _forward(
     return output, kept
 
 
-@_forward.register_fake
-def _(query, key, value, scaling, segments, causal, window):
-    batch, heads, length, _ = query.shape
-    kept = query.new_empty(_kept(query, segments, causal, window))
-    return query.new_empty(batch, length, heads, value.shape[-1]), kept
-
-
-@cpu_operator(__name__, "blockwise_attention_backward")
 def _backward(
     grad_output: torch.Tensor,
     query: torch.Tensor,
@@ -213,7 +208,33 @@ def _backward(
     return grad_query, grad_key, grad_value.to(value.dtype).view(value.shape)
 
 
-@_backward.register_fake
+class _BlockwiseAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, query, key, value, *options):
+        output, kept = _forward(query, key, value, *options)
+        ctx.save_for_backward(query, key, value, kept)
+        ctx.options = options
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_output):
+        return *_backward(grad_output, *ctx.saved_tensors, *ctx.options), None, None, None, None
+
+
+# The same in a graph; outside of one, an operator's own way through torch costs as much as a few kernels.
+_operator = cpu_operator(__name__, "blockwise_attention")(_forward)
+_backward_operator = cpu_operator(__name__, "blockwise_attention_backward")(_backward)
+
+
+@_operator.register_fake
+def _(query, key, value, scaling, segments, causal, window):
+    batch, heads, length, _ = query.shape
+    kept = query.new_empty(_kept(query, segments, causal, window))
+    return query.new_empty(batch, length, heads, value.shape[-1]), kept
+
+
+@_backward_operator.register_fake
 def _(grad_output, query, key, value, *_):
     return torch.empty_like(query), key.new_empty(key.shape), value.new_empty(value.shape)
 
@@ -226,10 +247,10 @@ def _save(ctx, inputs, output):
 
 
 def _differentiate(ctx, grad_output, _):
-    return *_backward(grad_output, *ctx.saved_tensors, *ctx.options), None, None, None, None
+    return *_backward_operator(grad_output, *ctx.saved_tensors, *ctx.options), None, None, None, None
 
 
-_forward.register_autograd(_differentiate, setup_context=_save)
+_operator.register_autograd(_differentiate, setup_context=_save)
 
 
 def blockwise_attention(
@@ -245,7 +266,9 @@ def blockwise_attention(
     """softmax(query @ key^T * scaling) @ value, a block of queries at a time: query (B, H, Q, D), key and value
     (B, K, S, D) -> (B, Q, H, D). segments, causal, window: those of `make_blocks`, the same for every row."""
     flat = [length for segment in segments for length in segment]
-    return _forward(query, key, value, scaling, flat, causal, window)[0]
+    if is_torchdynamo_compiling():
+        return _operator(query, key, value, scaling, flat, causal, window)[0]
+    return _BlockwiseAttention.apply(query, key, value, scaling, flat, causal, window)
 
 
 def cpu_attention_forward(

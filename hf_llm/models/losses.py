@@ -70,11 +70,12 @@ def _loss_and_gradients(
     rows, classes = (_chunk_rows(hidden.device, width) for width in (vocabulary, size))
     matrix, offset = weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
     grad_hidden = torch.empty_like(hidden) if wants[0] else None
-    grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants[1] else None
+    grad_weight = torch.empty_like(weight, dtype=torch.float32) if wants[1] else None
     grad_bias = torch.zeros_like(bias, dtype=torch.float32) if wants[2] else None
     total = hidden.new_zeros((), dtype=torch.float32)
     gathered = rows * math.ceil(size / rows) if wants[1] else rows
     buffer = hidden.new_empty(min(gathered, len(hidden)), vocabulary)
+    scratch = hidden.new_empty(min(rows, len(hidden)), vocabulary, dtype=torch.float32)
     for start in range(0, len(hidden), gathered):
         states = hidden[start : start + gathered]
         grad = buffer[: len(states)]
@@ -87,7 +88,7 @@ def _loss_and_gradients(
                 torch.mm(chunk, matrix.T, out=raw)
             else:
                 torch.addmm(offset, chunk, matrix.T, out=raw)
-            logits = transform_logits(raw.float(), logit_scale, softcap)
+            logits = transform_logits(scratch[: len(raw)].copy_(raw), logit_scale, softcap)
             slope = None if softcap is None else 1.0 - (logits / softcap).square()
             aims, peak = _aims(logits, target, label_smoothing), logits.amax(-1, keepdim=True)
             slopes = logits.sub_(peak).exp_()  # in place: fresh memory costs a CPU more than the arithmetic
@@ -111,9 +112,12 @@ def _loss_and_gradients(
             torch.mm(grad, matrix, out=grad_hidden[start : start + gathered])
         if wants[1]:
             for part, columns in zip(grad_weight.split(classes), grad.split(classes, dim=1)):
-                part += columns.T @ states
+                product = columns.T @ states
+                part.copy_(product) if start == 0 else part.add_(product)
         if wants[2]:
             grad_bias += grad.sum(0, dtype=torch.float32)
+    if wants[1] and not len(hidden):
+        grad_weight.zero_()
     gradients = ((grad_hidden, hidden), (grad_weight, weight), (grad_bias, bias))
     return total, [None if grad is None else grad.to(of.dtype) for grad, of in gradients]
 

@@ -35,15 +35,18 @@ class LayerNorm(nn.Module):
 class _RMSNorm(torch.autograd.Function):
     """`F.rms_norm`, to the bit, with a backward pass of its own.
 
-    torch has no kernel for it on a CPU: each of its operations has a backward pass and keeps float32 states for it.
-    This keeps what it was given.
+    torch has no kernel for it on a CPU: each of its operations makes float32 states, has a backward pass and keeps
+    states for it. This keeps what it was given, and works in place where it can.
     """
 
     @staticmethod
     def forward(ctx, states, scale, eps):
         ctx.save_for_backward(states, scale)
         ctx.eps = eps
-        return F.rms_norm(states, scale.shape, scale.to(states.dtype), eps)
+        precise = states.float()
+        inverse = precise.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        normed = precise * inverse if precise is states else precise.mul_(inverse)
+        return normed.mul_(scale.to(states.dtype).float()).to(states.dtype)
 
     @staticmethod
     def backward(ctx, grad_output):
