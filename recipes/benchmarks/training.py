@@ -4,7 +4,9 @@
 
 Both sides have the same number of parameters, bfloat16 autocast, no dropout, fused AdamW, the same rows and threads.
 A repeat is a step of the one and then a step of the other; medians are reported, and the ratio is the median of the
-repeats' ratios, so that whatever else the machine does slows both. Settings:
+repeats' ratios, so that whatever else the machine does slows both. Each side is a process of its own, as when somebody
+trains it: in one process, memory that the one side has freed is there for the other, which would have to ask the
+system for it. Settings:
 
     rows       4 full rows of 512 tokens (512 on either side of an encoder-decoder), eager
     compiled   the same through torch.compile
@@ -19,6 +21,7 @@ needs of it is counted by PaLM's convention, attention over the documents that t
 import argparse
 import ast
 import json
+import multiprocessing
 import statistics
 import time
 from collections.abc import Iterator
@@ -28,7 +31,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from peers import PAIRS, ROW, VOCABULARY, build
-from transformers import PreTrainedModel
 
 from hf_llm.data import load_corpus, train_tokenizer
 from hf_llm.data.packing import best_fit
@@ -158,32 +160,45 @@ def attended(batch: Batch) -> float:
 # ---- measuring -----------------------------------------------------------------------------------------------------
 
 
-class Trainee:
-    """A model with its optimizer and batches; `step()` gives its real tokens per second."""
-
-    def __init__(self, model: PreTrainedModel, batches: Iterator[Batch], compiled: bool):
-        self.model = model.train()
-        self.model.config.use_cache = False
-        self.forward = torch.compile(model) if compiled else model
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-        self.batches = batches
-
-    def step(self) -> float:
-        batch = next(self.batches)
+def train(name: str, side: int, compiled: bool, length: int, batches: list[Batch], connection) -> None:
+    """The process of one side: a step, and its real tokens per second sent, each time that it is asked."""
+    torch.set_num_threads(connection.recv())
+    torch.manual_seed(0)
+    model = build(name, max(length, ROW))[side].train()
+    model.config.use_cache = False
+    forward = torch.compile(model) if compiled else model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    for batch in batches:
+        connection.recv()
         start = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16):
-            loss = self.forward(**batch).loss
+            loss = forward(**batch).loss
         loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return real_tokens(batch) / (time.perf_counter() - start)
+        optimizer.step()
+        optimizer.zero_grad()
+        connection.send(real_tokens(batch) / (time.perf_counter() - start))
 
 
-def measure(name: str, setting: str, repeats: int, length: int) -> dict:
+class Trainee:
+    """A side, from here; `step()` gives its real tokens per second."""
+
+    def __init__(self, name: str, side: int, compiled: bool, length: int, batches: list[Batch]):
+        context = multiprocessing.get_context("spawn")
+        self.connection, there = context.Pipe()
+        self.process = context.Process(target=train, args=(name, side, compiled, length, batches, there), daemon=True)
+        self.process.start()
+        there.close()
+        self.connection.send(torch.get_num_threads())
+
+    def step(self) -> float:
+        self.connection.send(None)
+        return self.connection.recv()
+
+
+def measure(name: str, setting: str, repeats: int, length: int, peak: float) -> dict:
     """Medians of one pair in one setting."""
     torch.manual_seed(0)
     stack, steps = PAIRS[name].stack, repeats + WARMUP
-    native, ours = build(name, max(length, ROW))
     if setting == "documents":
         documents = functions(stack)
         rows = max(ROWS * ROW // length, 1)
@@ -191,11 +206,12 @@ def measure(name: str, setting: str, repeats: int, length: int) -> dict:
         batches = [list(islice(source, steps)) for source in (theirs, packed(stack, documents, rows, length))]
     else:
         batches = [list(islice(full_rows(stack, length), steps))] * 2
-    pair = [
-        Trainee(model, iter(rows), setting == "compiled") for model, rows in zip((native, ours), batches, strict=True)
-    ]
+    pair = [Trainee(name, side, setting == "compiled", length, batches[side]) for side in (0, 1)]
     rates = [[trainee.step() for trainee in pair] for _ in range(steps)][WARMUP:]
-    peak = peak_flops(torch.device("cpu"), torch.bfloat16)
+    for trainee in pair:
+        trainee.process.join()
+    with torch.device("meta"):
+        ours = build(name, max(length, ROW))[1]
     reach = statistics.mean(attended(batch) for batch in batches[1])
     medians = [statistics.median(rate) for rate in zip(*rates, strict=True)]
     return {
@@ -235,10 +251,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    results = []
+    results, peak = [], peak_flops(torch.device("cpu"), torch.bfloat16)
     for setting in arguments.settings:
         for name in arguments.pairs:
-            results.append(measure(name, setting, arguments.repeats, arguments.row_length))
+            results.append(measure(name, setting, arguments.repeats, arguments.row_length, peak))
             print(table(results[-1:]).splitlines()[-1], flush=True)
     print(f"\n{torch.get_num_threads()} threads, torch {torch.__version__}\n\n{table(results)}")
     if arguments.json:
