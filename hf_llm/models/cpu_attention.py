@@ -271,6 +271,26 @@ def blockwise_attention(
     return _BlockwiseAttention.apply(query, key, value, scaling, flat, causal, window)
 
 
+def _attend_to_cache(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float,
+) -> torch.Tensor:
+    """A single query (B, H, 1, D) sees all keys: the heads that share keys stand one after the other like queries, so
+    that keys and values need not be repeated. transformers does so for masks in eager mode."""
+    batch, heads = query.shape[:2]
+    shape = (batch, key.shape[1], heads // key.shape[1], -1)
+    if attention_mask is not None and attention_mask.shape[1] > 1:
+        attention_mask = attention_mask.expand(batch, -1, -1, -1).reshape(shape)
+    output = F.scaled_dot_product_attention(
+        query.reshape(shape), key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
+    )
+    return output.reshape(batch, 1, heads, -1)
+
+
 def cpu_attention_forward(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -295,6 +315,9 @@ def cpu_attention_forward(
     if segment_lengths is None:
         plain = attention_mask is None and kwargs.get("position_bias") is None
         if not (trains and plain and (query.shape[2] == key.shape[2] or not is_causal)):
+            shares_keys = query.shape[2] == 1 and key.shape[1] < query.shape[1]
+            if shares_keys and kwargs.get("position_bias") is None and "cache" not in kwargs:
+                return _attend_to_cache(query, key, value, attention_mask, scaling, dropout), None
             kwargs |= {"scaling": scaling, "is_causal": is_causal, "dropout": dropout}
             return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         segment_lengths, sliding_window = ((query.shape[2], key.shape[2]),), None

@@ -18,7 +18,7 @@ from torch import nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 
 from .inputs import IdEmbedding
-from .operators import trains_on_cpu
+from .operators import fills_cpu, trains_on_cpu
 
 
 class LearnedPositions(IdEmbedding):
@@ -116,6 +116,14 @@ def apply_rotary(
     return _rotate(query, cos, sin, interleaved), _rotate(key, cos, sin, interleaved)
 
 
+def _turn(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    half = cos.shape[-1] // 2
+    turned = states * cos
+    turned[..., :half].addcmul_(states[..., half:], sin[..., :half])
+    turned[..., half:].addcmul_(states[..., :half], sin[..., half:])
+    return turned
+
+
 class _Turn(torch.autograd.Function):
     """Halves rotated in float32, and turned back in the backward pass, in fewer passes over memory than the
     operations and their own backward passes take. Both halves of cos are the same, and those of sin but for the
@@ -124,11 +132,7 @@ class _Turn(torch.autograd.Function):
     @staticmethod
     def forward(ctx, states, cos, sin):
         ctx.save_for_backward(cos, sin)
-        precise, half = states.float(), cos.shape[-1] // 2
-        turned = precise * cos
-        turned[..., :half].addcmul_(precise[..., half:], sin[..., :half])
-        turned[..., half:].addcmul_(precise[..., :half], sin[..., half:])
-        return turned.to(states.dtype)
+        return _turn(states.float(), cos, sin).to(states.dtype)
 
     @staticmethod
     def backward(ctx, grad_output):
@@ -147,6 +151,8 @@ def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interlea
         rotated = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
     elif trains_on_cpu(rotated):
         rotated = _Turn.apply(rotated, cos, sin)
+    elif fills_cpu(rotated) and rotated.dtype == cos.dtype == torch.float32:
+        rotated = _turn(rotated, cos, sin)
     else:
         rotated = torch.addcmul(rotated * cos, rotated.roll(half, dims=-1), sin)
     return rotated if rest is None else torch.cat((rotated, rest), dim=-1)

@@ -3,8 +3,8 @@
     python recipes/benchmarks/time_to_quality.py [--budget 300] [--threads 2]
 
 How good is Llama after `--budget` seconds of training, and after how many is ours as good? Both sides have the same
-tokenizer, number of parameters, width, layers, rows of 256 tokens, batches, bfloat16 autocast, warmup, weight decay and
-clipping. Beside the architecture, what differs is what their users would have:
+tokenizer, number of parameters, width, layers, rows of 256 tokens, batches, bfloat16 autocast, warmup, weight decay
+and clipping. Beside the architecture, what differs is what their users would have:
 
     native   documents concatenated and cut into rows; AdamW (fused) and a cosine; the learning rate swept until the
              best one lies inside the grid
@@ -12,8 +12,8 @@ clipping. Beside the architecture, what differs is what their users would have:
              line to zero (https://arxiv.org/abs/2502.15938); output projections that start from zero
 
 Learning rates follow the clock: a run of B seconds ends B seconds after its model began to be made, with its learning
-rate at zero. All is counted but evaluation, and tokenizing, which is done once. On a machine that does other things as well,
-`--clock cpu` counts what the processor really spent on the run: what one thread would take on an idle machine.
+rate at zero. All is counted but evaluation, and tokenizing, which is done once. On a machine that does other things as
+well, `--clock cpu` counts what the processor really spent on the run: what one thread would take on an idle machine.
 Evaluation: bits per byte on held-out documents, cut into rows that are read alone, in the same way for either side.
 
 Each run is a line of `results.jsonl` in `--folder`; runs that are there already are not run again.

@@ -5,6 +5,7 @@ import importlib.util
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from hf_llm.models import cpu_attention
 from hf_llm.models.cpu_attention import blockwise_attention, cpu_attention_forward
@@ -79,6 +80,18 @@ def runs_blockwise(output: torch.Tensor) -> bool:
     return "BlockwiseAttention" in type(output.grad_fn).__name__
 
 
+class KeySizes(TorchFunctionMode):
+    """Shapes of the keys that torch's attention is given."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is F.scaled_dot_product_attention:
+            self.seen.append(args[1].shape)
+        return function(*args, **(kwargs or {}))
+
+
 class Module(torch.nn.Module):
     num_key_value_groups = HEADS // KEY_HEADS
 
@@ -93,6 +106,22 @@ def test_segments_without_gradients(name, causal):
         inputs = states(LENGTHS[name], batch=1, dtype=torch.float32)
         expected = reference(*inputs, 0.3, causal, LENGTHS[name])
         torch.testing.assert_close(attend(inputs, LENGTHS[name], is_causal=causal), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("mask", ["none", "bool", "heads"])
+def test_a_single_query_reads_each_key_once(mask):
+    """The heads that share keys become queries: keys are not repeated, whatever the mask."""
+    query, key, value = (x[:, :, :1] if n == 0 else x for n, x in enumerate(states(((9, 9),), 2, torch.float32)))
+    masks = {
+        "none": None,
+        "bool": torch.arange(9)[None, None, None] >= torch.tensor([3, 0])[:, None, None, None],
+        "heads": torch.randn(1, query.shape[1], 1, 9),
+    }
+    expected = F.scaled_dot_product_attention(query, key, value, masks[mask], scale=0.3, enable_gqa=True)
+    with torch.no_grad(), KeySizes() as sizes:
+        output = attend((query, key, value), None, is_causal=True, attention_mask=masks[mask])
+    torch.testing.assert_close(output, expected.transpose(1, 2), rtol=1e-5, atol=1e-6)
+    assert set(sizes.seen) == {key.shape}
 
 
 @pytest.mark.parametrize("causal", [True, False])

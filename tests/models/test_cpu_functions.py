@@ -4,8 +4,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from hf_llm.models import operators
+from hf_llm.models.feedforward import get_feed_forward
 from hf_llm.models.norms import rms_norm
 from hf_llm.models.positions import apply_rotary, for_heads
+
+from .tiny import tiny_config
 
 
 SIZE = 16
@@ -48,6 +52,19 @@ def test_rms_norm_keeps_the_dtype_whoever_asks():
             assert rms_norm(states, scale, 1e-6).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_large_norms_are_torchs_to_the_bit(dtype):
+    """With gradients and without: the log-probabilities of PPO's first epoch are those of its rollouts."""
+    states, scale = norm_inputs(dtype, (2, 64, 32, SIZE))
+    expected = F.rms_norm(states, (SIZE,), scale.to(dtype), 1e-6)
+    results = [rms_norm(states, scale, 1e-6)]
+    with torch.no_grad():
+        assert operators.fills_cpu(states)
+        results += [rms_norm(states, scale, 1e-6), rms_norm(states[:1, :2], scale, 1e-6)]
+    assert torch.equal(results[0], expected) and torch.equal(results[1], expected)
+    assert torch.equal(results[2], expected[:1, :2])
+
+
 def test_rms_norm_has_second_derivatives():
     """As a Hessian-vector product takes them: along the way to the inputs alone."""
     inputs = norm_inputs(torch.float32)
@@ -74,6 +91,28 @@ def test_rotation_is_that_of_its_operations(dtype, width):
     exact = differentiated(lambda *pair: torch.cat(apply_rotary(*pair, cos.double(), sin.double())), doubles)
     results = differentiated(lambda *pair: torch.cat(apply_rotary(*pair, cos, sin)), [query, key])
     assert_near(results, exact, dtype)
+
+
+def test_large_rotations_are_those_of_small_ones():
+    angles = torch.randn(2, 64, SIZE // 2).repeat(1, 1, 2)
+    cos, sin = for_heads(angles.cos(), angles.sin())
+    query = torch.randn(2, 32, 64, SIZE)
+    rotated = apply_rotary(query, query, cos, sin)[0]
+    assert operators.fills_cpu(query) and not operators.fills_cpu(query[:, :8])
+    assert torch.equal(rotated[:, :8], apply_rotary(query[:, :8], query[:, :8], cos, sin)[0])
+
+
+def test_a_hook_keeps_the_activations_that_it_saw():
+    """A gate works in place only where nobody else has the activation."""
+    torch.manual_seed(0)
+    config = tiny_config("decoder", hidden_size=64, intermediate_size=128, feed_forward="gated")
+    feed_forward, states, seen = get_feed_forward(config, 0), torch.randn(8, 64, 64), []
+    with torch.no_grad():
+        expected = feed_forward(states)
+        feed_forward.act_fn.register_forward_hook(lambda module, inputs, output: seen.append(output))
+        torch.testing.assert_close(feed_forward(states), expected, rtol=0, atol=0)
+        assert operators.fills_cpu(seen[0])
+        torch.testing.assert_close(seen[0], F.silu(feed_forward.gate_proj(states)), rtol=0, atol=0)
 
 
 def test_transforms_and_traces_see_operations():
