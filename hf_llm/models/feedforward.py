@@ -10,7 +10,7 @@ from transformers.activations import ACT2FN
 from transformers.integrations.moe import use_experts_implementation
 
 from .configuration import LLMStackConfig
-from .operators import fills_cpu
+from .operators import works_in_place
 from .precision import cast_once
 
 
@@ -55,7 +55,7 @@ FEED_FORWARDS: dict[str, type[FeedForward]] = {"plain": FeedForward, "gated": Ga
 
 def _plain_gate(act_fn, gate, up):
     activated = act_fn(gate)
-    if fills_cpu(activated, up) and activated is not gate and not act_fn._forward_hooks:  # nobody else has it
+    if works_in_place(activated, up) and activated is not gate and not act_fn._forward_hooks:  # nobody else has it
         return activated.mul_(up)
     return activated * up
 

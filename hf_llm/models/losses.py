@@ -245,9 +245,8 @@ def linear_cross_entropy(
     hidden (..., H), labels (...) int64; positions with `ignore_index` count for nothing and are left out before the
     transform. head: the linear layer; its weight is read directly where it is plain, otherwise the head is called
     chunk by chunk (LoRA, `modules_to_save`, DTensor, ZeRO-3). label_smoothing as in torch; z_loss adds
-    `z_loss * logsumexp(logits)^2` (https://arxiv.org/abs/2204.02311). Returns a float32 scalar, which has no second
-    derivatives: the mean over targets, or the sum divided by
-    `num_items_in_batch`; 0 where there is no target.
+    `z_loss * logsumexp(logits)^2` (https://arxiv.org/abs/2204.02311). Returns a float32 scalar: the mean over targets,
+    or the sum divided by `num_items_in_batch`; 0 where there is no target. It has no second derivatives.
     """
     hidden, labels = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1).to(hidden.device)
     if _is_plain(head):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .operators import fills_cpu, trains_on_cpu
+from .operators import trains_on_cpu, works_in_place
 
 
 class LayerNorm(nn.Module):
@@ -79,7 +79,7 @@ def rms_norm(states: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Ten
     """`F.rms_norm` over the last dimension, in the dtype of `states`; in fewer passes on a CPU."""
     if trains_on_cpu(states, scale):
         return _RMSNorm.apply(states, scale, eps)
-    if fills_cpu(states, scale):
+    if works_in_place(states, scale):
         return _in_place_rms_norm(states, scale, eps)
     # no kernel takes two dtypes, which autocast gives to qk norms
     return F.rms_norm(states, scale.shape, scale.to(states.dtype), eps)

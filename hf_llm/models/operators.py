@@ -45,7 +45,7 @@ def trains_on_cpu(*tensors: torch.Tensor) -> bool:
     return needs_gradients(*tensors) and runs_plainly_on_cpu(*tensors)
 
 
-def fills_cpu(*tensors: torch.Tensor) -> bool:
+def works_in_place(*tensors: torch.Tensor) -> bool:
     """Whether operations in place pay: no backward pass will come, and the first tensor is large. On a CPU, memory
     that is new costs more than the arithmetic."""
     if is_torchdynamo_compiling() or torch.jit.is_tracing() or tensors[0].numel() < LARGE:  # a graph knows no sizes

@@ -18,7 +18,7 @@ from torch import nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 
 from .inputs import IdEmbedding
-from .operators import fills_cpu, trains_on_cpu
+from .operators import trains_on_cpu, works_in_place
 
 
 class LearnedPositions(IdEmbedding):
@@ -151,7 +151,7 @@ def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interlea
         rotated = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
     elif trains_on_cpu(rotated):
         rotated = _Turn.apply(rotated, cos, sin)
-    elif fills_cpu(rotated) and rotated.dtype == cos.dtype == torch.float32:
+    elif works_in_place(rotated) and rotated.dtype == cos.dtype == torch.float32:
         rotated = _turn(rotated, cos, sin)
     else:
         rotated = torch.addcmul(rotated * cos, rotated.roll(half, dims=-1), sin)

@@ -59,7 +59,7 @@ def test_large_norms_are_torchs_to_the_bit(dtype):
     expected = F.rms_norm(states, (SIZE,), scale.to(dtype), 1e-6)
     results = [rms_norm(states, scale, 1e-6)]
     with torch.no_grad():
-        assert operators.fills_cpu(states)
+        assert operators.works_in_place(states)
         results += [rms_norm(states, scale, 1e-6), rms_norm(states[:1, :2], scale, 1e-6)]
     assert torch.equal(results[0], expected) and torch.equal(results[1], expected)
     assert torch.equal(results[2], expected[:1, :2])
@@ -98,7 +98,7 @@ def test_large_rotations_are_those_of_small_ones():
     cos, sin = for_heads(angles.cos(), angles.sin())
     query = torch.randn(2, 32, 64, SIZE)
     rotated = apply_rotary(query, query, cos, sin)[0]
-    assert operators.fills_cpu(query) and not operators.fills_cpu(query[:, :8])
+    assert operators.works_in_place(query) and not operators.works_in_place(query[:, :8])
     assert torch.equal(rotated[:, :8], apply_rotary(query[:, :8], query[:, :8], cos, sin)[0])
 
 
@@ -111,7 +111,7 @@ def test_a_hook_keeps_the_activations_that_it_saw():
         expected = feed_forward(states)
         feed_forward.act_fn.register_forward_hook(lambda module, inputs, output: seen.append(output))
         torch.testing.assert_close(feed_forward(states), expected, rtol=0, atol=0)
-        assert operators.fills_cpu(seen[0])
+        assert operators.works_in_place(seen[0])
         torch.testing.assert_close(seen[0], F.silu(feed_forward.gate_proj(states)), rtol=0, atol=0)
 
 
