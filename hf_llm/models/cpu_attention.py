@@ -281,14 +281,14 @@ def _attend_to_cache(
 ) -> torch.Tensor:
     """A single query (B, H, 1, D) sees all keys: the heads that share keys stand one after the other like queries, so
     that keys and values need not be repeated. transformers does so for masks in eager mode."""
-    batch, heads = query.shape[:2]
-    shape = (batch, key.shape[1], heads // key.shape[1], -1)
+    batch, heads, _, width = query.shape
+    shape = (batch, key.shape[1], heads // key.shape[1])
     if attention_mask is not None and attention_mask.shape[1] > 1:
-        attention_mask = attention_mask.expand(batch, -1, -1, -1).reshape(shape)
+        attention_mask = attention_mask.expand(batch, -1, -1, -1).reshape(*shape, attention_mask.shape[-1])
     output = F.scaled_dot_product_attention(
-        query.reshape(shape), key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
+        query.reshape(*shape, width), key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
     )
-    return output.reshape(batch, 1, heads, -1)
+    return output.reshape(batch, 1, heads, value.shape[-1])
 
 
 def cpu_attention_forward(

@@ -55,7 +55,8 @@ FEED_FORWARDS: dict[str, type[FeedForward]] = {"plain": FeedForward, "gated": Ga
 
 def _plain_gate(act_fn, gate, up):
     activated = act_fn(gate)
-    if works_in_place(activated, up) and activated is not gate and not act_fn._forward_hooks:  # nobody else has it
+    hooked = getattr(act_fn, "_forward_hooks", None) or nn.modules.module._global_forward_hooks
+    if works_in_place(activated, up) and activated is not gate and not hooked:  # nobody else has it
         return activated.mul_(up)
     return activated * up
 

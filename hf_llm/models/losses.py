@@ -20,8 +20,9 @@ from .precision import cast_once
 
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
-CHUNK_ELEMENTS = 2**20  # logits held at a time: 4 MB of float32, which stays in a CPU's cache
-ACCELERATOR_CHUNK_ELEMENTS = 2**25  # 128 MB: rows enough for the matrix products of a GPU (256 of 128k logits)
+# Logits held at a time, but for the least number of rows below: 4 MB of float32, which stays in a CPU's cache, and
+# 128 MB, rows enough for the matrix products of a GPU (256 of 128k logits).
+CHUNK_ELEMENTS, ACCELERATOR_CHUNK_ELEMENTS = 2**20, 2**25
 # Kernels are chosen, and on a CPU built, for each number of rows that they meet; fewer rows than this read a large
 # head for little work.
 ROW_MULTIPLE = 64
@@ -142,7 +143,7 @@ def _scale(grad: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     batch too uneven."""
     if grad.dtype == torch.float32:
         return grad.mul_(factor)
-    for part in grad.split(_chunk_rows(grad.device, grad.shape[-1])):
+    for part in grad.split(_chunk_rows(grad.device, grad[:1].numel() or 1)):
         part.copy_(part.float() * factor)
     return grad
 
@@ -153,7 +154,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, weight, bias, labels, *options):
-        total, ctx.gradients = _loss_and_gradients(hidden, weight, bias, labels, *options, ctx.needs_input_grad[:3])
+        total, ctx.gradients = _loss_and_gradients(hidden, weight, bias, labels, *options)
         ctx.save_for_backward(hidden, weight, bias, labels)
         ctx.options = options
         return total
@@ -163,9 +164,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx, grad_output):
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
-            _, gradients = _loss_and_gradients(*ctx.saved_tensors, *ctx.options, ctx.needs_input_grad[:3])
-        gradients = [None if grad is None else _scale(grad, grad_output) for grad in gradients]
-        return *gradients, None, None, None, None, None, None
+            _, gradients = _loss_and_gradients(*ctx.saved_tensors, *ctx.options)
+        return *(None if grad is None else _scale(grad, grad_output) for grad in gradients), *[None] * 7
 
 
 @cpu_operator(__name__, "linear_cross_entropy")
@@ -258,12 +258,13 @@ def linear_cross_entropy(
     options = (logit_scale, softcap, label_smoothing, z_loss, ignore_index)
     if not _is_plain(head):
         total = _called_cross_entropy(hidden, head, labels, *options)
-    elif is_torchdynamo_compiling() and not torch.compiler.is_exporting() and hidden.device.type == "cpu":
+    else:
         parts = (hidden, head.weight, head.bias)
         wants = [torch.is_grad_enabled() and part is not None and part.requires_grad for part in parts]
-        total, *_ = _compiled_cross_entropy(*parts, labels, *options, wants)
-    else:
-        total = _LinearCrossEntropy.apply(hidden, head.weight, head.bias, labels, *options)
+        if is_torchdynamo_compiling() and not torch.compiler.is_exporting() and hidden.device.type == "cpu":
+            total, *_ = _compiled_cross_entropy(*parts, labels, *options, wants)
+        else:
+            total = _LinearCrossEntropy.apply(*parts, labels, *options, wants)
     if num_items_in_batch is None:
         return total / count.clamp(min=1)
     if isinstance(num_items_in_batch, torch.Tensor):

@@ -61,9 +61,10 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     One object with one list of `param_groups` and one `state` is what schedulers, Accelerate and checkpoints handle.
     AdamW's part is done by `torch.optim.AdamW`, which sees views of these groups and this state; Muon's is that of
-    `torch.optim.Muon` to the bit, with matrices of one shape taken together, and whole where they are sharded. Muon's
-    updates are scaled to the RMS of AdamW's (`match_rms_adamw`), so that one learning rate, one decay and one schedule
-    serve both. Muon: https://kellerjordan.github.io/posts/muon/; scaling: https://arxiv.org/abs/2502.16982.
+    `torch.optim.Muon` (on a CPU to the bit), with matrices of one shape taken together, and whole where they are
+    sharded. Muon's updates are scaled to the RMS of AdamW's (`match_rms_adamw`), so that one learning rate, one decay
+    and one schedule serve both. Muon: https://kellerjordan.github.io/posts/muon/; scaling:
+    https://arxiv.org/abs/2502.16982.
 
     Args:
         groups: parameter groups; a group named "matrix" goes to Muon.
@@ -106,12 +107,12 @@ class MuonWithAdamW(torch.optim.Optimizer):
         return loss
 
     def _step_matrices(self, group: dict) -> None:
-        """`torch.optim.Muon.step` for one group, to the bit, with matrices of one shape orthogonalised together.
+        """`torch.optim.Muon.step` for one group, with matrices of one shape orthogonalised together.
 
         The momentum of sharded matrices (`DTensor`) stays sharded; they are orthogonalised whole.
         """
-        parameters = [p for p in group["params"] if p.grad is not None]
-        for batch in _batches(parameters):
+        learning_rate = float(group["lr"])
+        for batch in _batches([p for p in group["params"] if p.grad is not None]):
             updates = []
             for parameter in batch:
                 state = self.state[parameter]
@@ -121,13 +122,13 @@ class MuonWithAdamW(torch.optim.Optimizer):
                 update = parameter.grad.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
                 updates.append(update.full_tensor() if isinstance(update, DTensor) else update)
             orthogonal = orthogonalize(torch.stack(updates), group["ns_coefficients"], group["ns_steps"], group["eps"])
-            rate = group["lr"] * 0.2 * math.sqrt(max(batch[0].shape))  # "match_rms_adamw"
+            rate = learning_rate * (0.2 * math.sqrt(max(batch[0].shape)))  # "match_rms_adamw"
             for parameter, update in zip(batch, orthogonal, strict=True):
                 if isinstance(parameter, DTensor):
                     update = distribute_tensor(
                         update.contiguous(), parameter.device_mesh, parameter.placements, src_data_rank=None
                     )
-                parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
+                parameter.mul_(1 - learning_rate * group["weight_decay"]).add_(update, alpha=-rate)
 
 
 def _batches(parameters: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:

@@ -110,20 +110,28 @@ PAIRS = {
 
 
 def build(name: str, positions: int = ROW) -> tuple[PreTrainedModel, PreTrainedModel]:
-    """The native model and ours, with equal numbers of parameters to within one percent.
+    """The native model and ours, with equal numbers of parameters to within one percent."""
+    return build_native(name, positions), build_ours(name, positions)
 
-    Ours has the package's default architecture with the native one's width and layers; the width of its feed-forward
-    takes up the difference, in steps that matrix products run well.
-    """
+
+def build_native(name: str, positions: int = ROW) -> PreTrainedModel:
+    return PAIRS[name].native(positions)
+
+
+def build_ours(name: str, positions: int = ROW) -> PreTrainedModel:
+    """Our side of a pair: the package's default architecture with the native one's width and layers; the width of its
+    feed-forward takes up the difference in parameters, in steps that matrix products run well."""
     pair = PAIRS[name]
-    native = pair.native(positions)
-    wanted = native.num_parameters()
     with torch.device("meta"):
+        wanted = pair.native(positions).num_parameters()
         sizes = [_ours(pair, positions, width).num_parameters() for width in (512, 512 + STEP)]
     per_step = sizes[1] - sizes[0]
     ours = _ours(pair, positions, 512 + STEP * round((wanted - sizes[0]) / per_step))
     assert abs(ours.num_parameters() / wanted - 1) < 0.01, (ours.num_parameters(), wanted)
-    return native, ours
+    return ours
+
+
+BUILDERS = (build_native, build_ours)
 
 
 def _ours(pair: Pair, positions: int, intermediate_size: int) -> PreTrainedModel:

@@ -30,7 +30,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from peers import PAIRS, ROW, VOCABULARY, build
+from peers import BUILDERS, PAIRS, ROW, VOCABULARY, build_ours
 
 from hf_llm.data import load_corpus, train_tokenizer
 from hf_llm.data.packing import best_fit
@@ -164,7 +164,7 @@ def train(name: str, side: int, compiled: bool, length: int, batches: list[Batch
     """The process of one side: a step, and its real tokens per second sent, each time that it is asked."""
     torch.set_num_threads(connection.recv())
     torch.manual_seed(0)
-    model = build(name, max(length, ROW))[side].train()
+    model = BUILDERS[side](name, max(length, ROW)).train()
     model.config.use_cache = False
     forward = torch.compile(model) if compiled else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
@@ -211,7 +211,7 @@ def measure(name: str, setting: str, repeats: int, length: int, peak: float) -> 
     for trainee in pair:
         trainee.process.join()
     with torch.device("meta"):
-        ours = build(name, max(length, ROW))[1]
+        ours = build_ours(name, max(length, ROW))
     reach = statistics.mean(attended(batch) for batch in batches[1])
     medians = [statistics.median(rate) for rate in zip(*rates, strict=True)]
     return {

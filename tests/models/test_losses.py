@@ -130,6 +130,17 @@ def test_a_graph_that_is_kept_gives_the_same_gradients_again(small_chunks):
             torch.testing.assert_close(tensor.grad, times * wanted, rtol=1e-5, atol=1e-5)
 
 
+def test_evaluation_makes_no_gradients(monkeypatch):
+    """Nor the memory that they take, though the head's weight could have one."""
+    hidden, head, labels = example()
+    wanted, made = [], losses._loss_and_gradients
+    monkeypatch.setattr(losses, "_loss_and_gradients", lambda *args: wanted.append(args[-1]) or made(*args))
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            linear_cross_entropy(hidden.detach(), head, labels)
+    assert wanted == [[False] * 3, [False, True, True]]
+
+
 def test_second_derivatives_are_refused():
     hidden, head, labels = example()
     first = torch.autograd.grad(linear_cross_entropy(hidden, head, labels).square(), hidden, create_graph=True)[0]
@@ -190,7 +201,7 @@ def test_the_loss_of_other_devices_compiles(wants, fresh_compiler):
     head.requires_grad_(wants == "all")
     tensors = (hidden, *head.parameters()) if wants == "all" else (hidden,)
     states, flat = hidden.flatten(0, 1), labels.flatten()
-    options = (2.0, 3.0, 0.1, 1e-2, -100)
+    options = (2.0, 3.0, 0.1, 1e-2, -100, (True, wants == "all", wants == "all"))
     run = lambda: losses._LinearCrossEntropy.apply(states, head.weight, head.bias, flat, *options)  # noqa: E731
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
     for actual, expected in zip(gradients(compiled(), *tensors), gradients(run(), *tensors), strict=True):
