@@ -10,7 +10,6 @@ from transformers.activations import ACT2FN
 from transformers.integrations.moe import use_experts_implementation
 
 from .configuration import LLMStackConfig
-from .operators import works_in_place
 from .precision import cast_once
 
 
@@ -54,11 +53,7 @@ FEED_FORWARDS: dict[str, type[FeedForward]] = {"plain": FeedForward, "gated": Ga
 
 
 def _plain_gate(act_fn, gate, up):
-    activated = act_fn(gate)
-    hooked = getattr(act_fn, "_forward_hooks", None) or nn.modules.module._global_forward_hooks
-    if works_in_place(activated, up) and activated is not gate and not hooked:  # nobody else has it
-        return activated.mul_(up)
-    return activated * up
+    return act_fn(gate) * up
 
 
 class _ClampedGate:

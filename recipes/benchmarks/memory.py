@@ -52,10 +52,11 @@ def measure(name: str, side: str, vocabulary: int, rows: int, length: int, threa
     """Bytes of one side of a pair: `weights`, and the `growth` of one step. Call it in a process of its own."""
     if threads:
         torch.set_num_threads(threads)
-    stack, chosen = peers.PAIRS[name].stack, SIDES.index(side)
-    step(peers.build(name, length)[chosen].train(), batch(stack, rows, 16))
+    stack = peers.PAIRS[name].stack
+    build = peers.BUILDERS[SIDES.index(side)]
+    step(build(name, length).train(), batch(stack, rows, 16))
     peers.VOCABULARY = vocabulary
-    model = peers.build(name, length)[chosen].train()
+    model = build(name, length).train()
     model.config.use_cache = False
     inputs = batch(stack, rows, length)
     gc.collect()
