@@ -133,7 +133,8 @@ class Attention(nn.Module):
         self.o_proj.writes_residual = True
         self.q_norm = get_qk_norm(config, config.num_attention_heads)
         self.k_norm = get_qk_norm(config, config.num_key_value_heads)
-        if config.attention_sinks:  # otherwise absent: paged attention looks whether the attribute exists
+        self.has_sinks = config.attention_sinks
+        if self.has_sinks:  # otherwise absent: paged attention looks whether the attribute exists
             self.sinks = nn.Parameter(torch.empty(config.num_attention_heads))
         # read in every step of generation, where a look-up in a configuration costs as much as a small kernel
         self.norms_heads, self.clip = config.qk_norm != "full", config.clip_qkv
@@ -147,9 +148,10 @@ class Attention(nn.Module):
         """(B, T, width) -> (B, heads, T, D), normalised and clipped as configured."""
         states = projection(states)
         if norm is not None and not self.norms_heads:
-            states = norm(states)
-        states = states.view(*states.shape[:-1], -1, self.head_dim)
-        if norm is not None and self.norms_heads:
+            states, norm = norm(states), None
+        batch, length, _ = states.shape
+        states = states.view(batch, length, -1, self.head_dim)
+        if norm is not None:
             states = norm(states)
         if self.clip is not None:
             states = states.clamp(-self.clip, self.clip)
@@ -222,7 +224,7 @@ class Attention(nn.Module):
             sliding_window=sliding_window,
             softcap=self.softcap,
             position_bias=position_bias,
-            s_aux=getattr(self, "sinks", None),
+            s_aux=self.sinks if self.has_sinks else None,
             is_causal=is_causal,
             **kwargs,
         )

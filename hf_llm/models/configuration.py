@@ -80,6 +80,10 @@ def _tile(field: str, pattern: str, letters: dict[str, str], length: int) -> lis
 class _Versioned:
     """Configurations that say, when they are saved, which code opens them."""
 
+    # transformers' own looks every field up in tables of other names and of values by layer, which ours has not; a
+    # token that is generated reads a hundred
+    __getattribute__ = object.__getattribute__
+
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         """As in transformers, which opens a checkpoint of another architecture with no more than a warning."""

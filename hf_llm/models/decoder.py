@@ -27,7 +27,6 @@ from .heads import (
     TaskHead,
     TokenClassificationHead,
     last_token,
-    real_tokens,
 )
 from .inputs import check_labels, check_source
 from .masks import AttentionInputs, cross_attention_inputs, self_attention_inputs
@@ -243,7 +242,7 @@ class LLMDecoderForCausalLM(LanguageModelHead, LLMPreTrainedModel, GenerationMix
             targets = next_tokens(labels, documents, kwargs.get("ignore_index", -100))
         logits, loss = self.logits_and_loss(hidden_states, targets, skip_logits, kept, **kwargs)
         loss, aux_loss = self.add_router_losses(
-            loss, outputs.get("router_logits"), self.config, real_tokens(attention_mask, document_ids)
+            loss, outputs.get("router_logits"), self.config, attention_mask, document_ids
         )
         fields = {
             "loss": loss,

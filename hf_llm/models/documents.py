@@ -27,6 +27,8 @@ def starts_again(
     one does not (positions may be skipped inside a document, https://arxiv.org/abs/2309.10400), and padding does not.
     Behind `past` tokens of a cache, whose positions are not known, the first token begins one if its position is 0.
     """
+    if past and position_ids.shape[1] == 1:  # a token that is generated
+        return position_ids == 0
     begins = torch.zeros_like(position_ids, dtype=torch.bool)
     if attention_mask is None:
         begins[:, 1:] = position_ids[:, 1:] <= position_ids[:, :-1]

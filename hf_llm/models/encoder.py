@@ -18,7 +18,6 @@ from .heads import (
     TaskHead,
     TokenClassificationHead,
     mean_token,
-    real_tokens,
 )
 from .masks import self_attention_inputs
 from .packing import repad, row_documents, unpad
@@ -139,7 +138,7 @@ class LLMEncoderForMaskedLM(LanguageModelHead, LLMPreTrainedModel):
         )
         logits, loss = self.logits_and_loss(outputs.last_hidden_state, labels, skip_logits, **kwargs)
         loss, _ = self.add_router_losses(
-            loss, outputs.get("router_logits"), self.config, real_tokens(attention_mask, document_ids)
+            loss, outputs.get("router_logits"), self.config, attention_mask, document_ids
         )
         return MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions

@@ -28,7 +28,6 @@ from .heads import (
     TokenClassificationHead,
     last_chosen,
     last_token,
-    real_tokens,
 )
 
 
@@ -284,11 +283,11 @@ class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, _EncoderDecod
             **kwargs,
         )
         logits, loss = self.logits_and_loss(outputs.last_hidden_state, labels, skip_logits, **kwargs)
-        for half, logits_of_half, real in (
-            ("encoder", outputs.encoder_router_logits, real_tokens(attention_mask, document_ids)),
-            ("decoder", outputs.decoder_router_logits, real_tokens(decoder_attention_mask, decoder_document_ids)),
+        for config, router_logits, mask, documents in (
+            (self.config.encoder, outputs.encoder_router_logits, attention_mask, document_ids),
+            (self.config.decoder, outputs.decoder_router_logits, decoder_attention_mask, decoder_document_ids),
         ):
-            loss, _ = self.add_router_losses(loss, logits_of_half, getattr(self.config, half), real)
+            loss, _ = self.add_router_losses(loss, router_logits, config, mask, documents)
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,

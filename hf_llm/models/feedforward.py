@@ -10,7 +10,11 @@ from transformers.activations import ACT2FN
 from transformers.integrations.moe import use_experts_implementation
 
 from .configuration import LLMStackConfig
+from .operators import works_in_place
 from .precision import cast_once
+
+
+ROWS = 1024  # tokens at a time that are widened on a CPU
 
 
 class FeedForward(nn.Module):
@@ -29,6 +33,13 @@ class FeedForward(nn.Module):
         return self.act_fn(self.up_proj(hidden_states))
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if works_in_place(hidden_states) and not _is_observed(self):
+            # nothing is kept for a backward pass, and wide states of many tokens cost more to make than to fill
+            parts = hidden_states.flatten(0, -2).split(ROWS)
+            return torch.cat([self._run(part) for part in parts]).view_as(hidden_states)
+        return self._run(hidden_states)
+
+    def _run(self, hidden_states: torch.Tensor) -> torch.Tensor:
         activated = self.activate(hidden_states)
         if self.dropout:
             activated = F.dropout(activated, self.dropout, self.training)
@@ -47,6 +58,11 @@ class GatedFeedForward(FeedForward):
     def activate(self, hidden_states: torch.Tensor) -> torch.Tensor:
         hidden_states = cast_once(hidden_states)
         return self.gate(self.act_fn, self.gate_proj(hidden_states), self.up_proj(hidden_states))
+
+
+def _is_observed(module: nn.Module) -> bool:
+    """Whether hooks see what goes in and out of a module's parts."""
+    return any(part._forward_hooks or part._forward_pre_hooks for part in module.children())
 
 
 FEED_FORWARDS: dict[str, type[FeedForward]] = {"plain": FeedForward, "gated": GatedFeedForward}

@@ -113,10 +113,11 @@ class LanguageModelHead:
         return logits, logits_cross_entropy(complete, labels, **options)
 
     @staticmethod
-    def add_router_losses(loss, router_logits, config, is_real):
+    def add_router_losses(loss, router_logits, config, attention_mask, document_ids):
         """Add the router losses of a stack to `loss`; returns it and the load-balancing loss, or (`loss`, None)."""
         if not router_logits:
             return loss, None
+        is_real = real_tokens(attention_mask, document_ids)
         if is_real is not None and is_real.numel() != len(router_logits[0]):
             is_real = None  # flash attention runs on the real tokens alone
         balance, z = router_losses(router_logits, config.num_experts_per_tok, is_real)

@@ -42,10 +42,6 @@ class TransformerLayer(GradientCheckpointingLayer):
             if self.placement == "sandwich":
                 self.add_module(f"{branch}_output_norm", get_norm(config))
 
-    def _norm(self, name: str, hidden_states: torch.Tensor) -> torch.Tensor:
-        norm = getattr(self, name)
-        return hidden_states if norm is None else norm(hidden_states)
-
     def _add(self, residual: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         if self.residual_dropout:
             output = F.dropout(output, self.residual_dropout, self.training)
@@ -55,15 +51,16 @@ class TransformerLayer(GradientCheckpointingLayer):
 
     def _branch(self, name: str, hidden_states: torch.Tensor, function) -> torch.Tensor:
         """One residual branch, its norms where `norm_placement` puts them."""
-        inputs = self._norm(f"{name}_norm", hidden_states) if self.placement in ("pre", "sandwich") else hidden_states
-        residual = inputs if self.residual_from_norm else hidden_states
+        inputs, norm = hidden_states, getattr(self, f"{name}_norm")
+        if norm is not None and self.placement in ("pre", "sandwich"):
+            inputs = norm(hidden_states)
         output = function(inputs)
         if self.placement == "sandwich":
-            output = self._norm(f"{name}_output_norm", output)
-        elif self.placement == "branch":
-            output = self._norm(f"{name}_norm", output)
-        hidden_states = self._add(residual, output)
-        return self._norm(f"{name}_norm", hidden_states) if self.placement == "post" else hidden_states
+            output = getattr(self, f"{name}_output_norm")(output)
+        elif self.placement == "branch" and norm is not None:
+            output = norm(output)
+        hidden_states = self._add(inputs if self.residual_from_norm else hidden_states, output)
+        return norm(hidden_states) if self.placement == "post" and norm is not None else hidden_states
 
     def forward(
         self,
@@ -100,10 +97,10 @@ class TransformerLayer(GradientCheckpointingLayer):
 
         attends_across = self.cross_attn is not None and encoder_hidden_states is not None
         if self.placement == "parallel":
-            inputs = self._norm("self_attn_norm", hidden_states)
+            inputs = hidden_states if self.self_attn_norm is None else self.self_attn_norm(hidden_states)
             output = self_attention(inputs)
             if attends_across:
-                output = output + cross_attention(self._norm("cross_attn_norm", hidden_states))
+                output = output + cross_attention(self.cross_attn_norm(hidden_states))
             mlp_inputs = inputs if self.mlp_norm is None else self.mlp_norm(hidden_states)
             residual = inputs if self.residual_from_norm else hidden_states
             return self._add(residual, output + self.mlp(mlp_inputs))

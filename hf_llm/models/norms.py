@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .operators import trains_on_cpu, works_in_place
+from .operators import needs_gradients, runs_plainly_on_cpu
 
 
 class LayerNorm(nn.Module):
@@ -32,16 +32,18 @@ class LayerNorm(nn.Module):
         return f"{self.size}, eps={self.eps}, affine={self.weight is not None}, bias={self.bias is not None}"
 
 
-def _in_place_rms_norm(states: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Tensor:
-    """`F.rms_norm`, to the bit, with less new memory."""
+def _cpu_rms_norm(states: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Tensor:
+    """RMSNorm in the fewest passes over memory, and the fewest kernels, that torch has on a CPU."""
     precise = states.float()
-    inverse = precise.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+    norm = torch.linalg.vector_norm(precise, dim=-1, keepdim=True)
+    # in this form, no Python number has to become a tensor but one
+    inverse = torch.addcmul(norm.new_full((), eps), norm, norm, value=1 / states.shape[-1]).rsqrt_()
     normed = precise * inverse if precise is states else precise.mul_(inverse)
-    return normed.mul_(scale.to(states.dtype).float()).to(states.dtype)
+    return normed.mul_(scale).to(states.dtype)
 
 
 class _RMSNorm(torch.autograd.Function):
-    """`F.rms_norm`, to the bit, with a backward pass of its own.
+    """`F.rms_norm` with a backward pass of its own.
 
     torch has no kernel for it on a CPU: each of its operations makes float32 states, has a backward pass and keeps
     states for it. This keeps what it was given.
@@ -51,7 +53,7 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx, states, scale, eps):
         ctx.save_for_backward(states, scale)
         ctx.eps = eps
-        return _in_place_rms_norm(states, scale, eps)
+        return _cpu_rms_norm(states, scale, eps)
 
     @staticmethod
     def backward(ctx, grad_output):
@@ -76,13 +78,16 @@ class _RMSNorm(torch.autograd.Function):
 
 
 def rms_norm(states: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Tensor:
-    """`F.rms_norm` over the last dimension, in the dtype of `states`; in fewer passes on a CPU."""
-    if trains_on_cpu(states, scale):
-        return _RMSNorm.apply(states, scale, eps)
-    if works_in_place(states, scale):
-        return _in_place_rms_norm(states, scale, eps)
-    # no kernel takes two dtypes, which autocast gives to qk norms
-    return F.rms_norm(states, scale.shape, scale.to(states.dtype), eps)
+    """`F.rms_norm` over the last dimension, in the dtype of `states`; in fewer passes on a CPU. scale: (size,), or
+    (heads, size)."""
+    if runs_plainly_on_cpu(states):
+        trains = needs_gradients(states, scale) and scale.ndim == 1
+        return _RMSNorm.apply(states, scale, eps) if trains else _cpu_rms_norm(states, scale, eps)
+    if scale.dtype != states.dtype:  # no kernel takes two dtypes, which autocast gives to qk norms
+        scale = scale.to(states.dtype)
+    if scale.ndim > 1:
+        return F.rms_norm(states, scale.shape[-1:], eps=eps) * scale
+    return F.rms_norm(states, scale.shape, scale, eps)
 
 
 class RMSNorm(LayerNorm):
@@ -91,14 +96,8 @@ class RMSNorm(LayerNorm):
     def __init__(self, size: int | tuple[int, ...], eps: float = 1e-6, bias: bool = False, affine: bool = True):
         super().__init__(size, eps, bias=False, affine=affine)
 
-    def scale(self) -> torch.Tensor | None:
-        return self.weight
-
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        scale = self.scale()
-        if len(self.size) == 1:
-            return rms_norm(hidden_states, scale, self.eps)
-        return F.rms_norm(hidden_states, self.size[-1:], eps=self.eps) * scale.to(hidden_states.dtype)
+        return rms_norm(hidden_states, self.weight, self.eps)
 
 
 class UnitOffsetRMSNorm(RMSNorm):
@@ -106,8 +105,8 @@ class UnitOffsetRMSNorm(RMSNorm):
 
     weight_init = 0.0
 
-    def scale(self) -> torch.Tensor:
-        return 1.0 + self.weight
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return rms_norm(hidden_states, 1.0 + self.weight, self.eps)
 
 
 class NonAffineLayerNorm(LayerNorm):

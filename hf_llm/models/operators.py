@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import torch
 from torch.autograd import forward_ad
-from transformers.utils import is_torchdynamo_compiling
 
 
 LARGE = 2**16  # elements of a tensor that leaves a core's cache when others follow
@@ -21,15 +20,14 @@ def cpu_operator(module: str, name: str) -> Callable:
     return torch.library.custom_op(f"{namespace}::{name}", mutates_args=(), device_types="cpu")
 
 
-def runs_plainly_on_cpu(*tensors: torch.Tensor) -> bool:
-    """Whether tensors are on a CPU and what is done to them is done now: not in graphs (torch's compiler fuses by
+def runs_plainly_on_cpu(states: torch.Tensor) -> bool:
+    """Whether a tensor is on a CPU and what is done to it is done now: not in graphs (torch's compiler fuses by
     itself, traces and exports hold no Python), under torch.func or forward-mode differentiation, or in float64, in
     which gradients are checked."""
-    first = tensors[0]
     return (
-        first.device.type == "cpu"
-        and first.dtype != torch.float64
-        and not (is_torchdynamo_compiling() or torch.jit.is_tracing())
+        states.is_cpu
+        and states.dtype != torch.float64
+        and not (torch.compiler.is_compiling() or torch._C._is_tracing())
         and torch._C._functorch.peek_interpreter_stack() is None
         and forward_ad._current_level < 0
     )
@@ -40,14 +38,12 @@ def needs_gradients(*tensors: torch.Tensor) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
-def trains_on_cpu(*tensors: torch.Tensor) -> bool:
+def trains_on_cpu(states: torch.Tensor) -> bool:
     """Whether a backward pass will come by which a Python autograd function pays."""
-    return needs_gradients(*tensors) and runs_plainly_on_cpu(*tensors)
+    return torch.is_grad_enabled() and states.requires_grad and runs_plainly_on_cpu(states)
 
 
-def works_in_place(*tensors: torch.Tensor) -> bool:
-    """Whether operations in place pay: no backward pass will come, and the first tensor is large. On a CPU, memory
-    that is new costs more than the arithmetic."""
-    if is_torchdynamo_compiling() or torch.jit.is_tracing() or tensors[0].numel() < LARGE:  # a graph knows no sizes
-        return False
-    return not needs_gradients(*tensors) and runs_plainly_on_cpu(*tensors)
+def works_in_place(states: torch.Tensor) -> bool:
+    """Whether operations in place pay: no backward pass will come, and the tensor is large. On a CPU, memory that is
+    new costs more than the arithmetic."""
+    return not torch.is_grad_enabled() and runs_plainly_on_cpu(states) and states.numel() >= LARGE

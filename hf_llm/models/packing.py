@@ -17,8 +17,8 @@ def is_flash(config) -> bool:
 
 def runs_cpu_attention(backend: str, states: torch.Tensor) -> bool:
     """Whether sdpa is that of `cpu_attention`."""
-    exports = torch.jit.is_tracing() or torch.compiler.is_exporting()
-    return backend == "sdpa" and states.device.type == "cpu" and not exports
+    on_cpu = backend == "sdpa" and states.device.type == "cpu"
+    return on_cpu and not (torch._C._is_tracing() or torch.compiler.is_exporting())
 
 
 def takes_lengths(config, states: torch.Tensor) -> bool:

@@ -141,21 +141,20 @@ class _Turn(torch.autograd.Function):
 
 
 def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool) -> torch.Tensor:
-    width, half = cos.shape[-1], cos.shape[-1] // 2
-    rotated, rest = (
-        (states, None) if width == states.shape[-1] else states.split((width, states.shape[-1] - width), -1)
-    )
+    width = cos.shape[-1]
+    if width < states.shape[-1]:
+        rotated, rest = states.split((width, states.shape[-1] - width), -1)
+        return torch.cat((_rotate(rotated, cos, sin, interleaved), rest), dim=-1)
+    half = width // 2
     if interleaved:
-        first, second = rotated[..., 0::2], rotated[..., 1::2]
+        first, second = states[..., 0::2], states[..., 1::2]
         cos, sin = cos[..., half:], sin[..., half:]
-        rotated = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
-    elif trains_on_cpu(rotated):
-        rotated = _Turn.apply(rotated, cos, sin)
-    elif works_in_place(rotated) and rotated.dtype == cos.dtype == torch.float32:
-        rotated = _turn(rotated, cos, sin)
-    else:
-        rotated = torch.addcmul(rotated * cos, rotated.roll(half, dims=-1), sin)
-    return rotated if rest is None else torch.cat((rotated, rest), dim=-1)
+        return torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
+    if trains_on_cpu(states):
+        return _Turn.apply(states, cos, sin)
+    if works_in_place(states) and states.dtype == cos.dtype == torch.float32:
+        return _turn(states, cos, sin)
+    return torch.addcmul(states * cos, states.roll(half, -1), sin)
 
 
 def alibi_slopes(num_heads: int) -> torch.Tensor:
