@@ -271,13 +271,13 @@ def blockwise_attention(
     return _BlockwiseAttention.apply(query, key, value, scaling, flat, causal, window)
 
 
-def _attend_to_cache(
+def attend_to_cache(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float,
-    dropout: float,
+    dropout: float = 0.0,
 ) -> torch.Tensor:
     """A single query (B, H, 1, D) sees all keys: the heads that share keys stand one after the other like queries, so
     that keys and values need not be repeated. transformers does so for masks in eager mode."""
@@ -318,7 +318,7 @@ def cpu_attention_forward(
         if not (trains and plain and (query.shape[2] == key.shape[2] or not is_causal)):
             shares_keys = query.shape[2] == 1 and key.shape[1] < query.shape[1]
             if shares_keys and kwargs.get("position_bias") is None and "cache" not in kwargs:
-                return _attend_to_cache(query, key, value, attention_mask, scaling, dropout), None
+                return attend_to_cache(query, key, value, attention_mask, scaling, dropout), None
             kwargs |= {"scaling": scaling, "is_causal": is_causal, "dropout": dropout}
             return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         segment_lengths, sliding_window = ((query.shape[2], key.shape[2]),), None

@@ -19,6 +19,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .attention import Attention
 from .base import LLMPreTrainedModel  # experts: see @use_experts_implementation in feedforward.py
 from .configuration import POSITION_BIASES, LLMDecoderConfig
+from .decoding import TakesTokenSteps
 from .documents import first_tokens, past_length, resolve_documents
 from .heads import (
     LanguageModelHead,
@@ -157,7 +158,7 @@ def _check_packing(documents: torch.LongTensor | None, encoder_documents: torch.
             raise ValueError("Documents are packed in the encoder: pass the decoder's `document_ids` as well.")
 
 
-class LLMDecoderForCausalLM(LanguageModelHead, LLMPreTrainedModel, GenerationMixin):
+class LLMDecoderForCausalLM(LanguageModelHead, LLMPreTrainedModel, TakesTokenSteps, GenerationMixin):
     """A decoder that predicts the next token."""
 
     config: LLMDecoderConfig

@@ -18,6 +18,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from .base import LLMPreTrainedModel
 from .configuration import LLMEncoderDecoderConfig
 from .decoder import LLMDecoderModel
+from .decoding import TakesTokenSteps
 from .documents import resolve_documents
 from .encoder import LLMEncoderModel
 from .heads import (
@@ -175,7 +176,7 @@ class LLMEncoderDecoderModel(_EncoderDecoder):
         )
 
 
-class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, _EncoderDecoder, GenerationMixin):
+class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, _EncoderDecoder, TakesTokenSteps, GenerationMixin):
     """An encoder-decoder that writes text (summaries, translations, restored spans)."""
 
     _tied_weights_keys = {"lm_head.weight": "model.decoder.embed_tokens.weight"}

@@ -32,14 +32,20 @@ class LayerNorm(nn.Module):
         return f"{self.size}, eps={self.eps}, affine={self.weight is not None}, bias={self.bias is not None}"
 
 
-def _cpu_rms_norm(states: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Tensor:
-    """RMSNorm in the fewest passes over memory, and the fewest kernels, that torch has on a CPU."""
+def as_tensor(eps: float) -> torch.Tensor:
+    """An epsilon as `cpu_rms_norm` takes it."""
+    return torch.scalar_tensor(eps, dtype=torch.float32, device="cpu")
+
+
+def cpu_rms_norm(states: torch.Tensor, scale: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
+    """RMSNorm in the fewest passes over memory, and the fewest kernels, that torch has on a CPU. eps: () float32; a
+    kernel that is given a number makes a tensor of it, which takes longer than a short row."""
     precise = states.float()
     norm = torch.linalg.vector_norm(precise, dim=-1, keepdim=True)
-    # in this form, no Python number has to become a tensor but one
-    inverse = torch.addcmul(norm.new_full((), eps), norm, norm, value=1 / states.shape[-1]).rsqrt_()
-    normed = precise * inverse if precise is states else precise.mul_(inverse)
-    return normed.mul_(scale).to(states.dtype)
+    inverse = torch.addcmul(eps, norm, norm, value=1 / states.shape[-1]).rsqrt_()
+    if precise is states:
+        return (precise * inverse).mul_(scale)
+    return precise.mul_(inverse).mul_(scale).to(states.dtype)
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -53,7 +59,7 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx, states, scale, eps):
         ctx.save_for_backward(states, scale)
         ctx.eps = eps
-        return _cpu_rms_norm(states, scale, eps)
+        return cpu_rms_norm(states, scale, as_tensor(eps))
 
     @staticmethod
     def backward(ctx, grad_output):
@@ -82,7 +88,7 @@ def rms_norm(states: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Ten
     (heads, size)."""
     if runs_plainly_on_cpu(states):
         trains = needs_gradients(states, scale) and scale.ndim == 1
-        return _RMSNorm.apply(states, scale, eps) if trains else _cpu_rms_norm(states, scale, eps)
+        return _RMSNorm.apply(states, scale, eps) if trains else cpu_rms_norm(states, scale, as_tensor(eps))
     if scale.dtype != states.dtype:  # no kernel takes two dtypes, which autocast gives to qk norms
         scale = scale.to(states.dtype)
     if scale.ndim > 1:
@@ -96,8 +102,12 @@ class RMSNorm(LayerNorm):
     def __init__(self, size: int | tuple[int, ...], eps: float = 1e-6, bias: bool = False, affine: bool = True):
         super().__init__(size, eps, bias=False, affine=affine)
 
+    def scale(self) -> torch.Tensor:
+        """What normalised states are multiplied with."""
+        return self.weight
+
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return rms_norm(hidden_states, self.weight, self.eps)
+        return rms_norm(hidden_states, self.scale(), self.eps)
 
 
 class UnitOffsetRMSNorm(RMSNorm):
@@ -105,8 +115,8 @@ class UnitOffsetRMSNorm(RMSNorm):
 
     weight_init = 0.0
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return rms_norm(hidden_states, 1.0 + self.weight, self.eps)
+    def scale(self) -> torch.Tensor:
+        return 1.0 + self.weight
 
 
 class NonAffineLayerNorm(LayerNorm):

@@ -86,30 +86,25 @@ class RotaryEmbedding(nn.Module):
 
         return super()._apply(keep_float32, recurse)
 
-    @torch.no_grad()
     @dynamic_rope_update
     def forward(
         self, hidden_states: torch.Tensor, position_ids: torch.LongTensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`position_ids` (batch, seq) -> cos, sin (batch, seq, rotary_dim) in the dtype of `hidden_states`."""
-        angles = position_ids[..., None].float() * self.inv_freq.to(hidden_states.device)
-        angles = torch.cat((angles, angles), dim=-1)
-        cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
-        return cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)
-
-
-def for_heads(cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin (batch, seq, rotary_dim) as `apply_rotary` takes them, once for all layers: (batch, 1, seq,
-    rotary_dim), the first half of sin negative."""
-    first, second = sin.chunk(2, dim=-1)
-    return cos[:, None], torch.cat((-first, second), dim=-1)[:, None]
+        """`position_ids` (batch, seq) -> cos, sin (batch, 1, seq, rotary_dim) in the dtype of `hidden_states`, as
+        `apply_rotary` takes them: for all heads and layers, the first half of sin negative."""
+        angles = position_ids[:, None, :, None].float() * self.inv_freq.to(hidden_states.device)
+        cos, sin = angles.cos(), angles.sin()
+        if self.attention_scaling != 1.0:
+            cos, sin = cos * self.attention_scaling, sin * self.attention_scaling
+        cos, sin = cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)
+        return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def apply_rotary(
     query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rotate the first `cos.shape[-1]` dimensions of query and key (batch, heads, seq, head_dim). cos, sin: those
-    of `for_heads`.
+    of `RotaryEmbedding`.
 
     Halves (dimension i with i + d/2) or, `interleaved`, neighbours (2i with 2i + 1).
     """
@@ -127,7 +122,7 @@ def _turn(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.T
 class _Turn(torch.autograd.Function):
     """Halves rotated in float32, and turned back in the backward pass, in fewer passes over memory than the
     operations and their own backward passes take. Both halves of cos are the same, and those of sin but for the
-    sign, as `for_heads` makes them."""
+    sign, as `RotaryEmbedding` makes them."""
 
     @staticmethod
     def forward(ctx, states, cos, sin):
@@ -138,6 +133,11 @@ class _Turn(torch.autograd.Function):
     def backward(ctx, grad_output):
         cos, sin = ctx.saved_tensors
         return _Turn.apply(grad_output, cos, -sin), None, None
+
+
+def rotate_halves(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """The rotation of all dimensions in three kernels."""
+    return torch.addcmul(states * cos, states.roll(cos.shape[-1] // 2, -1), sin)
 
 
 def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool) -> torch.Tensor:
@@ -154,7 +154,7 @@ def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interlea
         return _Turn.apply(states, cos, sin)
     if works_in_place(states) and states.dtype == cos.dtype == torch.float32:
         return _turn(states, cos, sin)
-    return torch.addcmul(states * cos, states.roll(half, -1), sin)
+    return rotate_halves(states, cos, sin)
 
 
 def alibi_slopes(num_heads: int) -> torch.Tensor:

@@ -1,5 +1,8 @@
 """A stack of layers with its embeddings: the body of encoder and decoder."""
 
+import itertools
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -13,7 +16,7 @@ from .layer import TransformerLayer
 from .masks import AttentionInputs
 from .norms import get_norm
 from .packing import is_flash, real_documents, takes_lengths
-from .positions import POSITIONS, RotaryEmbedding, for_heads
+from .positions import POSITIONS, RotaryEmbedding
 
 
 class TokenEmbedding(IdEmbedding):
@@ -63,6 +66,7 @@ class TransformerStack(LLMPreTrainedModel):
         self.layers = nn.ModuleList(TransformerLayer(config, i, self.is_causal) for i in range(distinct))
         self.norm = get_norm(config) if config.final_norm else nn.Identity()
         self.gradient_checkpointing = False
+        self.token_steps = None  # while `generate` takes them: see decoding.py
         self.post_init()
 
     @property
@@ -173,39 +177,48 @@ class TransformerStack(LLMPreTrainedModel):
         **kwargs,
     ) -> torch.Tensor:
         """All layers and the final norm: (batch, seq, hidden) -> the same, or (batch, seq, embedding_size)."""
-        config, window = self.config, self.config.sliding_window
         rotations = self._rotations(hidden_states, position_ids)
         cross_attention = cross_attention or AttentionInputs()
-        order = config.layer_sharing or range(config.num_hidden_layers)
-        rotates = config.rope_layers or [True] * config.num_hidden_layers
-        layers = list(self.layers)
-        for i, (layer_type, place) in enumerate(zip(config.layer_types, order)):
-            inputs = attention[layer_type]
-            hidden_states = layers[place](
-                hidden_states,
-                inputs.mask,
-                inputs.bias,
-                encoder_hidden_states,
-                cross_attention.mask,
-                position_embeddings=rotations.get(layer_type) if rotates[i] else None,
-                past_key_values=past_key_values,
-                layer_idx=i,
-                sliding_window=window if layer_type == "sliding_attention" else None,
-                distance=inputs.distance,
-                cross_attention_kwargs=cross_attention.keywords,
-                position_ids=position_ids,
-                **{**inputs.keywords, **kwargs},  # lengths that the caller gives come first
-            )
+        steps = None if torch.compiler.is_compiling() else self.token_steps
+        if steps is not None and steps.fit(
+            hidden_states, attention, past_key_values, encoder_hidden_states, cross_attention, kwargs
+        ):
+            hidden_states = steps(hidden_states, rotations, attention, past_key_values, cross_attention)
+        else:
+            window, layers = self.config.sliding_window, list(self.layers)
+            for i, (place, layer_type, rotates) in enumerate(self.plan()):
+                inputs = attention[layer_type]
+                hidden_states = layers[place](
+                    hidden_states,
+                    inputs.mask,
+                    inputs.bias,
+                    encoder_hidden_states,
+                    cross_attention.mask,
+                    position_embeddings=rotations.get(layer_type) if rotates else None,
+                    past_key_values=past_key_values,
+                    layer_idx=i,
+                    sliding_window=window if layer_type == "sliding_attention" else None,
+                    distance=inputs.distance,
+                    cross_attention_kwargs=cross_attention.keywords,
+                    position_ids=position_ids,
+                    **{**inputs.keywords, **kwargs},  # lengths that the caller gives come first
+                )
         hidden_states = self.norm(hidden_states)
         return hidden_states if self.output_projection is None else self.output_projection(hidden_states)
+
+    def plan(self) -> Iterator[tuple[int, str, bool]]:
+        """For each layer in turn: which of the distinct layers it is, its type, and whether it rotates."""
+        config = self.config
+        order = config.layer_sharing or range(config.num_hidden_layers)
+        return zip(order, config.layer_types, config.rope_layers or itertools.repeat(True))
 
     def _rotations(self, hidden_states, position_ids) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """cos and sin for each layer type that rotates."""
         if self.rotary_emb is None:
             return {}
         if isinstance(self.rotary_emb, nn.ModuleDict):
-            return {name: for_heads(*rotary(hidden_states, position_ids)) for name, rotary in self.rotary_emb.items()}
-        rotation = for_heads(*self.rotary_emb(hidden_states, position_ids))
+            return {name: rotary(hidden_states, position_ids) for name, rotary in self.rotary_emb.items()}
+        rotation = self.rotary_emb(hidden_states, position_ids)
         return dict.fromkeys(self.config.layer_types, rotation)
 
 
