@@ -49,7 +49,7 @@ def _attends_plainly(attention: Attention) -> bool:
     config = attention.config
     return (
         config._attn_implementation == "sdpa"
-        and config.qk_norm != "full"
+        and config.qk_norm in (None, "head")
         and config.rope_interleaved is False
         and set(config.rotary_dim.values()) <= {config.head_dim}
         and not (config.attention_sinks or config.scale_attention_by_inverse_layer_idx)
@@ -70,14 +70,21 @@ def _has_a_step(layer: TransformerLayer) -> bool:
 
 def _norm(norm: LayerNorm | None) -> Function | None:
     if isinstance(norm, RMSNorm) and norm.weight is not None:
-        scale, eps = norm.scale(), as_tensor(norm.eps)
+        scale, eps = norm.scale().float(), as_tensor(norm.eps)  # converted once
         return lambda states: cpu_rms_norm(states, scale, eps)
     return None if norm is None else norm.forward
 
 
 def _linear(projection: nn.Linear) -> Function:
     weight, bias = projection.weight, projection.bias
-    return lambda states: F.linear(states, weight, bias)
+    if weight.dtype != torch.bfloat16 or bias is not None:
+        return lambda states: F.linear(states, weight, bias)
+
+    def multiply(states: torch.Tensor) -> torch.Tensor:
+        # oneDNN, which takes the product of matrices, has more to prepare than one row is worth
+        return torch.mv(weight, states[0])[None] if len(states) == 1 else F.linear(states, weight)
+
+    return multiply
 
 
 def _self_attention(attention: Attention, layer_idx: int) -> Callable:

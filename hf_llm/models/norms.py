@@ -87,8 +87,10 @@ def rms_norm(states: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Ten
     """`F.rms_norm` over the last dimension, in the dtype of `states`; in fewer passes on a CPU. scale: (size,), or
     (heads, size)."""
     if runs_plainly_on_cpu(states):
-        trains = needs_gradients(states, scale) and scale.ndim == 1
-        return _RMSNorm.apply(states, scale, eps) if trains else cpu_rms_norm(states, scale, as_tensor(eps))
+        if not needs_gradients(states, scale):
+            return cpu_rms_norm(states, scale, as_tensor(eps))
+        if scale.ndim == 1:
+            return _RMSNorm.apply(states, scale, eps)
     if scale.dtype != states.dtype:  # no kernel takes two dtypes, which autocast gives to qk norms
         scale = scale.to(states.dtype)
     if scale.ndim > 1:

@@ -27,7 +27,7 @@ def runs_plainly_on_cpu(states: torch.Tensor) -> bool:
     return (
         states.is_cpu
         and states.dtype != torch.float64
-        and not (torch.compiler.is_compiling() or torch._C._is_tracing())
+        and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
         and torch._C._functorch.peek_interpreter_stack() is None
         and forward_ad._current_level < 0
     )

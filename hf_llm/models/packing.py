@@ -18,7 +18,7 @@ def is_flash(config) -> bool:
 def runs_cpu_attention(backend: str, states: torch.Tensor) -> bool:
     """Whether sdpa is that of `cpu_attention`."""
     on_cpu = backend == "sdpa" and states.device.type == "cpu"
-    return on_cpu and not (torch._C._is_tracing() or torch.compiler.is_exporting())
+    return on_cpu and not (torch.jit.is_tracing() or torch.compiler.is_exporting())
 
 
 def takes_lengths(config, states: torch.Tensor) -> bool:

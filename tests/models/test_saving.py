@@ -231,11 +231,13 @@ def run_elsewhere(*names: str, **environment: str) -> list[str]:
 
 
 def test_saving_writes_all_code(checkpoints):
-    """Every file of `hf_llm/models`, whichever class is saved."""
+    """Every file of `hf_llm/models` but the other stacks', whichever class is saved."""
     sources = {path.name for path in Path(hf_llm.__file__).parent.joinpath("models").glob("*.py")} - {"__init__.py"}
     for stack, folder in checkpoints.items():
         written = {path.name for path in folder.glob("*.py")}
         others = {"encoder.py", "decoder.py", "encoder_decoder.py"} - {f"{stack}.py"}
+        if stack == "encoder":  # it generates nothing
+            others.add("decoding.py")
         assert sources - others <= written, stack
 
 

@@ -1,0 +1,212 @@
+"""The steps that `generate` takes for single tokens, beside the layers that they stand for."""
+
+import contextlib
+
+import pytest
+import torch
+from torch import nn
+
+from hf_llm.models import decoding
+
+from .generating import NEW, VARIANTS, generate, prompts, tiny_model
+from .tiny import EXPERTS, VOCABULARY
+
+
+CACHES = {"dynamic": {}, "static": {"cache_implementation": "static", "disable_compile": True}}
+TAKEN = {
+    "default": {},
+    "LayerNorm with biases": {"norm_type": "layernorm", "norm_bias": True, "attention_bias": True, "mlp_bias": True},
+    "unit offset": {"norm_type": "rmsnorm_unit_offset", "norm_placement": "sandwich"},
+    "norms without weights": {"norm_type": "rmsnorm_non_affine"},
+    "no norms of queries": {"qk_norm": None},
+    "post": {"norm_placement": "post", "residual_multiplier": 0.5},
+    "branch": {"norm_placement": "branch", "residual_from_norm": True},
+    "plain feed-forward": {"feed_forward": "plain", "hidden_act": "gelu", "position_embedding": "learned"},
+    "clamped gate": {"swiglu_limit": 2.0, "swiglu_alpha": 1.7},
+    "a head of keys for each of queries": {"num_key_value_heads": 4},
+    "a scale of its own": {"attention_scale": 1.0},
+    "windows and frequencies by layer type": VARIANTS["rope by layer type"],
+    "windows and shared bias": {**VARIANTS["some layers slide"], "position_embedding": "relative_bias"},
+    "sliding alibi": VARIANTS["sliding alibi"],
+    "no positions in a layer": VARIANTS["no positions in a layer"],
+    "shared layers": VARIANTS["shared layers"],
+    "factorised embeddings": VARIANTS["factorised embeddings"],
+}
+REFUSED = {
+    "parallel": {"norm_placement": "parallel"},
+    "experts": EXPERTS,
+    "softcap": {"attn_logit_softcapping": 3.0},
+    "sinks": {"attention_sinks": True},
+    "clip": {"clip_qkv": 1.0},
+    "bias per layer": VARIANTS["bias per layer"],
+    "norms for each head": {"qk_norm": "per_head"},
+    "norms over all heads": {"qk_norm": "full"},
+    "interleaved": {"rope_interleaved": True},
+    "rotated in part": {
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+    },
+    "scaled by layer": {"scale_attention_by_inverse_layer_idx": True},
+}
+stacks = pytest.mark.parametrize("stack", ("decoder", "encoder_decoder"))
+
+
+@pytest.fixture
+def taken(monkeypatch) -> list[int]:
+    """Grows by one with every step."""
+    counts = []
+    take = decoding.TokenSteps.__call__
+    monkeypatch.setattr(decoding.TokenSteps, "__call__", lambda self, *inputs: counts.append(1) or take(self, *inputs))
+    return counts
+
+
+@contextlib.contextmanager
+def layers_alone():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoding, "make_token_steps", lambda stack: None)
+        yield
+
+
+def assert_equal(actual, expected):
+    for mine, theirs in zip(actual, expected, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize("fields", TAKEN.values(), ids=TAKEN)
+@stacks
+def test_steps_are_the_layers_to_the_bit(stack, fields, cache, dtype, taken):
+    """Padded prompts; a token of the prompt comes first, so there is one step fewer than there are new tokens."""
+    model = tiny_model(stack, **fields).to(dtype)
+    inputs = prompts(batch=3)
+    inputs["attention_mask"][0, :3] = 0
+    mine = generate(model, inputs, **CACHES[cache])
+    assert len(taken) == NEW - 1
+    with layers_alone():
+        assert_equal(mine, generate(model, inputs, **CACHES[cache]))
+    assert len(taken) == NEW - 1
+
+
+@stacks
+def test_one_text_in_half_precision(stack, taken):
+    """Products of one row are those of a vector there."""
+    model = tiny_model(stack).to(torch.bfloat16)
+    mine = generate(model, prompts(batch=1))
+    assert len(taken) == NEW - 1
+    with layers_alone():
+        tokens, logits = generate(model, prompts(batch=1))
+    torch.testing.assert_close(mine[1], logits, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("fields", REFUSED.values(), ids=REFUSED)
+@stacks
+def test_layers_that_do_more_have_no_steps(stack, fields, taken):
+    generate(tiny_model(stack, **fields), prompts())
+    assert not taken
+
+
+@pytest.mark.parametrize("backend", ("eager", "flex_attention"))
+def test_other_backends_have_no_steps(backend, taken):
+    generate(tiny_model("decoder", backend), prompts())
+    assert not taken
+
+
+class _Weight(torch.Tensor):
+    """As quantised and distributed weights are."""
+
+
+def hook(model):
+    model.get_decoder().layers[1].mlp.down_proj.register_forward_hook(lambda module, inputs, output: 0 * output)
+
+
+def replace_forward(model):
+    """As `device_map` of accelerate does."""
+    norm = model.get_decoder().layers[1].mlp_norm
+    norm.forward = lambda states: 0 * states
+
+
+def replace_module(model):
+    """As PEFT and quantisation do."""
+
+    class Zero(nn.Linear):
+        def forward(self, states):
+            return 0 * super().forward(states)
+
+    mlp = model.get_decoder().layers[1].mlp
+    mlp.down_proj = Zero(mlp.down_proj.in_features, mlp.down_proj.out_features, bias=False)
+
+
+@pytest.mark.parametrize("change", (hook, replace_forward, replace_module))
+@stacks
+def test_what_is_done_to_a_module_is_done_to_tokens(stack, change, taken):
+    """The second layer's feed-forward adds nothing, as without its weights."""
+    changed, bare = tiny_model(stack), tiny_model(stack)
+    change(changed)
+    nn.init.zeros_(bare.get_decoder().layers[1].mlp.down_proj.weight)
+    assert_equal(generate(changed, prompts()), generate(bare, prompts()))
+    assert len(taken) == NEW - 1  # those of the bare one
+
+
+def test_weights_of_another_class_have_no_steps(taken):
+    model = tiny_model("decoder")
+    linear = model.model.layers[0].mlp.up_proj
+    del linear.weight
+    linear.weight = torch.randn(linear.out_features, linear.in_features).as_subclass(_Weight)
+    linear.register_parameter("other", nn.Parameter(torch.randn(1).as_subclass(_Weight)))
+    generate(model, prompts())
+    assert not taken
+
+
+def test_dropout_has_no_steps(taken):
+    """`generate` runs a model in training mode as it is."""
+    model = tiny_model("decoder", residual_dropout=0.5).train()
+    generate(model, prompts())
+    assert not taken
+    generate(model.eval(), prompts())
+    assert taken
+
+
+@stacks
+def test_hidden_states_are_recorded(stack, taken):
+    model = tiny_model(stack)
+    settings = {"max_new_tokens": NEW, "return_dict_in_generate": True, "output_hidden_states": True}
+    states = model.generate(**prompts(), **settings)
+    states = states.hidden_states if stack == "decoder" else states.decoder_hidden_states
+    count = 1 + model.get_decoder().config.num_hidden_layers
+    assert [len(layers) for layers in states] == [count] * NEW
+    assert not taken
+
+
+@stacks
+def test_no_steps_are_left(stack):
+    """Neither after the last token, nor where a token is the wrong one; a forward pass by hand takes none."""
+    model = tiny_model(stack)
+    generate(model, prompts())
+    assert model.get_decoder().token_steps is None
+
+    def fail(tokens, scores):
+        assert model.get_decoder().token_steps is not None
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate(model, prompts(), logits_processor=[fail])
+    assert model.get_decoder().token_steps is None
+
+
+def test_weights_may_change_between_texts():
+    model = tiny_model("decoder")
+    generate(model, prompts())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.5)
+    mine = generate(model, prompts())
+    with layers_alone():
+        assert_equal(mine, generate(model, prompts()))
+
+
+def test_several_texts_at_once_take_steps(taken):
+    """Sampling and many sequences of one prompt."""
+    torch.manual_seed(0)
+    model = tiny_model("decoder")
+    sampled = generate(model, prompts(), do_sample=True, num_return_sequences=3)[0]
+    assert sampled.shape == (6, NEW) and int(sampled.max()) < VOCABULARY and len(taken) == NEW - 1
