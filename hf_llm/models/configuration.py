@@ -80,9 +80,22 @@ def _tile(field: str, pattern: str, letters: dict[str, str], length: int) -> lis
 class _Versioned:
     """Configurations that say, when they are saved, which code opens them."""
 
-    # transformers' own looks every field up in tables of other names and of values by layer, which ours has not; a
+    # transformers' own looks every field up in tables of other names and of values by layer, which these have not; a
     # token that is generated reads a hundred
     __getattribute__ = object.__getattribute__
+
+    @property
+    def per_layer_config(self):
+        """In transformers, fields that differ between layers: refused here, where fields of their own say what may."""
+        return super().per_layer_config
+
+    @per_layer_config.setter
+    def per_layer_config(self, per_layer_config: dict | None) -> None:
+        if per_layer_config:
+            raise ValueError(
+                f"`per_layer_config={per_layer_config}`: layers differ by `layer_types`, `mlp_layer_types`, "
+                "`rope_layers` and `layer_sharing` alone."
+            )
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers.cache_utils import Cache
+from torch.nn.modules.module import _has_any_global_hook
+from transformers.cache_utils import Cache, EncoderDecoderCache
 
 from .attention import Attention
 from .cpu_attention import attend_to_cache
@@ -30,6 +31,7 @@ from .positions import rotate_halves
 Function = Callable[[torch.Tensor], torch.Tensor]
 
 MODULES = {TransformerLayer, Attention, FeedForward, GatedFeedForward, nn.Linear, *NORMS.values()}
+ACTIVATIONS = {"transformers.activations", "torch.nn.modules.activation"}
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # keywords that ask nothing of layers without experts and of a single query, which sees all that is in the cache
 HARMLESS = {"use_cache", "is_causal", "output_router_logits"}
@@ -38,7 +40,7 @@ HARMLESS = {"use_cache", "is_causal", "output_router_logits"}
 def _is_plain(module: nn.Module) -> bool:
     """Whether a call of the module is its class's `forward`, on weights that are what they seem."""
     return (
-        (type(module) in MODULES or type(module).__module__ == "transformers.activations")
+        (type(module) in MODULES or type(module).__module__ in ACTIVATIONS)
         and "forward" not in vars(module)
         and not any(getattr(module, hooks) for hooks in HOOKS)
         and all(type(weight) is nn.Parameter and weight.is_cpu for weight in module.parameters(recurse=False))
@@ -195,8 +197,8 @@ class TokenSteps:
         return (
             hidden_states.shape[1] == 1
             and cache is not None
-            and (encoder_hidden_states is not None) == self.attends_across
-            and (not self.attends_across or all(cache.is_updated.values()))
+            and (encoder_hidden_states is not None) == isinstance(cache, EncoderDecoderCache) == self.attends_across
+            and (not self.attends_across or (cache.is_updated and all(cache.is_updated.values())))
             and not cross_attention.keywords
             and not any(inputs.keywords or inputs.bias is not None for inputs in attention.values())
             and keywords.keys() <= HARMLESS
@@ -227,7 +229,7 @@ class TokenSteps:
 
 def make_token_steps(stack: nn.Module) -> TokenSteps | None:
     """The steps of a `TransformerStack` as it is now, or `None` if its layers do more than steps do."""
-    if not all(map(_has_a_step, stack.layers)):
+    if _has_any_global_hook() or not all(map(_has_a_step, stack.layers)):
         return None
     layers = list(stack.layers)
     return TokenSteps([_Step.make(layers[place], i, *rest) for i, (place, *rest) in enumerate(stack.plan())])

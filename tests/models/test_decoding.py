@@ -5,10 +5,11 @@ import contextlib
 import pytest
 import torch
 from torch import nn
+from transformers import DynamicCache, EncoderDecoderCache
 
 from hf_llm.models import decoding
 
-from .generating import NEW, VARIANTS, generate, prompts, tiny_model
+from .generating import NEW, PROMPT, VARIANTS, generate, prompts, tiny_model
 from .tiny import EXPERTS, VOCABULARY
 
 
@@ -21,6 +22,7 @@ TAKEN = {
     "no norms of queries": {"qk_norm": None},
     "post": {"norm_placement": "post", "residual_multiplier": 0.5},
     "branch": {"norm_placement": "branch", "residual_from_norm": True},
+    "a feed-forward of torch's": {"feed_forward": "plain", "hidden_act": "relu"},
     "plain feed-forward": {"feed_forward": "plain", "hidden_act": "gelu", "position_embedding": "learned"},
     "clamped gate": {"swiglu_limit": 2.0, "swiglu_alpha": 1.7},
     "a head of keys for each of queries": {"num_key_value_heads": 4},
@@ -116,7 +118,7 @@ class _Weight(torch.Tensor):
 
 
 def hook(model):
-    model.get_decoder().layers[1].mlp.down_proj.register_forward_hook(lambda module, inputs, output: 0 * output)
+    return model.get_decoder().layers[1].mlp.down_proj.register_forward_hook(lambda module, inputs, output: 0 * output)
 
 
 def replace_forward(model):
@@ -136,15 +138,27 @@ def replace_module(model):
     mlp.down_proj = Zero(mlp.down_proj.in_features, mlp.down_proj.out_features, bias=False)
 
 
-@pytest.mark.parametrize("change", (hook, replace_forward, replace_module))
+def hook_all(model):
+    """As tools do that look at every module of every model."""
+    zeroed = model.get_decoder().layers[1].mlp.down_proj
+    return nn.modules.module.register_module_forward_hook(
+        lambda module, inputs, output: 0 * output if module is zeroed else None
+    )
+
+
+@pytest.mark.parametrize("change", (hook, hook_all, replace_forward, replace_module))
 @stacks
 def test_what_is_done_to_a_module_is_done_to_tokens(stack, change, taken):
     """The second layer's feed-forward adds nothing, as without its weights."""
     changed, bare = tiny_model(stack), tiny_model(stack)
-    change(changed)
+    handle = change(changed)
     nn.init.zeros_(bare.get_decoder().layers[1].mlp.down_proj.weight)
-    assert_equal(generate(changed, prompts()), generate(bare, prompts()))
-    assert len(taken) == NEW - 1  # those of the bare one
+    mine = generate(changed, prompts())
+    assert not taken
+    if handle is not None:
+        handle.remove()
+    assert_equal(mine, generate(bare, prompts()))
+    assert len(taken) == NEW - 1
 
 
 def test_weights_of_another_class_have_no_steps(taken):
@@ -164,6 +178,24 @@ def test_dropout_has_no_steps(taken):
     assert not taken
     generate(model.eval(), prompts())
     assert taken
+
+
+@pytest.mark.parametrize("make_cache", (DynamicCache, lambda: EncoderDecoderCache(DynamicCache(), DynamicCache())))
+def test_a_decoder_reads_states_that_are_given(make_cache, taken):
+    """Keys of the source are cached, or made for every token, as the cache has a place for them or not."""
+    model = tiny_model("decoder", add_cross_attention=True)
+    source = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
+    results = []
+    for steps in (decoding.make_token_steps(model.model), None):
+        model.model.token_steps = steps
+        cache, logits = make_cache(), []
+        with torch.no_grad():
+            for token in prompts()["input_ids"].split(1, dim=1):
+                inputs = {"past_key_values": cache, "encoder_hidden_states": source, "use_cache": True}
+                logits.append(model(token, **inputs).logits)
+        results.append(logits)
+    assert len(taken) == (0 if make_cache is DynamicCache else PROMPT - 1)
+    assert_equal(*results)
 
 
 @stacks

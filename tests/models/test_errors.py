@@ -124,6 +124,7 @@ STACK_CONFIGURATIONS = [
     ),
     ({"num_experts": 4, "shared_expert_gate": True}, "means nothing without `shared_expert_intermediate_size`."),
     ({"feed_forward": "plain", "swiglu_limit": 7.0}, "`swiglu_limit` and `swiglu_alpha` need `feed_forward='gated'`."),
+    ({"per_layer_config": {0: {"head_dim": 4}}}, "`per_layer_config={0: {'head_dim': 4}}`: layers differ by"),
     # tokens
     ({"pad_token_id": 64}, "`pad_token_id=64` is outside the vocabulary: `vocab_size=64`."),
     ({"eos_token_id": [1, 99]}, "`eos_token_id=99` is outside the vocabulary: `vocab_size=64`."),
@@ -177,6 +178,7 @@ def test_impossible_fields_of_one_stack(config_class, fields, message):
         ({"hidden_size": 64}, "`hidden_size=64` contradicts the decoder's `hidden_size=512`: set it in `decoder`."),
         ({"decoder_start_token_id": 32000}, "`decoder_start_token_id=32000` is outside the vocabulary"),
         ({"pad_token_id": 32000}, "`pad_token_id=32000` is outside the vocabulary"),
+        ({"per_layer_config": {0: {"head_dim": 4}}}, "`per_layer_config={0: {'head_dim': 4}}`: layers differ by"),
         ({"encoder": "bert"}, "'encoder' with value 'bert'"),
     ],
 )
