@@ -24,7 +24,7 @@ from .cpu_attention import attend_to_cache
 from .feedforward import FeedForward, GatedFeedForward
 from .layer import TransformerLayer
 from .masks import AttentionInputs
-from .norms import NORMS, LayerNorm, RMSNorm, as_tensor, cpu_rms_norm
+from .norms import NORMS, LayerNorm, RMSNorm, cpu_rms_norm, norm_constants
 from .positions import rotate_halves
 
 
@@ -72,8 +72,8 @@ def _has_a_step(layer: TransformerLayer) -> bool:
 
 def _norm(norm: LayerNorm | None) -> Function | None:
     if isinstance(norm, RMSNorm) and norm.weight is not None:
-        scale, eps = norm.scale().float(), as_tensor(norm.eps)  # converted once
-        return lambda states: cpu_rms_norm(states, scale, eps)
+        factor, floor = norm_constants(norm.scale(), norm.eps)
+        return lambda states: cpu_rms_norm(states, factor, floor)
     return None if norm is None else norm.forward
 
 

@@ -32,20 +32,21 @@ class LayerNorm(nn.Module):
         return f"{self.size}, eps={self.eps}, affine={self.weight is not None}, bias={self.bias is not None}"
 
 
-def as_tensor(eps: float) -> torch.Tensor:
-    """An epsilon as `cpu_rms_norm` takes it."""
-    return torch.scalar_tensor(eps, dtype=torch.float32, device="cpu")
+def norm_constants(scale: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `cpu_rms_norm` takes of a weight (..., n): weight * sqrt(n) and sqrt(n * eps), float32."""
+    size = scale.shape[-1]
+    return scale.float() * size**0.5, torch.scalar_tensor((size * eps) ** 0.5, dtype=torch.float32, device="cpu")
 
 
-def cpu_rms_norm(states: torch.Tensor, scale: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
-    """RMSNorm in the fewest passes over memory, and the fewest kernels, that torch has on a CPU. eps: () float32; a
-    kernel that is given a number makes a tensor of it, which takes longer than a short row."""
+def cpu_rms_norm(states: torch.Tensor, factor: torch.Tensor, floor: torch.Tensor) -> torch.Tensor:
+    """RMSNorm in the fewest passes over memory, and the fewest kernels, that torch has on a CPU:
+    states / hypot(|states|, sqrt(n * eps)) * (weight * sqrt(n)). No kernel is given a number, of which it would make a
+    tensor; that takes longer than a short row."""
     precise = states.float()
-    norm = torch.linalg.vector_norm(precise, dim=-1, keepdim=True)
-    inverse = torch.addcmul(eps, norm, norm, value=1 / states.shape[-1]).rsqrt_()
+    norm = torch.hypot(torch.linalg.vector_norm(precise, dim=-1, keepdim=True), floor)
     if precise is states:
-        return (precise * inverse).mul_(scale)
-    return precise.mul_(inverse).mul_(scale).to(states.dtype)
+        return precise.div(norm).mul_(factor)
+    return precise.div_(norm).mul_(factor).to(states.dtype)
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -59,7 +60,7 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx, states, scale, eps):
         ctx.save_for_backward(states, scale)
         ctx.eps = eps
-        return cpu_rms_norm(states, scale, as_tensor(eps))
+        return cpu_rms_norm(states, *norm_constants(scale, eps))
 
     @staticmethod
     def backward(ctx, grad_output):
@@ -88,7 +89,7 @@ def rms_norm(states: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Ten
     (heads, size)."""
     if runs_plainly_on_cpu(states):
         if not needs_gradients(states, scale):
-            return cpu_rms_norm(states, scale, as_tensor(eps))
+            return cpu_rms_norm(states, *norm_constants(scale, eps))
         if scale.ndim == 1:
             return _RMSNorm.apply(states, scale, eps)
     if scale.dtype != states.dtype:  # no kernel takes two dtypes, which autocast gives to qk norms

@@ -56,6 +56,7 @@ def seconds(model: PreTrainedModel, prompts: torch.LongTensor, new_tokens: int, 
 def measure(name: str, cache: str, dtype: str, prompts: int, length: int, new_tokens: int, repeats: int) -> dict:
     """Medians of one pair in one setting."""
     torch.manual_seed(0)
+    torch.compiler.reset()  # a process compiles a function a few times, and then no more
     pair = build(name, length + new_tokens)
     for model in pair:
         model.eval().to(getattr(torch, dtype))
