@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 from transformers.cache_utils import Cache, EncoderDecoderCache
 
@@ -78,15 +77,11 @@ def _norm(norm: LayerNorm | None) -> Function | None:
 
 
 def _linear(projection: nn.Linear) -> Function:
-    weight, bias = projection.weight, projection.bias
-    if weight.dtype != torch.bfloat16 or bias is not None:
-        return lambda states: F.linear(states, weight, bias)
-
-    def multiply(states: torch.Tensor) -> torch.Tensor:
-        # oneDNN, which takes the product of matrices, has more to prepare than one row is worth
-        return torch.mv(weight, states[0])[None] if len(states) == 1 else F.linear(states, weight)
-
-    return multiply
+    """Of states (B, in), as a product of matrices: `F.linear` would ask first whether it is one."""
+    weight, bias = projection.weight.t(), projection.bias
+    if bias is None:
+        return lambda states: torch.mm(states, weight)
+    return lambda states: torch.addmm(bias, states, weight)
 
 
 def _self_attention(attention: Attention, layer_idx: int) -> Callable:
@@ -215,7 +210,7 @@ class TokenSteps:
         cross_attention: AttentionInputs,
     ) -> torch.Tensor:
         """(B, 1, hidden) -> the same."""
-        states = hidden_states[:, 0]  # a product of matrices has less to ask than one of more dimensions
+        states = hidden_states[:, 0]
         self_cache = cache.self_attention_cache if self.attends_across else cache
         for step in self.steps:
             layer_type = step.layer_type

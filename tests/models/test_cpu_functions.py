@@ -1,12 +1,16 @@
-"""Norms and rotations that have backward passes of their own where a CPU trains, beside torch's operations."""
+"""What is done in another way on a CPU, beside torch's operations: norms, rotations, wide states."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from hf_llm import LLMDecoderConfig
 from hf_llm.models import operators
+from hf_llm.models.feedforward import get_feed_forward
 from hf_llm.models.norms import rms_norm
 from hf_llm.models.positions import apply_rotary
+
+from .tiny import SIZES
 
 
 SIZE = 16
@@ -115,3 +119,22 @@ def test_transforms_and_traces_see_operations():
     tangent = torch.ones_like(states)
     _, slope = torch.func.jvp(lambda states: loss(states, scale), (states,), (tangent,))
     torch.testing.assert_close(slope, (expected * tangent).sum(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("fields", ({}, {"feed_forward": "plain"}), ids=("gated", "plain"))
+def test_many_tokens_are_widened_in_parts(fields):
+    """Whose ends nobody sees: hooks are shown all tokens at once, and gradients go through all at once."""
+    torch.manual_seed(0)
+    mlp = get_feed_forward(LLMDecoderConfig(**SIZES, **fields), 0)
+    states = torch.randn(3, 700, SIZES["hidden_size"])
+    whole = mlp(states)
+    seen = []
+    with torch.no_grad():
+        handle = mlp.up_proj.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
+        torch.testing.assert_close(mlp(states), whole, rtol=1e-5, atol=1e-6)
+        handle.remove()
+        forward = mlp.up_proj.forward
+        mlp.up_proj.forward = lambda states: seen.append(tuple(states.shape)) or forward(states)
+        torch.testing.assert_close(mlp(states), whole, rtol=1e-5, atol=1e-6)
+    width, hidden = SIZES["intermediate_size"], SIZES["hidden_size"]
+    assert seen == [(3, 700, width), (1024, hidden), (1024, hidden), (52, hidden)]
