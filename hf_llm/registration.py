@@ -1,6 +1,5 @@
 """Make transformers know the models: Auto classes, name tables, and the names that `transformers serve` looks up."""
 
-import inspect
 import sys
 
 import transformers
@@ -52,5 +51,3 @@ def register() -> None:
             for namespace in namespaces:
                 setattr(namespace, model_class.__name__, model_class)
             model_class.register_for_auto_class(auto_name)  # so that saving writes the code files
-            # of such classes, `generate` asks it for every token
-            model_class.forward.__signature__ = inspect.signature(model_class.forward)

@@ -17,6 +17,7 @@ from .configuration import POSITION_BIASES, LLMStackConfig
 from .cpu_attention import cpu_attention_forward
 from .norms import get_qk_norm
 from .packing import runs_cpu_attention
+from .plain import written_here
 from .positions import RelativeBias, apply_rotary
 from .precision import cast_once
 
@@ -109,6 +110,7 @@ def eager_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
+@written_here
 class Attention(nn.Module):
     """Multi-head attention (https://arxiv.org/abs/1706.03762) with what the configuration adds to it."""
 

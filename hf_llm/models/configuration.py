@@ -84,13 +84,14 @@ class _Versioned:
     # token that is generated reads a hundred
     __getattribute__ = object.__getattribute__
 
-    @property
-    def per_layer_config(self):
-        """In transformers, fields that differ between layers: refused here, where fields of their own say what may."""
-        return super().per_layer_config
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if cls.attribute_map:
+            cls.__getattribute__ = PreTrainedConfig.__getattribute__
 
-    @per_layer_config.setter
+    @PreTrainedConfig.per_layer_config.setter
     def per_layer_config(self, per_layer_config: dict | None) -> None:
+        """Refuses transformers' fields that differ between layers: fields of their own say what may."""
         if per_layer_config:
             raise ValueError(
                 f"`per_layer_config={per_layer_config}`: layers differ by `layer_types`, `mlp_layer_types`, "

@@ -19,7 +19,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .attention import Attention
 from .base import LLMPreTrainedModel  # experts: see @use_experts_implementation in feedforward.py
 from .configuration import POSITION_BIASES, LLMDecoderConfig
-from .decoding import TakesTokenSteps
+from .decoding import TakesTokenSteps, token_steps
 from .documents import first_tokens, past_length, resolve_documents
 from .heads import (
     LanguageModelHead,
@@ -142,6 +142,9 @@ class LLMDecoderModel(TransformerStack):
                 "`encoder_hidden_states` were passed, but `add_cross_attention=False`: nothing reads them."
             )
         check_source(states, mask, self.config.cross_attention_hidden_size or self.config.hidden_size, batch)
+
+    def token_steps(self):
+        return token_steps(self)
 
     def _new_cache(self) -> Cache:
         cache = DynamicCache(config=self.config)

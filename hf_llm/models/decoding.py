@@ -1,49 +1,38 @@
 """One token at a time: what the layers of a stack do, in a straight line.
 
 Where a few texts are continued on a CPU, the kernels of a layer are so small that the calls of its modules, and the
-questions that these ask of every input anew, take more than half of the time. `make_token_steps` asks once: whether
-the modules of the layers do what their classes say (no hook, adapter, quantised or distributed weight), and nothing
-that is not written here. The steps then call the same kernels with the same numbers, so that what they give is what
-the layers give, to the bit; where the answer is another, there are no steps, and the layers run.
+questions that these ask of every input anew, take more than half of the time. `make_token_steps` asks once, when
+`generate` begins to add tokens (greedily or by sampling; beams keep to the layers): whether the modules of the layers
+are plain (see plain.py) and do nothing that is not written here. The steps then call the same kernels with the same
+numbers, so that what they give is what the layers give, to the bit; where the answer is another, there are no steps,
+and the layers run.
 
 Shapes: B batch, H query heads, K key-value heads, S key length, D head_dim.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.modules.module import _has_any_global_hook
 from transformers.cache_utils import Cache, EncoderDecoderCache
 
 from .attention import Attention
 from .cpu_attention import attend_to_cache
-from .feedforward import FeedForward, GatedFeedForward
+from .feedforward import FEED_FORWARDS, FeedForward, GatedFeedForward
 from .layer import TransformerLayer
 from .masks import AttentionInputs
-from .norms import NORMS, LayerNorm, RMSNorm, cpu_rms_norm, norm_constants
+from .norms import LayerNorm, RMSNorm, cpu_rms_norm, norm_constants
+from .plain import all_plain
 from .positions import rotate_halves
 
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 
-MODULES = {TransformerLayer, Attention, FeedForward, GatedFeedForward, nn.Linear, *NORMS.values()}
-ACTIVATIONS = {"transformers.activations", "torch.nn.modules.activation"}
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-# keywords that ask nothing of layers without experts and of a single query, which sees all that is in the cache
+# keywords that ask nothing of layers without experts, nor of a single query, of which the mask says what it sees
 HARMLESS = {"use_cache", "is_causal", "output_router_logits"}
-
-
-def _is_plain(module: nn.Module) -> bool:
-    """Whether a call of the module is its class's `forward`, on weights that are what they seem."""
-    return (
-        (type(module) in MODULES or type(module).__module__ in ACTIVATIONS)
-        and "forward" not in vars(module)
-        and not any(getattr(module, hooks) for hooks in HOOKS)
-        and all(type(weight) is nn.Parameter and weight.is_cpu for weight in module.parameters(recurse=False))
-    )
 
 
 def _attends_plainly(attention: Attention) -> bool:
@@ -59,21 +48,32 @@ def _attends_plainly(attention: Attention) -> bool:
     )
 
 
+def _drops(layer: TransformerLayer) -> bool:
+    """Whether something is left out by chance, or the cache by a layer that will be computed again."""
+    mlp = layer.mlp
+    return bool(
+        (layer.training and (layer.residual_dropout or layer.gradient_checkpointing)) or (mlp.training and mlp.dropout)
+    )
+
+
 def _has_a_step(layer: TransformerLayer) -> bool:
     """Whether a step does all that the layer does."""
     return (
-        all(map(_is_plain, layer.modules()))
+        type(layer.mlp) in FEED_FORWARDS.values()
+        and all_plain(layer)
         and layer.placement != "parallel"
-        and not (layer.training and (layer.residual_dropout or layer.mlp.dropout))
+        and not _drops(layer)
         and all(_attends_plainly(attention) for attention in (layer.self_attn, layer.cross_attn) if attention)
     )
 
 
 def _norm(norm: LayerNorm | None) -> Function | None:
-    if isinstance(norm, RMSNorm) and norm.weight is not None:
-        factor, floor = norm_constants(norm.scale(), norm.eps)
-        return lambda states: cpu_rms_norm(states, factor, floor)
-    return None if norm is None else norm.forward
+    if norm is None:
+        return None
+    if not isinstance(norm, RMSNorm) or norm.weight is None or norm.weight.dtype == torch.float64:
+        return norm.forward
+    factor, floor = norm_constants(norm.scale(), norm.eps)
+    return lambda states: cpu_rms_norm(states, factor, floor)
 
 
 def _linear(projection: nn.Linear) -> Function:
@@ -224,21 +224,30 @@ class TokenSteps:
 
 def make_token_steps(stack: nn.Module) -> TokenSteps | None:
     """The steps of a `TransformerStack` as it is now, or `None` if its layers do more than steps do."""
-    if _has_any_global_hook() or not all(map(_has_a_step, stack.layers)):
+    if not all(map(_has_a_step, stack.layers)):
         return None
     layers = list(stack.layers)
     return TokenSteps([_Step.make(layers[place], i, *rest) for i, (place, *rest) in enumerate(stack.plan())])
 
 
+# Steps are no part of a model: a copy of it has other weights, and a second thread generates for itself.
+_STEPS: ContextVar[dict[nn.Module, TokenSteps | None] | None] = ContextVar("token_steps", default=None)
+
+
+def token_steps(stack: nn.Module) -> TokenSteps | None:
+    """What stands for the layers of a stack in this thread now."""
+    return (_STEPS.get() or {}).get(stack)
+
+
 class TakesTokenSteps:
-    """For models that generate: the loop of `generate` takes steps, and leaves none."""
+    """For models that generate: while `generate` adds tokens, their decoder takes steps."""
 
     @contextmanager
     def _optimize_model_for_decode(self) -> Iterator[None]:
-        stack = self.get_decoder()
         with super()._optimize_model_for_decode():
-            stack.token_steps = make_token_steps(stack)
+            stack = self.get_decoder()
+            outside = _STEPS.set({**(_STEPS.get() or {}), stack: make_token_steps(stack)})
             try:
                 yield
             finally:
-                stack.token_steps = None
+                _STEPS.reset(outside)

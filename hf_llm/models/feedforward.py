@@ -10,13 +10,15 @@ from transformers.activations import ACT2FN
 from transformers.integrations.moe import use_experts_implementation
 
 from .configuration import LLMStackConfig
-from .operators import works_in_place
+from .operators import is_large
+from .plain import all_plain, written_here
 from .precision import cast_once
 
 
-ROWS = 1024  # tokens at a time that are widened on a CPU
+ROWS = 1024  # tokens at most that are widened at a time on a CPU where no backward pass will come
 
 
+@written_here
 class FeedForward(nn.Module):
     """down(act(up(x)))."""
 
@@ -33,11 +35,14 @@ class FeedForward(nn.Module):
         return self.act_fn(self.up_proj(hidden_states))
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if works_in_place(hidden_states) and not _is_observed(self):
-            # nothing is kept for a backward pass, and wide states of many tokens cost more to make than to fill
-            parts = hidden_states.flatten(0, -2).split(ROWS)
-            return torch.cat([self._run(part) for part in parts]).view_as(hidden_states)
-        return self._run(hidden_states)
+        if torch.is_grad_enabled() or not is_large(hidden_states):
+            return self._run(hidden_states)
+        rows = hidden_states.flatten(0, -2)
+        if len(rows) <= ROWS or not all_plain(self):
+            return self._run(hidden_states)
+        # wide states of many tokens, which nobody keeps, cost more to make than to fill
+        parts = rows.tensor_split(-(-len(rows) // ROWS))
+        return torch.cat([self._run(part) for part in parts]).view_as(hidden_states)
 
     def _run(self, hidden_states: torch.Tensor) -> torch.Tensor:
         activated = self.activate(hidden_states)
@@ -46,6 +51,7 @@ class FeedForward(nn.Module):
         return self.down_proj(activated)
 
 
+@written_here
 class GatedFeedForward(FeedForward):
     """down(act(gate(x)) * up(x)): SwiGLU, GeGLU, ... (https://arxiv.org/abs/2002.05202)."""
 
@@ -58,11 +64,6 @@ class GatedFeedForward(FeedForward):
     def activate(self, hidden_states: torch.Tensor) -> torch.Tensor:
         hidden_states = cast_once(hidden_states)
         return self.gate(self.act_fn, self.gate_proj(hidden_states), self.up_proj(hidden_states))
-
-
-def _is_observed(module: nn.Module) -> bool:
-    """Whether hooks see what goes in and out of a module's parts."""
-    return any(part._forward_hooks or part._forward_pre_hooks for part in module.children())
 
 
 FEED_FORWARDS: dict[str, type[FeedForward]] = {"plain": FeedForward, "gated": GatedFeedForward}

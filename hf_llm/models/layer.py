@@ -16,8 +16,10 @@ from .attention import Attention
 from .configuration import LLMStackConfig
 from .feedforward import get_feed_forward
 from .norms import get_norm
+from .plain import written_here
 
 
+@written_here
 class TransformerLayer(GradientCheckpointingLayer):
     """hidden_states (batch, seq, hidden) -> the same shape. See the module's docstring for the wiring."""
 

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .operators import needs_gradients, runs_plainly_on_cpu
+from .plain import written_here
 
 
 class LayerNorm(nn.Module):
@@ -87,11 +88,10 @@ class _RMSNorm(torch.autograd.Function):
 def rms_norm(states: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Tensor:
     """`F.rms_norm` over the last dimension, in the dtype of `states`; in fewer passes on a CPU. scale: (size,), or
     (heads, size)."""
-    if runs_plainly_on_cpu(states):
-        if not needs_gradients(states, scale):
-            return cpu_rms_norm(states, *norm_constants(scale, eps))
-        if scale.ndim == 1:
+    if scale.ndim == 1 and runs_plainly_on_cpu(states):
+        if needs_gradients(states, scale):
             return _RMSNorm.apply(states, scale, eps)
+        return cpu_rms_norm(states, *norm_constants(scale, eps))
     if scale.dtype != states.dtype:  # no kernel takes two dtypes, which autocast gives to qk norms
         scale = scale.to(states.dtype)
     if scale.ndim > 1:
@@ -146,6 +146,10 @@ NORMS: dict[str, type[LayerNorm]] = {
     "layernorm_non_affine": NonAffineLayerNorm,
     "rmsnorm_non_affine": NonAffineRMSNorm,
 }
+
+
+for _norm in NORMS.values():
+    written_here(_norm)
 
 
 def get_norm(config, size: int | tuple[int, ...] | None = None) -> LayerNorm:

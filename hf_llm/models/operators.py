@@ -43,7 +43,6 @@ def trains_on_cpu(states: torch.Tensor) -> bool:
     return torch.is_grad_enabled() and states.requires_grad and runs_plainly_on_cpu(states)
 
 
-def works_in_place(states: torch.Tensor) -> bool:
-    """Whether operations in place pay: no backward pass will come, and the tensor is large. On a CPU, memory that is
-    new costs more than the arithmetic."""
-    return not torch.is_grad_enabled() and runs_plainly_on_cpu(states) and states.numel() >= LARGE
+def is_large(states: torch.Tensor) -> bool:
+    """Whether a tensor is one that runs plainly on a CPU, and so large that new memory costs more than arithmetic."""
+    return runs_plainly_on_cpu(states) and states.numel() >= LARGE

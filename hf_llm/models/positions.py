@@ -18,7 +18,7 @@ from torch import nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 
 from .inputs import IdEmbedding
-from .operators import trains_on_cpu, works_in_place
+from .operators import is_large, trains_on_cpu
 
 
 class LearnedPositions(IdEmbedding):
@@ -152,7 +152,7 @@ def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interlea
         return torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
     if trains_on_cpu(states):
         return _Turn.apply(states, cos, sin)
-    if works_in_place(states) and states.dtype == cos.dtype == torch.float32:
+    if is_large(states) and states.dtype == cos.dtype == torch.float32:
         return _turn(states, cos, sin)
     return rotate_halves(states, cos, sin)
 

@@ -66,7 +66,6 @@ class TransformerStack(LLMPreTrainedModel):
         self.layers = nn.ModuleList(TransformerLayer(config, i, self.is_causal) for i in range(distinct))
         self.norm = get_norm(config) if config.final_norm else nn.Identity()
         self.gradient_checkpointing = False
-        self.token_steps = None  # while `generate` takes them: see decoding.py
         self.post_init()
 
     @property
@@ -179,7 +178,7 @@ class TransformerStack(LLMPreTrainedModel):
         """All layers and the final norm: (batch, seq, hidden) -> the same, or (batch, seq, embedding_size)."""
         rotations = self._rotations(hidden_states, position_ids)
         cross_attention = cross_attention or AttentionInputs()
-        steps = None if torch.compiler.is_compiling() else self.token_steps
+        steps = None if torch.compiler.is_compiling() else self.token_steps()
         if steps is not None and steps.fit(
             hidden_states, attention, past_key_values, encoder_hidden_states, cross_attention, kwargs
         ):
@@ -205,6 +204,10 @@ class TransformerStack(LLMPreTrainedModel):
                 )
         hidden_states = self.norm(hidden_states)
         return hidden_states if self.output_projection is None else self.output_projection(hidden_states)
+
+    def token_steps(self):
+        """What stands for the layers where single tokens are added, or `None`: see decoding.py."""
+        return None
 
     def plan(self) -> Iterator[tuple[int, str, bool]]:
         """For each layer in turn: which of the distinct layers it is, its type, and whether it rotates."""

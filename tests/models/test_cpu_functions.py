@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from hf_llm import LLMDecoderConfig
@@ -60,10 +61,12 @@ def test_rms_norm_keeps_the_dtype_whoever_asks():
             assert rms_norm(states, scale, 1e-6).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("scales", ((), (64, SIZE)), ids=("a weight", "a weight for each head"))
 @pytest.mark.parametrize("dtype", TOLERANCES)
-def test_norms_are_the_same_to_the_bit_with_gradients_and_without(dtype):
+def test_norms_are_the_same_to_the_bit_with_gradients_and_without(dtype, scales):
     """The log-probabilities of PPO's first epoch are those of its rollouts; and a text's are its own in any batch."""
     states, scale = norm_inputs(dtype, (2, 64, 32, SIZE))
+    scale = scale.expand(scales).clone().requires_grad_() if scales else scale
     trained = rms_norm(states, scale, 1e-6)
     with torch.no_grad():
         assert torch.equal(rms_norm(states, scale, 1e-6), trained)
@@ -103,10 +106,9 @@ def test_rotation_is_that_of_its_operations(dtype, width):
 def test_large_rotations_are_those_of_small_ones():
     cos, sin = rotation(2, 64, SIZE)
     query = torch.randn(2, 32, 64, SIZE)
-    with torch.no_grad():
-        rotated = apply_rotary(query, query, cos, sin)[0]
-        assert operators.works_in_place(query) and not operators.works_in_place(query[:, :8])
-        assert torch.equal(rotated[:, :8], apply_rotary(query[:, :8], query[:, :8], cos, sin)[0])
+    rotated = apply_rotary(query, query, cos, sin)[0]
+    assert operators.is_large(query) and not operators.is_large(query[:, :8])
+    assert torch.equal(rotated[:, :8], apply_rotary(query[:, :8], query[:, :8], cos, sin)[0])
 
 
 def test_transforms_and_traces_see_operations():
@@ -122,19 +124,33 @@ def test_transforms_and_traces_see_operations():
 
 
 @pytest.mark.parametrize("fields", ({}, {"feed_forward": "plain"}), ids=("gated", "plain"))
-def test_many_tokens_are_widened_in_parts(fields):
-    """Whose ends nobody sees: hooks are shown all tokens at once, and gradients go through all at once."""
+def test_many_tokens_are_widened_in_parts(fields, monkeypatch):
+    """Where no backward pass will come, and nobody looks at whole states."""
     torch.manual_seed(0)
     mlp = get_feed_forward(LLMDecoderConfig(**SIZES, **fields), 0)
     states = torch.randn(3, 700, SIZES["hidden_size"])
+    parts, run = [], type(mlp)._run
+    monkeypatch.setattr(type(mlp), "_run", lambda self, states: parts.append(tuple(states.shape)) or run(self, states))
     whole = mlp(states)
-    seen = []
     with torch.no_grad():
-        handle = mlp.up_proj.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
         torch.testing.assert_close(mlp(states), whole, rtol=1e-5, atol=1e-6)
+        handle = mlp.up_proj.register_forward_hook(lambda module, inputs, output: None)
+        mlp(states)
         handle.remove()
-        forward = mlp.up_proj.forward
-        mlp.up_proj.forward = lambda states: seen.append(tuple(states.shape)) or forward(states)
-        torch.testing.assert_close(mlp(states), whole, rtol=1e-5, atol=1e-6)
-    width, hidden = SIZES["intermediate_size"], SIZES["hidden_size"]
-    assert seen == [(3, 700, width), (1024, hidden), (1024, hidden), (52, hidden)]
+        handle = nn.modules.module.register_module_forward_hook(lambda module, inputs, output: None)
+        mlp(states)
+        handle.remove()
+        mlp.down_proj.forward = mlp.down_proj.forward
+        mlp(states)
+    assert parts == [states.shape] + 3 * [(700, SIZES["hidden_size"])] + 3 * [states.shape]
+
+
+def test_modules_that_look_at_all_tokens_are_shown_all():
+    """Dynamic quantisation scales by the largest of a call."""
+    torch.manual_seed(0)
+    mlp = get_feed_forward(LLMDecoderConfig(**SIZES), 0)
+    quantised = torch.ao.quantization.quantize_dynamic(mlp, {nn.Linear}, dtype=torch.qint8)
+    states = torch.randn(3, 700, SIZES["hidden_size"])
+    states[0] *= 100
+    with torch.no_grad():
+        assert torch.equal(quantised(states), quantised._run(states))

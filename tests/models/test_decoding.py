@@ -1,6 +1,8 @@
 """The steps that `generate` takes for single tokens, beside the layers that they stand for."""
 
 import contextlib
+import copy
+import threading
 
 import pytest
 import torch
@@ -8,11 +10,16 @@ from torch import nn
 from transformers import DynamicCache, EncoderDecoderCache
 
 from hf_llm.models import decoding
+from hf_llm.models.attention import Attention
+from hf_llm.models.feedforward import FeedForward
+from hf_llm.models.layer import TransformerLayer
+from hf_llm.models.norms import RMSNorm
 
 from .generating import NEW, PROMPT, VARIANTS, generate, prompts, tiny_model
 from .tiny import EXPERTS, VOCABULARY
 
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 CACHES = {"dynamic": {}, "static": {"cache_implementation": "static", "disable_compile": True}}
 TAKEN = {
     "default": {},
@@ -73,7 +80,7 @@ def assert_equal(actual, expected):
         assert torch.equal(mine, theirs)
 
 
-@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("cache", CACHES)
 @pytest.mark.parametrize("batch", (1, 3))
 @pytest.mark.parametrize("fields", TAKEN.values(), ids=TAKEN)
@@ -101,10 +108,6 @@ def test_layers_that_do_more_have_no_steps(stack, fields, taken):
 def test_other_backends_have_no_steps(backend, taken):
     generate(tiny_model("decoder", backend), prompts())
     assert not taken
-
-
-class _Weight(torch.Tensor):
-    """As quantised and distributed weights are."""
 
 
 def hook(model):
@@ -151,23 +154,94 @@ def test_what_is_done_to_a_module_is_done_to_tokens(stack, change, taken):
     assert len(taken) == NEW - 1
 
 
-def test_weights_of_another_class_have_no_steps(taken):
+class _Weight(torch.Tensor):
+    """As quantised and distributed weights are."""
+
+
+@pytest.mark.parametrize("wrap", (nn.Parameter, lambda weight: weight), ids=("a parameter", "an attribute"))
+def test_weights_of_another_class_have_no_steps(wrap, taken):
     model = tiny_model("decoder")
     linear = model.model.layers[0].mlp.up_proj
+    weight = linear.weight.detach().as_subclass(_Weight)
     del linear.weight
-    linear.weight = torch.randn(linear.out_features, linear.in_features).as_subclass(_Weight)
-    linear.register_parameter("other", nn.Parameter(torch.randn(1).as_subclass(_Weight)))
+    linear.weight = wrap(weight)
     generate(model, prompts())
     assert not taken
 
 
-def test_dropout_has_no_steps(taken):
+@pytest.mark.parametrize("cls", (Attention, FeedForward, RMSNorm, TransformerLayer, nn.Linear))
+def test_classes_that_others_have_patched_are_called(cls, taken, monkeypatch):
+    """As kernels and tools that look at attention do."""
+    calls, forward = [], cls.forward
+    monkeypatch.setattr(
+        cls, "forward", lambda self, *args, **kwargs: calls.append(1) or forward(self, *args, **kwargs)
+    )
+    model = tiny_model("decoder", feed_forward="plain")
+    generate(model, prompts())
+    assert not taken and len(calls) >= NEW * model.config.num_hidden_layers
+
+
+def test_layers_that_are_compiled_are_called(taken):
+    model = tiny_model("decoder")
+    model.model.layers[1].compile(backend="eager")
+    generate(model, prompts())
+    assert not taken
+
+
+@pytest.mark.parametrize("part", ("model.layers.1", "model.layers.1.mlp", "model.layers.1.self_attn"))
+def test_dropout_has_no_steps(part, taken):
     """`generate` runs a model in training mode as it is."""
-    model = tiny_model("decoder", residual_dropout=0.5).train()
+    dropout = dict.fromkeys(("residual_dropout", "activation_dropout", "attention_dropout"), 0.5)
+    model = tiny_model("decoder", **dropout)
+    model.get_submodule(part).training = True
     generate(model, prompts())
     assert not taken
     generate(model.eval(), prompts())
     assert taken
+
+
+def test_layers_that_are_computed_again_have_no_steps(taken):
+    """They drop the cache."""
+    model = tiny_model("decoder").train()
+    model.gradient_checkpointing_enable()
+    generate(model, prompts())
+    assert not taken
+
+
+def one_by_one(model, cache, length: int = 1, **inputs) -> list[torch.Tensor]:
+    """Logits of the prompts' tokens, `length` at a time."""
+    pieces = prompts()["input_ids"].split(length, dim=1)
+    return [model(piece, past_key_values=cache, use_cache=True, **inputs).logits for piece in pieces]
+
+
+@pytest.mark.parametrize(
+    ("context", "inputs"),
+    [
+        (torch.no_grad, {"length": 3}),
+        (torch.enable_grad, {}),
+        (lambda: torch.autocast("cpu", torch.bfloat16), {}),
+        (torch.no_grad, {"anything": True}),
+    ],
+    ids=("several tokens", "gradients", "autocast", "an unknown keyword"),
+)
+def test_inputs_that_ask_more_have_no_steps(context, inputs, taken):
+    model = tiny_model("decoder")
+    with torch.no_grad(), context():
+        expected = one_by_one(model, DynamicCache(), **inputs)
+        with model._optimize_model_for_decode():
+            assert_equal(one_by_one(model, DynamicCache(), **inputs), expected)
+    assert not taken
+
+
+@pytest.mark.parametrize("context", (torch.no_grad, torch.inference_mode))
+def test_tokens_that_are_given_one_by_one(context, taken):
+    model = tiny_model("decoder")
+    with context():
+        expected = one_by_one(model, DynamicCache())
+        assert not taken
+        with model._optimize_model_for_decode():
+            assert_equal(one_by_one(model, DynamicCache()), expected)
+    assert len(taken) == PROMPT
 
 
 @pytest.mark.parametrize("make_cache", (DynamicCache, lambda: EncoderDecoderCache(DynamicCache(), DynamicCache())))
@@ -175,17 +249,11 @@ def test_a_decoder_reads_states_that_are_given(make_cache, taken):
     """Keys of the source are cached, or made for every token, as the cache has a place for them or not."""
     model = tiny_model("decoder", add_cross_attention=True)
     source = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
-    results = []
-    for steps in (decoding.make_token_steps(model.model), None):
-        model.model.token_steps = steps
-        cache, logits = make_cache(), []
-        with torch.no_grad():
-            for token in prompts()["input_ids"].split(1, dim=1):
-                inputs = {"past_key_values": cache, "encoder_hidden_states": source, "use_cache": True}
-                logits.append(model(token, **inputs).logits)
-        results.append(logits)
+    with torch.no_grad():
+        expected = one_by_one(model, make_cache(), encoder_hidden_states=source)
+        with model._optimize_model_for_decode():
+            assert_equal(one_by_one(model, make_cache(), encoder_hidden_states=source), expected)
     assert len(taken) == (0 if make_cache is DynamicCache else PROMPT - 1)
-    assert_equal(*results)
 
 
 @stacks
@@ -199,29 +267,68 @@ def test_hidden_states_are_recorded(stack, taken):
     assert not taken
 
 
+def during(model, act, **kwargs):
+    """`generate`, with `act()` called before every token."""
+
+    def process(tokens, scores):
+        act()
+        return scores
+
+    return generate(model, prompts(), logits_processor=[process], **kwargs)
+
+
 @stacks
 def test_no_steps_are_left(stack):
-    """Neither after the last token, nor where a token is the wrong one; a forward pass by hand takes none."""
-    model = tiny_model(stack)
-    generate(model, prompts())
-    assert model.get_decoder().token_steps is None
+    """Neither after the last token, nor after a mistake."""
+    model, seen = tiny_model(stack), []
+    during(model, lambda: seen.append(model.get_decoder().token_steps()))
+    assert len(seen) == NEW and all(steps is not None for steps in seen)
+    assert model.get_decoder().token_steps() is None
 
-    def fail(tokens, scores):
-        assert model.get_decoder().token_steps is not None
+    def fail():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        generate(model, prompts(), logits_processor=[fail])
-    assert model.get_decoder().token_steps is None
+        during(model, fail)
+    assert model.get_decoder().token_steps() is None
 
 
-def test_weights_may_change_between_texts():
+def test_texts_within_texts(taken):
+    """Of the same model, and by another thread, where no steps of this one are."""
+    model, seen = tiny_model("decoder"), []
+    expected = generate(model, prompts())
+    del taken[:]
+    mine = during(model, lambda: generate(model, prompts()))
+    assert_equal(mine, expected)
+    assert len(taken) == (NEW + 1) * (NEW - 1)
+
+    def look():
+        thread = threading.Thread(target=lambda: seen.append(model.model.token_steps()))
+        thread.start()
+        thread.join()
+
+    during(model, look)
+    assert seen == [None] * NEW
+
+
+def test_a_copy_has_its_own_weights(taken):
+    model, copies = tiny_model("decoder"), []
+    during(model, lambda: copies.append(copy.deepcopy(model)))
+    with torch.no_grad():
+        for each in (model, copies[-1]):
+            for parameter in each.parameters():
+                parameter.mul_(0.5)
+    assert_equal(generate(copies[-1], prompts()), generate(model, prompts()))
+
+
+def test_weights_may_change_between_texts(taken):
     model = tiny_model("decoder")
-    generate(model, prompts())
+    before = generate(model, prompts())
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(0.5)
     mine = generate(model, prompts())
+    assert len(taken) == 2 * (NEW - 1) and not torch.equal(mine[1], before[1])
     with layers_alone():
         assert_equal(mine, generate(model, prompts()))
 

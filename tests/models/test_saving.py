@@ -295,3 +295,13 @@ def test_checkpoints_open_from_the_hub(checkpoints, tmp_path):
     finally:
         server.shutdown()
     assert len(lines) == sum(len(auto_map(stack)) - 1 for stack in STACKS)
+
+
+def test_a_subclass_may_give_fields_other_names():
+    class Renamed(hf_llm.LLMDecoderConfig):
+        attribute_map = {"n_embd": "hidden_size"}
+
+    config = Renamed(hidden_size=32, num_attention_heads=4)
+    assert config.n_embd == config.hidden_size == 32
+    config.n_embd = 64
+    assert config.hidden_size == 64
