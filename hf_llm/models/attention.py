@@ -138,7 +138,7 @@ class Attention(nn.Module):
         self.has_sinks = config.attention_sinks
         if self.has_sinks:  # otherwise absent: paged attention looks whether the attribute exists
             self.sinks = nn.Parameter(torch.empty(config.num_attention_heads))
-        # read in every step of generation, where a look-up in a configuration costs as much as a small kernel
+        # read for every token that is generated
         self.norms_heads, self.clip = config.qk_norm != "full", config.clip_qkv
         self.rope_interleaved, self.softcap = config.rope_interleaved, config.attn_logit_softcapping
         self.scales_by_layer = config.scale_attention_by_inverse_layer_idx
@@ -211,7 +211,7 @@ class Attention(nn.Module):
         dropout = self.config.attention_dropout if self.training else 0.0
         if dropout and not torch.compiler.is_compiling():
             check_backend(self.config, self.config._attn_implementation, training=True)
-        backend = self.config._attn_implementation  # looked up once: a configuration is slow to read
+        backend = self.config._attn_implementation
         attend = cpu_attention_forward
         if not runs_cpu_attention(backend, query):
             attend = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_attention_forward)

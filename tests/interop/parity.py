@@ -35,13 +35,16 @@ def native_model(family: str, head: str = "auto", seed: int = 0, attention: str 
 
 @torch.no_grad()
 def redraw(model, seed: int = 0, tie: bool = True) -> None:
-    """New values for every parameter and persistent floating-point buffer: norms around 1, the rest around 0."""
+    """New values for every parameter and persistent floating-point buffer: norms around 1, the rest around 0. T5's
+    queries, whose products with keys nothing scales, are small as T5 draws them: float32 would be none too exact for
+    either side."""
     generator = torch.Generator().manual_seed(seed)
     computed = FAMILIES[model.config.model_type].derived
     for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
         if tensor.is_floating_point() and not any(re.search(pattern, name) for pattern in computed):
             around = 1.0 if re.search(r"(norm|\bln_).*weight$", name.lower()) else 0.0
-            tensor.copy_(around + 0.25 * torch.randn(tensor.shape, generator=generator))
+            std = 0.25 * (model.config.d_kv**-0.5 if name.endswith("Attention.q.weight") else 1.0)
+            tensor.copy_(around + std * torch.randn(tensor.shape, generator=generator))
     if tie:
         model.tie_weights()
 
