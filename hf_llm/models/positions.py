@@ -90,21 +90,27 @@ class RotaryEmbedding(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, position_ids: torch.LongTensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`position_ids` (batch, seq) -> cos, sin (batch, 1, seq, rotary_dim) in the dtype of `hidden_states`, as
-        `apply_rotary` takes them: for all heads and layers, the first half of sin negative."""
-        angles = position_ids[:, None, :, None].float() * self.inv_freq.to(hidden_states.device)
+        """`position_ids` (batch, seq) -> cos, sin (batch, seq, rotary_dim) in the dtype of `hidden_states`."""
+        angles = position_ids[..., None].float() * self.inv_freq.to(hidden_states.device)
         cos, sin = angles.cos(), angles.sin()
         if self.attention_scaling != 1.0:
             cos, sin = cos * self.attention_scaling, sin * self.attention_scaling
         cos, sin = cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)
-        return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+        return torch.cat((cos, cos), dim=-1), torch.cat((sin, sin), dim=-1)
+
+
+def for_heads(cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos and sin (batch, seq, rotary_dim) as `apply_rotary` takes them, once for all layers: (batch, 1, seq,
+    rotary_dim), the first half of sin negative."""
+    half = sin[:, None, :, sin.shape[-1] // 2 :]
+    return cos[:, None], torch.cat((-half, half), dim=-1)
 
 
 def apply_rotary(
     query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rotate the first `cos.shape[-1]` dimensions of query and key (batch, heads, seq, head_dim). cos, sin: those
-    of `RotaryEmbedding`.
+    of `for_heads`.
 
     Halves (dimension i with i + d/2) or, `interleaved`, neighbours (2i with 2i + 1).
     """
@@ -122,7 +128,7 @@ def _turn(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.T
 class _Turn(torch.autograd.Function):
     """Halves rotated in float32, and turned back in the backward pass, in fewer passes over memory than the
     operations and their own backward passes take. Both halves of cos are the same, and those of sin but for the
-    sign, as `RotaryEmbedding` makes them."""
+    sign, as `for_heads` makes them."""
 
     @staticmethod
     def forward(ctx, states, cos, sin):

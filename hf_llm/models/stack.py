@@ -16,7 +16,7 @@ from .layer import TransformerLayer
 from .masks import AttentionInputs
 from .norms import get_norm
 from .packing import is_flash, real_documents, takes_lengths
-from .positions import POSITIONS, RotaryEmbedding
+from .positions import POSITIONS, RotaryEmbedding, for_heads
 
 
 class TokenEmbedding(IdEmbedding):
@@ -220,8 +220,8 @@ class TransformerStack(LLMPreTrainedModel):
         if self.rotary_emb is None:
             return {}
         if isinstance(self.rotary_emb, nn.ModuleDict):
-            return {name: rotary(hidden_states, position_ids) for name, rotary in self.rotary_emb.items()}
-        rotation = self.rotary_emb(hidden_states, position_ids)
+            return {name: for_heads(*rotary(hidden_states, position_ids)) for name, rotary in self.rotary_emb.items()}
+        rotation = for_heads(*self.rotary_emb(hidden_states, position_ids))
         return dict.fromkeys(self.config.layer_types, rotation)
 
 

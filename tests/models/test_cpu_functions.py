@@ -9,7 +9,7 @@ from hf_llm import LLMDecoderConfig
 from hf_llm.models import operators
 from hf_llm.models.feedforward import get_feed_forward
 from hf_llm.models.norms import rms_norm
-from hf_llm.models.positions import apply_rotary
+from hf_llm.models.positions import apply_rotary, for_heads
 
 from .tiny import SIZES
 
@@ -25,10 +25,9 @@ def norm_inputs(dtype, shape=(2, 5, 3, SIZE)) -> list[torch.Tensor]:
 
 
 def rotation(batch: int, length: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin as `RotaryEmbedding` gives them, of random angles."""
-    angles = torch.randn(batch, 1, length, width // 2, generator=torch.Generator().manual_seed(2))
-    cos, sin = angles.cos(), angles.sin()
-    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+    """cos and sin as `apply_rotary` takes them, of random angles."""
+    angles = torch.randn(batch, length, width // 2, generator=torch.Generator().manual_seed(2)).repeat(1, 1, 2)
+    return for_heads(angles.cos(), angles.sin())
 
 
 def differentiated(function, inputs) -> list[torch.Tensor]:
