@@ -193,7 +193,7 @@ class TokenSteps:
             hidden_states.shape[1] == 1
             and cache is not None
             and (encoder_hidden_states is not None) == isinstance(cache, EncoderDecoderCache) == self.attends_across
-            and (not self.attends_across or (cache.is_updated and all(cache.is_updated.values())))
+            and (not self.attends_across or set(cache.is_updated.values()) == {True})  # all of the source is there
             and not cross_attention.keywords
             and not any(inputs.keywords or inputs.bias is not None for inputs in attention.values())
             and keywords.keys() <= HARMLESS
