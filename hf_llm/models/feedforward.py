@@ -11,7 +11,7 @@ from transformers.integrations.moe import use_experts_implementation
 
 from .configuration import LLMStackConfig
 from .operators import is_large
-from .plain import all_plain, written_here
+from .plain import all_plain_on_cpu, written_here
 from .precision import cast_once
 
 
@@ -38,7 +38,7 @@ class FeedForward(nn.Module):
         if torch.is_grad_enabled() or not is_large(hidden_states):
             return self._run(hidden_states)
         rows = hidden_states.flatten(0, -2)
-        if len(rows) <= ROWS or not all_plain(self):
+        if len(rows) <= ROWS or not all_plain_on_cpu(self):
             return self._run(hidden_states)
         # wide states of many tokens, which nobody keeps, cost more to make than to fill
         parts = rows.tensor_split(-(-len(rows) // ROWS))

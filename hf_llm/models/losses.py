@@ -16,6 +16,7 @@ from transformers.utils import is_torchdynamo_compiling
 from .checks import check_choice
 from .inputs import check_classes
 from .operators import cpu_operator
+from .plain import is_plain
 from .precision import cast_once
 
 
@@ -214,16 +215,9 @@ def _scale_gradients(ctx, grad_output, *_):
 _compiled_cross_entropy.register_autograd(_scale_gradients, setup_context=_save_gradients)
 
 
-def _is_plain(head: nn.Module) -> bool:
-    """Whether reading `head.weight` gives what calling `head` computes: no adapter, shard, hook or offload."""
-    return (
-        type(head) is nn.Linear
-        and type(head.weight) in (nn.Parameter, torch.Tensor)
-        and head.weight.numel() == head.in_features * head.out_features
-        and not (head._forward_hooks or head._forward_pre_hooks or head._backward_hooks)
-        and not hasattr(head, "_hf_hook")
-        and "forward" not in vars(head)
-    )
+def _is_readable(head: nn.Module) -> bool:
+    """Whether reading `head.weight` gives what calling `head` computes; ZeRO-3 leaves no weight to read."""
+    return type(head) is nn.Linear and is_plain(head) and head.weight.numel() == head.in_features * head.out_features
 
 
 def linear_cross_entropy(
@@ -249,14 +243,14 @@ def linear_cross_entropy(
     or the sum divided by `num_items_in_batch`; 0 where there is no target. It has no second derivatives.
     """
     hidden, labels = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1).to(hidden.device)
-    if _is_plain(head):
+    if _is_readable(head):
         check_classes(labels, head.out_features, ignore_index)
     count = (labels != ignore_index).sum()
     hidden, labels = select_targets(hidden, labels, ignore_index)
     # cast once for all chunks, and a compiled operator sees no autocast
     hidden = cast_once(hidden if transform is None else transform(hidden))
     options = (logit_scale, softcap, label_smoothing, z_loss, ignore_index)
-    if not _is_plain(head):
+    if not _is_readable(head):
         total = _called_cross_entropy(hidden, head, labels, *options)
     else:
         parts = (hidden, head.weight, head.bias)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
@@ -17,24 +18,25 @@ def written_here(cls: type[nn.Module]) -> type[nn.Module]:
     return cls
 
 
-def _is_plain_weight(weight) -> bool:
-    """Whether it is no quantised or distributed one."""
-    return weight is None or (type(weight) is nn.Parameter and weight.is_cpu)
+def _weights(module: nn.Module) -> list[torch.Tensor]:
+    weights = (getattr(module, name, None) for name in ("weight", "bias"))
+    return [weight for weight in weights if weight is not None]
 
 
-def _is_plain(module: nn.Module) -> bool:
+def is_plain(module: nn.Module) -> bool:
+    """Whether calling the module is what its class of this package (or `nn.Linear`, or an activation) says, on weights
+    that are no quantised or distributed ones: no hook, adapter, offload or replaced method."""
     cls = type(module)
     return (
         (FORWARDS.get(cls) is cls.forward or cls.__module__ in ACTIVATIONS)
         and "forward" not in vars(module)
         and module._compiled_call_impl is None
         and not any(getattr(module, hooks) for hooks in HOOKS)
-        and _is_plain_weight(getattr(module, "weight", None))
-        and _is_plain_weight(getattr(module, "bias", None))
+        and all(type(weight) in (nn.Parameter, torch.Tensor) for weight in _weights(module))
     )
 
 
-def all_plain(module: nn.Module) -> bool:
-    """Whether a module and all its parts are of the classes of this package, of `nn.Linear` or activations, on a CPU,
-    without hooks, replaced methods, or weights of another kind (adapters, quantisation, offloading, sharding)."""
-    return not _has_any_global_hook() and all(map(_is_plain, module.modules()))
+def all_plain_on_cpu(module: nn.Module) -> bool:
+    """Whether a module and all its parts are plain, on a CPU, and looked at by no hook on every module there is."""
+    plain = (is_plain(part) and all(weight.is_cpu for weight in _weights(part)) for part in module.modules())
+    return not _has_any_global_hook() and all(plain)
