@@ -135,13 +135,8 @@ class Attention(nn.Module):
         self.o_proj.writes_residual = True
         self.q_norm = get_qk_norm(config, config.num_attention_heads)
         self.k_norm = get_qk_norm(config, config.num_key_value_heads)
-        self.has_sinks = config.attention_sinks
-        if self.has_sinks:  # otherwise absent: paged attention looks whether the attribute exists
+        if config.attention_sinks:  # otherwise absent: paged attention looks whether the attribute exists
             self.sinks = nn.Parameter(torch.empty(config.num_attention_heads))
-        # read for every token that is generated
-        self.norms_heads, self.clip = config.qk_norm != "full", config.clip_qkv
-        self.rope_interleaved, self.softcap = config.rope_interleaved, config.attn_logit_softcapping
-        self.scales_by_layer = config.scale_attention_by_inverse_layer_idx
         self.position_bias = None
         if config.relative_attention_bias_per_layer and not is_cross_attention:
             self.position_bias = RelativeBias(config, bidirectional=not is_causal)
@@ -149,14 +144,14 @@ class Attention(nn.Module):
     def _project(self, projection: nn.Linear, norm: nn.Module | None, states: torch.Tensor) -> torch.Tensor:
         """(B, T, width) -> (B, heads, T, D), normalised and clipped as configured."""
         states = projection(states)
-        if norm is not None and not self.norms_heads:
+        if norm is not None and self.config.qk_norm == "full":
             states, norm = norm(states), None
         batch, length, _ = states.shape
         states = states.view(batch, length, -1, self.head_dim)
         if norm is not None:
             states = norm(states)
-        if self.clip is not None:
-            states = states.clamp(-self.clip, self.clip)
+        if (clip := self.config.clip_qkv) is not None:
+            states = states.clamp(-clip, clip)
         return states.transpose(1, 2)
 
     def forward(
@@ -190,7 +185,7 @@ class Attention(nn.Module):
             key = self._project(self.k_proj, self.k_norm, hidden_states)
             value = self._project(self.v_proj, None, hidden_states)
             if position_embeddings is not None:
-                query, key = apply_rotary(query, key, *position_embeddings, self.rope_interleaved)
+                query, key = apply_rotary(query, key, *position_embeddings, self.config.rope_interleaved)
             if past_key_values is not None:
                 key, value = past_key_values.update(key, value, layer_idx)
             is_causal = self.is_causal if is_causal is None else is_causal
@@ -198,7 +193,7 @@ class Attention(nn.Module):
         if self.position_bias is not None:
             position_bias = self.position_bias(distance).to(query.dtype).expand(len(query), -1, -1, -1)
         scaling = self.scaling
-        if self.scales_by_layer:
+        if self.config.scale_attention_by_inverse_layer_idx:
             scaling = scaling / (layer_idx + 1)
 
         if sliding_window is not None and not is_causal:
@@ -224,9 +219,9 @@ class Attention(nn.Module):
             dropout=dropout,
             scaling=scaling,
             sliding_window=sliding_window,
-            softcap=self.softcap,
+            softcap=self.config.attn_logit_softcapping,
             position_bias=position_bias,
-            s_aux=self.sinks if self.has_sinks else None,
+            s_aux=self.sinks if self.config.attention_sinks else None,
             is_causal=is_causal,
             **kwargs,
         )

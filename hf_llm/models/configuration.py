@@ -77,8 +77,9 @@ def _tile(field: str, pattern: str, letters: dict[str, str], length: int) -> lis
     return [letters[pattern[i % len(pattern)]] for i in range(length)]
 
 
-class _Versioned:
-    """Configurations that say, when they are saved, which code opens them."""
+class _Common:
+    """What all configurations share: fields are read as they are, are the same for all layers, and are saved with the
+    code that opens them."""
 
     # transformers' own looks every field up in tables of other names and of values by layer, which these have not; a
     # token that is generated reads a hundred
@@ -117,7 +118,7 @@ class _Versioned:
 
 
 @strict_configuration
-class LLMStackConfig(StackChecks, _Versioned, PreTrainedConfig):
+class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
     r"""
     One stack of transformer layers. Not used by itself: see [`LLMDecoderConfig`] and [`LLMEncoderConfig`].
 
@@ -580,7 +581,7 @@ def _half(half: str, **fields) -> LLMStackConfig:
 
 
 @strict_configuration
-class LLMEncoderDecoderConfig(_Versioned, PreTrainedConfig):
+class LLMEncoderDecoderConfig(_Common, PreTrainedConfig):
     r"""
     An encoder and a decoder with cross-attention (T5- and BART-like).
 

@@ -310,8 +310,7 @@ def cpu_attention_forward(
     segment_lengths: numbers of queries and of keys of the segments of a row; none sees another, and queries without
     keys get zeros. sliding_window: see `make_blocks`; without segments, windows are in the mask.
     """
-    if torch.is_autocast_enabled("cpu"):  # norms and rotations give float32
-        query, key, value = cast_once(query), cast_once(key), cast_once(value)
+    query, key, value = (cast_once(states) for states in (query, key, value))
     trains = torch.is_grad_enabled() and query.dtype == torch.bfloat16 and query.requires_grad and not dropout
     if segment_lengths is None:
         plain = attention_mask is None and kwargs.get("position_bias") is None

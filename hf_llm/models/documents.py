@@ -123,8 +123,6 @@ def default_positions(
     if config.position_ids_source == "input_ids" and input_ids is not None:
         real = (input_ids != config.pad_token_id).long()
         return ((real.cumsum(-1) + past) * real - 1).clamp(min=-config.position_offset)
-    if isinstance(past, int):
-        return torch.arange(past, past + length, device=device)[None]
     return (torch.arange(length, device=device) + past)[None]
 
 

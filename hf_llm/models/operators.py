@@ -40,7 +40,7 @@ def needs_gradients(*tensors: torch.Tensor) -> bool:
 
 def trains_on_cpu(states: torch.Tensor) -> bool:
     """Whether a backward pass will come by which a Python autograd function pays."""
-    return torch.is_grad_enabled() and states.requires_grad and runs_plainly_on_cpu(states)
+    return needs_gradients(states) and runs_plainly_on_cpu(states)
 
 
 def is_large(states: torch.Tensor) -> bool:
