@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .compat import update_paged_cache
 from .configuration import POSITION_BIASES, LLMStackConfig
 from .cpu_attention import cpu_attention_forward
 from .norms import get_qk_norm
@@ -188,6 +189,8 @@ class Attention(nn.Module):
                 query, key = apply_rotary(query, key, *position_embeddings, self.config.rope_interleaved)
             if past_key_values is not None:
                 key, value = past_key_values.update(key, value, layer_idx)
+            elif "cache" in kwargs:
+                key, value = update_paged_cache(key, value, layer_idx, kwargs)
             is_causal = self.is_causal if is_causal is None else is_causal
 
         if self.position_bias is not None:

@@ -8,6 +8,7 @@ from transformers.utils.output_capturing import OutputRecorder
 
 from .adapters import register_adapter_targets
 from .attention import Attention, check_backend
+from .compat import CACHE_NAMES
 from .configuration import LLMStackConfig
 from .feedforward import Router, _Experts
 from .layer import TransformerLayer
@@ -24,7 +25,7 @@ class LLMPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["TransformerLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = CACHE_NAMES
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -46,7 +47,7 @@ class LLMPreTrainedModel(PreTrainedModel):
         The backend to use. Unasked, sdpa if it honours the configuration, eager otherwise; an explicit choice that
         cannot be honoured (softcap with sdpa, ALiBi with flash attention, ...) raises ValueError.
         """
-        stack = isinstance(self.config, LLMStackConfig)
+        stack = self.config.is_stack
         if requested_attention is None and stack:
             try:
                 check_backend(self.config, "sdpa")
@@ -60,7 +61,7 @@ class LLMPreTrainedModel(PreTrainedModel):
     def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args, **kwargs) -> str:
         """Kernels of the Hub do not pass through `get_correct_attn_implementation`: they are checked here."""
         chosen = super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
-        if isinstance(self.config, LLMStackConfig):
+        if self.config.is_stack:
             check_backend(self.config, chosen)
         return chosen
 
@@ -97,7 +98,7 @@ class LLMPreTrainedModel(PreTrainedModel):
         weights = [
             stack.router_aux_loss_coef or stack.router_z_loss_coef
             for stack in stacks
-            if isinstance(stack, LLMStackConfig) and stack.is_moe
+            if stack.is_stack and stack.is_moe
         ]
         if any(weights) and (activation_checkpointing_kwargs or {}).get("use_reentrant"):
             raise ValueError(
@@ -124,7 +125,7 @@ class LLMPreTrainedModel(PreTrainedModel):
         (section 2.3) is the source of the depth scaling.
         """
         config = getattr(module, "config", None)
-        config = config if isinstance(config, LLMStackConfig) else self.config
+        config = config if getattr(config, "is_stack", False) else self.config
         std = config.initializer_range
         if isinstance(module, nn.Linear):
             _init_matrix(module.weight, std, config, getattr(module, "writes_residual", False))

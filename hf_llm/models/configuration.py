@@ -9,6 +9,8 @@ configuration is made and are never changed afterwards.
 import dataclasses
 from typing import Any, ClassVar
 
+from .compat import CACHE_NAMES  # before transformers' own names: it refuses versions that lack them  # isort: split
+
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
@@ -81,6 +83,10 @@ class _Common:
     """What all configurations share: fields are read as they are, are the same for all layers, and are saved with the
     code that opens them."""
 
+    # The class that `AutoConfig` returns is not the one that the files of a local checkpoint import: transformers loads
+    # each file with modules of its own. Ask this, not `isinstance`.
+    is_stack: ClassVar[bool] = False  # one stack, whose fields are the architecture
+
     # transformers' own looks every field up in tables of other names and of values by layer, which these have not; a
     # token that is generated reads a hundred
     __getattribute__ = object.__getattribute__
@@ -90,7 +96,12 @@ class _Common:
         if cls.attribute_map:
             cls.__getattribute__ = PreTrainedConfig.__getattribute__
 
-    @PreTrainedConfig.per_layer_config.setter
+    @property
+    def per_layer_config(self):
+        """The configuration of each layer, as in transformers."""
+        return super().per_layer_config
+
+    @per_layer_config.setter
     def per_layer_config(self, per_layer_config: dict | None) -> None:
         """Refuses transformers' fields that differ between layers: fields of their own say what may."""
         if per_layer_config:
@@ -217,7 +228,8 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
         classifier_dropout, classifier_bias: before the last linear layer of a task head; whether that has a bias.
     """
 
-    keys_to_ignore_at_inference: ClassVar = ["past_key_values"]
+    keys_to_ignore_at_inference: ClassVar = CACHE_NAMES
+    is_stack: ClassVar[bool] = True
     is_bidirectional: ClassVar[bool] = False
 
     # Size
@@ -406,7 +418,17 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
     # -- parallelism ---------------------------------------------------------------------------------------------
     @property
     def base_model_tp_plan(self) -> dict[str, str]:
-        """Tensor-parallel plan. Attention stays whole where a per-head parameter lives outside the projections."""
+        """Tensor-parallel plan, and what has been added to it."""
+        return {**self._own_tp_plan(), **self.__dict__.get("base_model_tp_plan", {})}
+
+    @base_model_tp_plan.setter
+    def base_model_tp_plan(self, plan: dict[str, str]) -> None:
+        """Keeps the additions: transformers adds a row for tied embeddings here until 5.20."""
+        own = self._own_tp_plan()
+        self.__dict__["base_model_tp_plan"] = {name: style for name, style in plan.items() if own.get(name) != style}
+
+    def _own_tp_plan(self) -> dict[str, str]:
+        """Attention stays whole where a per-head parameter lives outside the projections."""
         plan = {}
         whole = (
             self.position_embedding in POSITION_BIASES or self.attention_sinks or self.qk_norm in ("full", "per_head")
@@ -608,9 +630,10 @@ class LLMEncoderDecoderConfig(_Common, PreTrainedConfig):
     """
 
     model_type: ClassVar[str] = "hf_llm_encoder_decoder"
-    keys_to_ignore_at_inference: ClassVar = ["past_key_values"]
+    keys_to_ignore_at_inference: ClassVar = CACHE_NAMES
     base_model_fsdp_plan: ClassVar = {}  # the halves have theirs
     sub_configs_defaults: ClassVar = _HALVES
+    sub_configs: ClassVar = _HALVES  # the name of it until transformers 5.19
 
     encoder: LLMEncoderConfig | dict | None = None
     decoder: LLMDecoderConfig | dict | None = None

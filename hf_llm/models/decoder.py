@@ -10,7 +10,6 @@ from transformers.modeling_outputs import (
     MoeCausalLMOutputWithPast,
     SequenceClassifierOutputWithPast,
 )
-from transformers.modeling_utils import slice_logits_to_keep
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple, is_torchdynamo_compiling
 from transformers.utils.generic import merge_with_config_defaults
@@ -18,6 +17,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import Attention
 from .base import LLMPreTrainedModel  # experts: see @use_experts_implementation in feedforward.py
+from .compat import CACHE, takes_cache
 from .configuration import POSITION_BIASES, LLMDecoderConfig
 from .decoding import TakesTokenSteps, token_steps
 from .documents import first_tokens, past_length, resolve_documents
@@ -27,6 +27,7 @@ from .heads import (
     SequenceClassificationHead,
     TaskHead,
     TokenClassificationHead,
+    kept_states,
     last_token,
 )
 from .inputs import check_labels, check_source
@@ -45,6 +46,7 @@ class LLMDecoderModel(TransformerStack):
         "cross_attentions": OutputRecorder(Attention, index=1, layer_name="cross_attn"),
     }
 
+    @takes_cache
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -68,6 +70,8 @@ class LLMDecoderModel(TransformerStack):
         encoder_hidden_states (batch, source, width), encoder_attention_mask and encoder_document_ids (batch, source):
         for decoders with cross-attention. Returns `last_hidden_state` (batch, seq, hidden) and the cache.
         """
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            past_key_values, use_cache = None, False  # a layer that is computed again would append its keys again
         if use_cache and past_key_values is None:
             past_key_values = self._new_cache()
         cross_cache = getattr(past_key_values, "cross_attention_cache", None)
@@ -133,7 +137,7 @@ class LLMDecoderModel(TransformerStack):
         if packed is not None:
             hidden_states = repad(packed, hidden_states)
         return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=hidden_states, past_key_values=past_key_values
+            last_hidden_state=hidden_states, **{CACHE: past_key_values}
         )
 
     def _check_source(self, states: torch.Tensor, mask, batch: int) -> None:
@@ -186,17 +190,16 @@ class LLMDecoderForCausalLM(LanguageModelHead, LLMPreTrainedModel, TakesTokenSte
             )
         return super().init_continuous_batching(*args, **kwargs)
 
-    def prepare_inputs_for_generation(self, input_ids, past_key_values=None, inputs_embeds=None, **kwargs):
+    def prepare_inputs_for_generation(self, input_ids, **kwargs):
         """As in transformers, but when a text outgrows longrope's short frequencies, its cached keys have been rotated
         by the wrong ones: the cache is computed anew, once (as in transformers' Phi-3)."""
-        limit = self.config.longrope_limit
-        outgrown = limit is not None and past_key_values is not None and input_ids.shape[1] > limit
-        if outgrown and past_key_values.get_seq_length() <= limit:
-            past_key_values, kwargs["next_sequence_length"] = None, None
-        return super().prepare_inputs_for_generation(
-            input_ids, past_key_values=past_key_values, inputs_embeds=inputs_embeds, **kwargs
-        )
+        limit, cache = self.config.longrope_limit, kwargs.get(CACHE)
+        outgrown = limit is not None and cache is not None and input_ids.shape[1] > limit
+        if outgrown and cache.get_seq_length() <= limit:
+            kwargs[CACHE] = kwargs["next_sequence_length"] = None
+        return super().prepare_inputs_for_generation(input_ids, **kwargs)
 
+    @takes_cache
     @can_return_tuple
     def forward(
         self,
@@ -216,7 +219,7 @@ class LLMDecoderForCausalLM(LanguageModelHead, LLMPreTrainedModel, TakesTokenSte
         """
         As [`LLMDecoderModel`], and labels (batch, seq) int64, aligned with `input_ids` and shifted here, -100 where
         there is no target; a document's first token is never one. logits_to_keep: how many last positions, or which,
-        to give logits of (0 for all). Returns logits (batch, seq, vocabulary), left out in training mode with labels
+        to give logits of (0 for all; see `kept_states`). Returns logits (batch, seq, vocabulary), left out in training mode with labels
         or on `skip_logits=True`.
         """
         if labels is not None and use_cache is None and self.training:
@@ -236,7 +239,7 @@ class LLMDecoderForCausalLM(LanguageModelHead, LLMPreTrainedModel, TakesTokenSte
         kept = None
         if not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
             # torch copies a frozen head for every row of a strided slice
-            kept = slice_logits_to_keep(hidden_states, logits_to_keep).contiguous()
+            kept = kept_states(hidden_states, logits_to_keep).contiguous()
         targets = kwargs.pop("shift_labels", None)
         if targets is None and labels is not None:
             check_labels(labels, hidden_states)
@@ -251,7 +254,7 @@ class LLMDecoderForCausalLM(LanguageModelHead, LLMPreTrainedModel, TakesTokenSte
         fields = {
             "loss": loss,
             "logits": logits,
-            "past_key_values": outputs.past_key_values,
+            CACHE: outputs.get(CACHE),
             "hidden_states": outputs.hidden_states,
             "attentions": outputs.attentions,
         }

@@ -16,6 +16,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .base import LLMPreTrainedModel
+from .compat import CACHE, takes_cache
 from .configuration import LLMEncoderDecoderConfig
 from .decoder import LLMDecoderModel
 from .decoding import TakesTokenSteps
@@ -107,6 +108,7 @@ class LLMEncoderDecoderModel(_EncoderDecoder):
         """Width of `last_hidden_state`."""
         return self.decoder.output_size
 
+    @takes_cache
     @can_return_tuple
     def forward(
         self,
@@ -164,7 +166,7 @@ class LLMEncoderDecoderModel(_EncoderDecoder):
         )
         return Seq2SeqMoEModelOutput(
             last_hidden_state=decoder_outputs.last_hidden_state,
-            past_key_values=decoder_outputs.past_key_values,
+            **{CACHE: decoder_outputs.get(CACHE)},
             decoder_hidden_states=decoder_outputs.hidden_states,
             decoder_attentions=decoder_outputs.attentions,
             cross_attentions=decoder_outputs.cross_attentions,
@@ -180,10 +182,6 @@ class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, _EncoderDecod
     """An encoder-decoder that writes text (summaries, translations, restored spans)."""
 
     _tied_weights_keys = {"lm_head.weight": "model.decoder.embed_tokens.weight"}
-    # PEFT 0.21 takes hold of this method by the name that it had before transformers 5.23
-    _prepare_encoder_decoder_kwargs_for_generation = (
-        GenerationMixin._prepare_text_encoder_decoder_kwargs_for_generation
-    )
     _tp_plan = {"lm_head": "colwise_gather_output"}
     _fsdp_plan = {"lm_head": "keep_full_weight"}
 
@@ -218,11 +216,16 @@ class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, _EncoderDecod
         pad = self.config.pad_token_id
         return self._start_token_id() if pad is None else pad
 
+    def _prepare_encoder_decoder_kwargs_for_generation(self, *args, **kwargs):
+        """As in transformers, which has another name for it from 5.20 on; PEFT 0.21 looks for this one."""
+        new = getattr(super(), "_prepare_text_encoder_decoder_kwargs_for_generation", None)
+        return (new or super()._prepare_encoder_decoder_kwargs_for_generation)(*args, **kwargs)
+
     def _prepare_cache_for_generation(self, generation_config, model_kwargs: dict, *args, **kwargs) -> None:
         """As in transformers, which lets the cross-attention cache slide where the decoder's layers do: ours holds the
         whole source."""
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
-        cache = model_kwargs.get("past_key_values")
+        cache = model_kwargs.get(CACHE)
         if not isinstance(cache, EncoderDecoderCache) or any(cache.is_updated.values()):
             return
         length = model_kwargs["encoder_outputs"][0].shape[1]
@@ -231,6 +234,7 @@ class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, _EncoderDecod
             if layer.is_sliding:
                 layers[i] = StaticLayer(max_cache_len=length) if isinstance(layer, StaticLayer) else DynamicLayer()
 
+    @takes_cache
     @can_return_tuple
     def forward(
         self,
@@ -292,7 +296,7 @@ class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, _EncoderDecod
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE: outputs.get(CACHE)},
             decoder_hidden_states=outputs.decoder_hidden_states,
             decoder_attentions=outputs.decoder_attentions,
             cross_attentions=outputs.cross_attentions,

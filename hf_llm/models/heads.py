@@ -15,6 +15,7 @@ from transformers.modeling_outputs import (
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
+from .compat import takes_cache
 from .inputs import check_labels
 from .losses import (
     classification_loss,
@@ -187,6 +188,7 @@ class SequenceClassificationHead(TaskHead):
         self.score = nn.Linear(self.model.output_size, config.num_labels, bias=config.classifier_bias)
         self.post_init()
 
+    @takes_cache
     @can_return_tuple
     def forward(
         self,
@@ -339,6 +341,21 @@ class MultipleChoiceHead(TaskHead):
         if labels is not None:
             loss = logits_cross_entropy(logits, labels, num_items_in_batch=num_items_in_batch)
         return self._output("choice", outputs, loss=loss, logits=logits)
+
+
+def kept_states(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
+    """
+    The hidden_states (batch, seq, hidden) of the positions that `logits_to_keep` names, as in transformers: a number of
+    last positions; positions (positions,) or (batch, positions) int64; or a mask (batch, seq) bool, which flattens the
+    states to (chosen, hidden).
+    """
+    if isinstance(logits_to_keep, int):
+        return hidden_states[:, -logits_to_keep:]
+    if logits_to_keep.ndim < 2:
+        return hidden_states[:, logits_to_keep]
+    if logits_to_keep.dtype == torch.bool:
+        return hidden_states[logits_to_keep]
+    return hidden_states.take_along_dim(logits_to_keep[..., None], dim=1)
 
 
 def last_chosen(hidden_states: torch.Tensor, chosen: torch.Tensor, offset: int = 0) -> torch.Tensor:

@@ -4,7 +4,7 @@ It looks the class of a checkpoint up by name in transformers' own namespace, wh
 checkpoint is not. An Auto class stands there for it, which opens the same checkpoint by its `auto_map`.
 """
 
-from transformers.utils import _LazyModule
+import transformers
 
 
 class AutoClassOf:
@@ -26,4 +26,4 @@ def name_in_transformers(auto_map: dict[str, str]) -> None:
     """
     for auto_name, target in reversed(auto_map.items()):
         if auto_name != "AutoConfig":
-            setattr(_LazyModule, target.split(".")[1], AutoClassOf(auto_name))
+            setattr(type(transformers), target.split(".")[1], AutoClassOf(auto_name))

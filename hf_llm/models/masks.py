@@ -68,7 +68,7 @@ def make_mask(
     """
     if attention_mask is not None and getattr(attention_mask, "ndim", len(attention_mask.shape)) == 4:
         return attention_mask
-    if config._attn_implementation not in ALL_MASK_ATTENTION_FUNCTIONS._global_mapping:
+    if config._attn_implementation not in ALL_MASK_ATTENTION_FUNCTIONS:
         return None
     batch, q_length = inputs_embeds.shape[:2]
     device = inputs_embeds.device
