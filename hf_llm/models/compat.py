@@ -31,8 +31,8 @@ def check_version(found: str = transformers.__version__) -> None:
         )
     if release > newest:
         logging.get_logger("transformers").warning_once(
-            f"hf_llm was {tested}. If something is wrong, update hf_llm (a checkpoint's own code with `hf-llm update`) "
-            f"or install transformers {TESTED_TRANSFORMERS[1]}."
+            f"hf_llm was {tested}. If something is wrong, update hf_llm (of a checkpoint's code: `hf-llm update`), or "
+            f"install transformers {TESTED_TRANSFORMERS[1]}."
         )
 
 

@@ -9,8 +9,10 @@ configuration is made and are never changed afterwards.
 import dataclasses
 from typing import Any, ClassVar
 
-from .compat import CACHE_NAMES  # before transformers' own names: it refuses versions that lack them  # isort: split
+from .compat import CACHE_NAMES  # first: it refuses the versions of transformers that lack what follows
 
+
+# isort: split
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
@@ -83,8 +85,8 @@ class _Common:
     """What all configurations share: fields are read as they are, are the same for all layers, and are saved with the
     code that opens them."""
 
-    # The class that `AutoConfig` returns is not the one that the files of a local checkpoint import: transformers loads
-    # each file with modules of its own. Ask this, not `isinstance`.
+    # Read this instead of `isinstance`: transformers loads each file of a local checkpoint with neighbours of its own, so
+    # the class that `AutoConfig` returns is not the one that decoder.py imports.
     is_stack: ClassVar[bool] = False  # one stack, whose fields are the architecture
 
     # transformers' own looks every field up in tables of other names and of values by layer, which these have not; a

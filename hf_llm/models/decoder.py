@@ -136,9 +136,7 @@ class LLMDecoderModel(TransformerStack):
         )
         if packed is not None:
             hidden_states = repad(packed, hidden_states)
-        return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=hidden_states, **{CACHE: past_key_values}
-        )
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden_states, **{CACHE: past_key_values})
 
     def _check_source(self, states: torch.Tensor, mask, batch: int) -> None:
         if not self.config.add_cross_attention:
@@ -219,8 +217,8 @@ class LLMDecoderForCausalLM(LanguageModelHead, LLMPreTrainedModel, TakesTokenSte
         """
         As [`LLMDecoderModel`], and labels (batch, seq) int64, aligned with `input_ids` and shifted here, -100 where
         there is no target; a document's first token is never one. logits_to_keep: how many last positions, or which,
-        to give logits of (0 for all; see `kept_states`). Returns logits (batch, seq, vocabulary), left out in training mode with labels
-        or on `skip_logits=True`.
+        to give logits of (0 for all; see `kept_states`). Returns logits (batch, seq, vocabulary), left out in training
+        mode with labels or on `skip_logits=True`.
         """
         if labels is not None and use_cache is None and self.training:
             use_cache = False

@@ -345,9 +345,9 @@ class MultipleChoiceHead(TaskHead):
 
 def kept_states(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
     """
-    The hidden_states (batch, seq, hidden) of the positions that `logits_to_keep` names, as in transformers: a number of
-    last positions; positions (positions,) or (batch, positions) int64; or a mask (batch, seq) bool, which flattens the
-    states to (chosen, hidden).
+    Of hidden_states (batch, seq, hidden), those at the positions that `logits_to_keep` names, as in transformers: a
+    number of last positions; positions (positions,) or (batch, positions) int64; or a mask (batch, seq) bool, which
+    flattens the states to (chosen, hidden).
     """
     if isinstance(logits_to_keep, int):
         return hidden_states[:, -logits_to_keep:]

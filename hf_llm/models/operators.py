@@ -1,6 +1,6 @@
 """Our own operators and autograd functions on a CPU: where they may run, and how a compiled graph holds them."""
 
-import re
+import hashlib
 from collections.abc import Callable
 
 import torch
@@ -13,11 +13,12 @@ LARGE = 2**16  # elements of a tensor that leaves a core's cache when others fol
 def cpu_operator(module: str, name: str) -> Callable:
     """A decorator: `torch.library.custom_op` for CPUs.
 
-    module: `__name__`, which names the operator as well. Code that travels with a checkpoint is another module and may
-    be of another version; an operator that is defined again takes the first one's place.
+    module: `__name__`, whose digest is the operator's namespace. Code that travels with a checkpoint is another module
+    and may be of another version; an operator that is defined again takes the first one's place. (Torch takes ASCII
+    names alone, and folders of checkpoints have others.)
     """
-    namespace = re.sub(r"\W", "_", module)
-    return torch.library.custom_op(f"{namespace}::{name}", mutates_args=(), device_types="cpu")
+    namespace = hashlib.sha256(module.encode()).hexdigest()[:12]
+    return torch.library.custom_op(f"hf_llm_{namespace}::{name}", mutates_args=(), device_types="cpu")
 
 
 def runs_plainly_on_cpu(states: torch.Tensor) -> bool:

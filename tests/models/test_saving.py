@@ -1,15 +1,8 @@
 """Saving and opening: bit-exact, in every dtype and size of shard, with code that travels along."""
 
 import copy
-import http.server
 import json
-import os
 import pickle
-import subprocess
-import sys
-import threading
-from functools import partial
-from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -201,100 +194,6 @@ def test_a_model_on_the_meta_device_can_be_traced(stack):
         output = model.train(train)(**inputs, labels=labels)
         assert output.loss.shape == () and output.loss.device.type == "meta"
     assert output.logits.shape == (*labels.shape, 64)
-
-
-# -- code that travels along ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory) -> dict[str, Path]:
-    """A checkpoint of each stack with its code, and what its language model gives."""
-    folders = {}
-    for stack in STACKS:
-        folder = tmp_path_factory.mktemp("checkpoints") / stack
-        model = tiny_model(stack, **EXPERTS)
-        model.save_pretrained(folder)
-        inputs = inputs_of(stack)
-        safetensors.torch.save_file({**inputs, "logits": logits_of(model, inputs)}, folder / "expected.safetensors")
-        folders[stack] = folder
-    return folders
-
-
-def run_elsewhere(*names: str, **environment: str) -> list[str]:
-    """Lines that `elsewhere.py` prints, in a process of its own, far from this repository."""
-    script = Path(__file__).with_name("elsewhere.py")
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | environment
-    command = [sys.executable, str(script), *map(str, names)]
-    run = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=280)
-    assert run.returncode == 0, run.stderr[-3000:]
-    return run.stdout.splitlines()
-
-
-def test_saving_writes_all_code(checkpoints):
-    """Every file of `hf_llm/models` but the other stacks', whichever class is saved."""
-    sources = {path.name for path in Path(hf_llm.__file__).parent.joinpath("models").glob("*.py")} - {"__init__.py"}
-    for stack, folder in checkpoints.items():
-        written = {path.name for path in folder.glob("*.py")}
-        others = {"encoder.py", "decoder.py", "encoder_decoder.py"} - {f"{stack}.py"}
-        if stack == "encoder":  # it generates nothing
-            others.add("decoding.py")
-        assert sources - others <= written, stack
-
-
-def test_checkpoints_open_where_hf_llm_is_not_installed(checkpoints, tmp_path):
-    """By every head, from folders; the language models give the same logits."""
-    lines = run_elsewhere(*checkpoints.values(), HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
-    opened = {(Path(line.split()[0]).name, line.split()[1]) for line in lines}
-    assert opened == {(stack, name) for stack in STACKS for name in auto_map(stack) if name != "AutoConfig"}
-
-
-class Hub(http.server.SimpleHTTPRequestHandler):
-    """As much of the Hub's HTTP interface as downloading files takes; `/me/NAME` is a folder of that name."""
-
-    def do_HEAD(self):
-        self.answer(body=False)
-
-    def do_GET(self):
-        self.answer(body=True)
-
-    def answer(self, body: bool):
-        path = self.path.split("?")[0].strip("/").split("/")
-        file = Path(self.directory, path[1], *path[4:]) if path[2:3] == ["resolve"] else None
-        found = file is not None and file.is_file()
-        content = file.read_bytes() if found else b""
-        self.send_response(200 if found else 404)
-        self.send_header("Content-Length", str(len(content)))
-        if found:
-            self.send_header("X-Repo-Commit", "0" * 40)
-            self.send_header("ETag", f'"{path[1]}-{file.name}"')
-        else:
-            self.send_header("X-Error-Code", "EntryNotFound")
-        self.end_headers()
-        if body:
-            self.wfile.write(content)
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.mark.slow
-def test_checkpoints_open_from_the_hub(checkpoints, tmp_path):
-    """Code files come one by one from a repository, by another way than from a folder."""
-    for stack, folder in checkpoints.items():
-        (tmp_path / "me").mkdir(exist_ok=True)
-        (tmp_path / "me" / stack).symlink_to(folder)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Hub, directory=str(tmp_path / "me")))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        lines = run_elsewhere(
-            *(f"me/{stack}" for stack in STACKS),
-            HF_HOME=str(tmp_path / "home"),
-            HF_HUB_OFFLINE="0",
-            HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}",
-        )
-    finally:
-        server.shutdown()
-    assert len(lines) == sum(len(auto_map(stack)) - 1 for stack in STACKS)
 
 
 def test_a_subclass_may_give_fields_other_names():
