@@ -85,7 +85,7 @@ class _Common:
     """What all configurations share: fields are read as they are, are the same for all layers, and are saved with the
     code that opens them."""
 
-    # Read this instead of `isinstance`: transformers loads each file of a local checkpoint with neighbours of its own, so
+    # Read this instead of `isinstance`: transformers loads each file of a local checkpoint with its own neighbours, so
     # the class that `AutoConfig` returns is not the one that decoder.py imports.
     is_stack: ClassVar[bool] = False  # one stack, whose fields are the architecture
 

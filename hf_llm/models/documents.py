@@ -5,12 +5,41 @@ model, or found from `position_ids` that start again. With a cache they are reme
 which come later know the documents before them.
 """
 
+import functools
+
 import torch
 from torch.nn import functional as F
 from transformers.cache_utils import Cache
 from transformers.utils import is_torchdynamo_compiling
 
 from .inputs import check_documents
+
+
+class _RemembersDocuments:
+    """Mixed into the class of a cache that holds packed documents: `document_ids` (batch, tokens) follow its rows."""
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        super().reorder_cache(beam_idx)
+        self.document_ids = self.document_ids[beam_idx.to(self.document_ids.device)]
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        super().batch_select_indices(indices)
+        self.document_ids = self.document_ids[indices.to(self.document_ids.device)]
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self.document_ids = self.document_ids.repeat_interleave(repeats, dim=0)
+
+
+@functools.cache
+def _remembering(cls: type[Cache]) -> type[Cache]:
+    return type(cls.__name__, (_RemembersDocuments, cls), {"__module__": cls.__module__})
+
+
+def _remember(cache: Cache, documents: torch.LongTensor) -> None:
+    if not isinstance(cache, _RemembersDocuments) and not is_torchdynamo_compiling():
+        cache.__class__ = _remembering(type(cache))
+    cache.document_ids = documents
 
 
 def past_length(past_key_values: Cache | None) -> int | torch.Tensor:
@@ -27,8 +56,6 @@ def starts_again(
     one does not (positions may be skipped inside a document, https://arxiv.org/abs/2309.10400), and padding does not.
     Behind `past` tokens of a cache, whose positions are not known, the first token begins one if its position is 0.
     """
-    if past and position_ids.shape[1] == 1:  # a token that is generated
-        return position_ids == 0
     begins = torch.zeros_like(position_ids, dtype=torch.bool)
     if attention_mask is None:
         begins[:, 1:] = position_ids[:, 1:] <= position_ids[:, :-1]
@@ -51,13 +78,16 @@ def resolve_documents(
 ) -> torch.LongTensor | None:
     """The document of every token so far (batch, past + seq), or `None` where nothing is packed.
 
-    While compiling, where values cannot be looked at, positions always give documents, and those of a cache none.
-    Raises ValueError if `document_ids` has another shape than (batch, seq) or (batch, past + seq).
+    While compiling, where values cannot be looked at, positions always give documents, and those behind a cache none.
+    Behind a cache, the position of a single token begins none either (only `document_ids` do): looking at it would
+    make an accelerator wait for every generated token. Raises ValueError if `document_ids` has another shape than
+    (batch, seq) or (batch, past + seq).
     """
     batch, length = shape
     known = getattr(past_key_values, "document_ids", None)
-    if document_ids is None and known is None and past_key_values is not None and is_torchdynamo_compiling():
-        return None
+    if document_ids is None and known is None and past_key_values is not None:
+        if length == 1 or is_torchdynamo_compiling():
+            return None
     past = int(past_length(past_key_values))
     known = None if known is None else known[:, :past]
     if document_ids is None:
@@ -77,7 +107,7 @@ def resolve_documents(
             f"{(batch, past + length)}."
         )
     if past_key_values is not None:
-        past_key_values.document_ids = documents
+        _remember(past_key_values, documents)
     return documents
 
 

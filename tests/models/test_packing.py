@@ -1,5 +1,7 @@
 """Documents packed into one row never see each other, on any stack and backend."""
 
+import copy
+
 import pytest
 import torch
 from transformers import DynamicCache, StaticCache
@@ -11,6 +13,7 @@ from .tiny import (
     STACKS,
     VOCABULARY,
     alone,
+    inputs_of,
     logits_of,
     packed_batch,
     positions_of,
@@ -150,6 +153,38 @@ def test_packed_documents_fill_a_cache_chunk_by_chunk(backend, name, how, flash_
             logits.append(logits_of(model, chunk, past_key_values=cache, use_cache=True))
             start += length
         torch.testing.assert_close(torch.cat(logits, dim=1), expected, rtol=0, atol=1e-5, msg=f"chunks {chunks}")
+
+
+def test_documents_follow_the_rows_of_a_cache():
+    """Repeated, chosen and reordered, as beams and returned sequences are."""
+    model = tiny_model("decoder")
+    batch = given_by(packed_batch("decoder", padding=0, lengths=((4, 3, 5), (5, 7))), "both")
+    start = {name: value[:, :8] for name, value in batch.items()}
+    cache, rows = DynamicCache(config=model.config), torch.arange(2)
+    logits_of(model, start, past_key_values=cache)
+    cache.batch_repeat_interleave(2)
+    cache.batch_select_indices(torch.tensor([3, 0, 2]))
+    cache.reorder_cache(torch.tensor([2, 0, 1]))
+    rows = rows.repeat_interleave(2)[[3, 0, 2]][[2, 0, 1]]
+    for cached in (copy.deepcopy(cache), cache):
+        logits = logits_of(model, {"input_ids": batch["input_ids"][rows, 8:9]}, past_key_values=cached)
+        expected = logits_of(model, {name: value[rows, :9] for name, value in batch.items()})[:, -1:]
+        torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("stack", ("decoder", "encoder_decoder"))
+@pytest.mark.parametrize("backend", ("eager", "sdpa"))
+def test_a_generated_token_waits_for_no_value(stack, backend):
+    """On the meta device there are no values: a synchronisation of an accelerator would be an error here."""
+    model = tiny_model(stack, backend, layer_types="SL", sliding_window=4).to("meta")
+    prompt = {name: value.to("meta") for name, value in inputs_of(stack).items()}
+    cache = model(**prompt, use_cache=True).past_key_values
+    half = "decoder_" if stack == "encoder_decoder" else ""
+    length = prompt[f"{half}input_ids"].shape[1]
+    prompt[f"{half}input_ids"] = prompt[f"{half}input_ids"][:, :1]
+    positions = {f"{half}position_ids": torch.full((2, 1), length, device="meta")}
+    output = model(**prompt, **positions, past_key_values=cache, use_cache=True)
+    assert output.logits.shape == (2, 1, 64) and output.logits.is_meta
 
 
 def test_a_cache_that_is_reset_forgets_its_documents():
