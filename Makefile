@@ -2,7 +2,7 @@
 # constraints.txt); the tests add what they alone need. `make PYTHON=/path/to/python3.12 ...` chooses another interpreter.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-rlhf test test-all conformance bench style check clean
+.PHONY: help demo demo-rlhf test test-all versions versions-ends conformance bench style check clean
 
 # the first interpreter on PATH that is new enough
 ifndef PYTHON
@@ -22,6 +22,16 @@ SUITE := .cache/conformance
 STACKS := decoder decoder_experts encoder encoder_decoder
 BENCHMARKS ?= training generation memory loading interop time_to_quality
 
+# `make versions`: environments that see the packages of .venv behind their own, so that torch is installed once;
+# what differs is named in full
+PINS_5.16 := transformers==5.16.0 huggingface_hub==1.33.0 httpx==0.28.1 httpcore==1.0.9 peft==0.21.0 trl==1.15.0
+PINS_5.20 := transformers==5.20.2
+PINS_5.22 := transformers==5.22.2
+PINS_5.24 := transformers==5.24.0
+VERSIONS ?= 5.16 5.20 5.22 5.24
+ENDS := $(firstword $(VERSIONS)) $(lastword $(VERSIONS))
+version_python = .cache/versions/$(1)/bin/python
+
 # one thread per process, nothing from the network: what the tests measure does not depend on the machine
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
@@ -30,6 +40,7 @@ help:
 	@echo "make demo-rlhf     pretraining, SFT, reward model, PPO and a report on it, on rated texts (20 minutes on a CPU)"
 	@echo "make test          the fast tests"
 	@echo "make test-all      every test, the slow ones included"
+	@echo "make versions      the models' tests with other versions of transformers (minutes for each)"
 	@echo "make conformance   transformers' own model tests on the three stacks, beside native controls"
 	@echo "make bench         measure beside transformers, on an idle machine, into recipes/benchmarks/*.md (about two hours)"
 	@echo "make style         format and mend what ruff can mend"
@@ -83,6 +94,21 @@ test: $(INSTALLED_DEV)
 
 test-all: $(INSTALLED_DEV)
 	$(TEST_ENV) $(BIN)/pytest -n $(WORKERS) -m "slow or not slow"
+
+.cache/versions/%/.ready: $(INSTALLED_DEV) Makefile
+	$(BIN)/python -m venv --without-pip --clear .cache/versions/$*
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	    > $$($(call version_python,$*) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/venv.pth
+	$(call version_python,$*) -m pip install --quiet --disable-pip-version-check --no-deps $(PINS_$*)
+	touch $@
+
+# what opens, trains and generates, in each version; the rest of the suite is that of the pinned one
+version-%: .cache/versions/%/.ready
+	$(TEST_ENV) $(call version_python,$*) -m pytest -n $(WORKERS) tests/models tests/golden tests/publishing/test_check.py
+
+versions: $(VERSIONS:%=version-%)
+
+versions-ends: $(ENDS:%=version-%)
 
 $(SUITE)/.ready: $(INSTALLED_DEV) tests/conformance/fetch.py $(wildcard tests/conformance/stand_ins/*.py tests/conformance/stand_ins/*/*.py)
 	$(BIN)/python tests/conformance/fetch.py $(SUITE)

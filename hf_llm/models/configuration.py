@@ -98,12 +98,7 @@ class _Common:
         if cls.attribute_map:
             cls.__getattribute__ = PreTrainedConfig.__getattribute__
 
-    @property
-    def per_layer_config(self):
-        """The configuration of each layer, as in transformers."""
-        return super().per_layer_config
-
-    @per_layer_config.setter
+    @PreTrainedConfig.per_layer_config.setter
     def per_layer_config(self, per_layer_config: dict | None) -> None:
         """Refuses transformers' fields that differ between layers: fields of their own say what may."""
         if per_layer_config:

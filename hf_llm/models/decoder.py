@@ -188,14 +188,14 @@ class LLMDecoderForCausalLM(LanguageModelHead, LLMPreTrainedModel, TakesTokenSte
             )
         return super().init_continuous_batching(*args, **kwargs)
 
-    def prepare_inputs_for_generation(self, input_ids, **kwargs):
+    def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, **kwargs):
         """As in transformers, but when a text outgrows longrope's short frequencies, its cached keys have been rotated
         by the wrong ones: the cache is computed anew, once (as in transformers' Phi-3)."""
         limit, cache = self.config.longrope_limit, kwargs.get(CACHE)
         outgrown = limit is not None and cache is not None and input_ids.shape[1] > limit
         if outgrown and cache.get_seq_length() <= limit:
             kwargs[CACHE] = kwargs["next_sequence_length"] = None
-        return super().prepare_inputs_for_generation(input_ids, **kwargs)
+        return super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
 
     @takes_cache
     @can_return_tuple
