@@ -43,7 +43,9 @@ def build(kind: str, documents: list[str]) -> PreTrainedTokenizerFast:
         text = [*documents, *" ".join(TEXTS.values())]  # so that some of it is not unknown
         tokenizer.train_from_iterator(text, trainers.WordPieceTrainer(**options))
     elif kind == "llama":  # a space in front, bytes of unknown characters
-        vocabulary = {token: i for i, token in enumerate([*special, *(f"<0x{b:02X}>" for b in range(256)), *"▁abcdet"])}
+        vocabulary = {
+            token: i for i, token in enumerate([*special, *(f"<0x{b:02X}>" for b in range(256)), *"▁abcdet"])
+        }
         vocabulary |= {token: len(vocabulary) + i for i, token in enumerate(("te", "▁a"))}
         tokenizer = Tokenizer(models.BPE(vocabulary, [("t", "e"), ("▁", "a")], unk_token="[UNK]", byte_fallback=True))
         tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
