@@ -68,7 +68,8 @@ def tokenizer_of(documents):
 
     def get(kind: str):
         if kind not in made and kind in LEARNED:
-            made[kind] = train_tokenizer(documents, kind, 500, "encoder", show_progress=False)
+            size = None if kind == "byte" else 500
+            made[kind] = train_tokenizer(documents, kind, size, "encoder", show_progress=False)
         elif kind not in made:
             made[kind] = build(kind, documents)
         return made[kind]
