@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> dict:
     report = {"corpus": options.corpus, "stack": options.stack}
     report |= tokenizer_report(tokenizer, read_documents(options, "validation"), options.algorithm)
     tokenizer.save_pretrained(options.output)
-    (options.output / "tokenizer_report.json").write_text(json.dumps(report, indent=2) + "\n")
+    (options.output / "tokenizer_report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(report, indent=2))
     print(f"Saved to {options.output}")
     return report

@@ -191,17 +191,22 @@ def _local_files(name: str) -> list[str]:
     """
     path = Path(name).expanduser()
     if path.is_dir():
-        found = sorted(str(p) for p in path.rglob("*") if p.is_file() and _file_format(p.name))
+        found = [str(p) for p in path.rglob("*") if p.is_file() and _file_format(p.name)]
         if not found:
             raise ValueError(f"corpus {name!r}: no files with suffix {', '.join(FILE_FORMATS)} in this folder")
-        return found
+        return _in_order(found)
     if path.is_file():
         return [str(path)]
-    found = sorted(p for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
+    found = [p for p in glob.glob(str(path), recursive=True) if Path(p).is_file()]
     looks_like_path = any(c in name for c in "*?[\\") or name.startswith((".", "/", "~")) or _file_format(name)
     if not found and looks_like_path:
         raise ValueError(f"corpus {name!r}: no such file, folder or glob")
-    return found
+    return _in_order(found)
+
+
+def _in_order(files: list[str]) -> list[str]:
+    """Sorted alike on every machine; Windows has another separator."""
+    return sorted(files, key=lambda file: Path(file).as_posix())
 
 
 def _file_format(name: str) -> tuple[str, dict] | None:

@@ -51,8 +51,8 @@ class MaskedConfig:
         mask_probability: expected share of chosen tokens. 0.15 in BERT, 0.3 in ModernBERT.
         mask_share, random_share: of the chosen, which share becomes the mask token, which a random ordinary token;
             the rest stays as it is. BERT's 0.8 and 0.1.
-        whole_word: choose words instead of tokens; all tokens of a chosen word are predicted.
-        word_starts: (vocab_size,) bool, which tokens begin a word; only read with `whole_word`.
+        whole_word: choose words instead of tokens; all tokens of a chosen word are predicted. What a word is, in any
+            script and of any tokenizer: see [`hf_llm.data.encoding.word_starts`].
     """
 
     tokens: SpecialTokens
@@ -60,7 +60,6 @@ class MaskedConfig:
     mask_share: float = 0.8
     random_share: float = 0.1
     whole_word: bool = False
-    word_starts: np.ndarray | None = None
 
     def __post_init__(self):
         self.tokens.require("mask", "masked_lm")
@@ -73,17 +72,23 @@ class MaskedConfig:
             )
 
 
-def masked_lm(ids: np.ndarray, rng: np.random.Generator, config: MaskedConfig) -> Example:
+def masked_lm(
+    ids: np.ndarray, rng: np.random.Generator, config: MaskedConfig, word_starts: np.ndarray | None = None
+) -> Example:
     """Masked language modelling (https://arxiv.org/abs/1810.04805; with 30 %: https://arxiv.org/abs/2412.13663).
 
     Tokens (or words) are chosen independently of each other; special tokens never are. A chunk with candidates gets
     at least one chosen, so that a short document is not read in vain.
+
+    Args:
+        word_starts: (length,) bool, which tokens begin a word; only read with `config.whole_word`.
     """
     candidates = ~config.tokens.is_special[ids]
     unit = np.arange(len(ids))
     if config.whole_word:
-        after_special = np.concatenate(([True], ~candidates))[: len(ids)]
-        unit = np.cumsum(config.word_starts[ids] | ~candidates | after_special) - 1
+        if word_starts is None:
+            raise ValueError("whole_word=True: needs word_starts, which tokens begin a word; packed rows have them")
+        unit = np.cumsum(word_starts) - word_starts[:1]  # from 0, also if the chunk begins within a word
     score = rng.random(len(ids))[unit]
     chosen = candidates & (score < config.mask_probability)
     if candidates.any() and not chosen.any():

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from . import denoising, language_modeling
 from .language_modeling import IGNORE, Example
-from .special_tokens import SpecialTokens, sentence_ends, word_starts
+from .special_tokens import SpecialTokens, sentence_ends
 
 
 STACKS = ("decoder", "encoder", "encoder-decoder")
@@ -74,7 +74,8 @@ class Kind:
     """An entry of `OBJECTIVES`.
 
     Attributes:
-        function: (ids, rng, config) -> `Example`; with `has_mode`, (ids, rng, config, mode).
+        function: (ids, rng, config) -> `Example`; with `has_mode`, (ids, rng, config, mode); with `whole_word` in the
+            config, (ids, rng, config, word starts).
         config: its config class.
         frames: stack -> special tokens; its keys are the stacks that the objective can train.
         lengths: (chunk length, config, mode) -> largest source and target length, special tokens of the frame apart.
@@ -99,11 +100,7 @@ class Kind:
 OBJECTIVES = {
     "causal": Kind(language_modeling.causal, language_modeling.CausalConfig, {"decoder": DOCUMENT}, _in_place_length),
     "masked_lm": Kind(
-        language_modeling.masked_lm,
-        language_modeling.MaskedConfig,
-        {"encoder": CHUNK},
-        _in_place_length,
-        derived={"whole_word": ("word_starts", word_starts)},
+        language_modeling.masked_lm, language_modeling.MaskedConfig, {"encoder": CHUNK}, _in_place_length
     ),
     "prefix_lm": Kind(
         language_modeling.prefix_lm,
@@ -179,6 +176,11 @@ class Objective:
         return self.kind.exact or self.stack == "decoder"
 
     @property
+    def whole_words(self) -> bool:
+        """Whether the objective chooses words, and is called with where they begin."""
+        return getattr(self.config, "whole_word", False)
+
+    @property
     def pad_token_id(self) -> int:
         return self.tokens.ids["pad"]
 
@@ -190,9 +192,12 @@ class Objective:
             f.name: np.array([ids[r] for r in getattr(frame, f.name) if r in ids], np.int64) for f in fields(frame)
         }
 
-    def __call__(self, ids: np.ndarray, rng: np.random.Generator, mode: int = 0) -> Example:
+    def __call__(
+        self, ids: np.ndarray, rng: np.random.Generator, mode: int = 0, word_starts: np.ndarray | None = None
+    ) -> Example:
         """The example of one chunk, framed. On a decoder, source and target are joined; the target is predicted."""
-        example = self.kind.function(ids, rng, self.config, *([mode] if self.kind.has_mode else []))
+        further = [mode] if self.kind.has_mode else [word_starts] if self.whole_words else []
+        example = self.kind.function(ids, rng, self.config, *further)
         start, end = self.frame_ids["source_start"], self.frame_ids["source_end"]
         source = np.concatenate((start, example.source, end))
         if self.name in IN_PLACE:

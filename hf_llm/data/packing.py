@@ -6,6 +6,7 @@ left. What is stored are the chunks' raw tokens; the objective corrupts and fram
 lengths after that are known beforehand (`Objective.lengths`), so both halves of an encoder-decoder's row always fit.
 """
 
+import copy
 import functools
 import hashlib
 import json
@@ -25,29 +26,24 @@ from .objectives import Objective
 
 
 FORMAT = 1  # raise it whenever stored rows would come out differently
-ENCODED = datasets.Features(
-    {
-        "ids": datasets.List(datasets.Value("int32")),
-        "token_bytes": datasets.List(datasets.Value("int32")),
-        "length": datasets.Value("int64"),
-        "mode": datasets.Value("int64"),
-    }
-)
-ARRAYS = ("tokens", "token_bytes", "chunk_start", "chunk_length", "chunk_mode", "row_start")
+PER_TOKEN = ("tokens", "token_bytes", "word_starts")  # the last one only of objectives that choose words
+INDEX = ("chunk_start", "chunk_length", "chunk_mode", "row_start")
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of a document: token ids, the UTF-8 bytes each covers, and its mode (see `Kind.has_mode`)."""
+    """A piece of a document: token ids, the UTF-8 bytes each covers, its mode (see `Kind.has_mode`), and of objectives
+    that choose words, which tokens begin one (see [`hf_llm.data.encoding.word_starts`])."""
 
     ids: np.ndarray
     token_bytes: np.ndarray
     mode: int
+    word_starts: np.ndarray | None
 
 
 @dataclass(frozen=True)
 class PackedRows:
-    """Rows of chunks, as flat arrays (memory-mapped when loaded from disk).
+    """Rows of chunks, as flat arrays. Loaded from disk, they are memory-mapped, and pickled as the folder's path.
 
     Attributes:
         tokens: ids of all documents, one after the other.
@@ -59,6 +55,8 @@ class PackedRows:
             `row_length`, `fill` (share of real tokens), `target_row_length` and `target_fill` (of an encoder-decoder),
             `dropped_documents`, `tokens_per_second`, `fingerprint`. Where lengths depend on draws (BART's source,
             prefix-LM's halves), the fills are measured on up to 256 rows.
+        word_starts: which tokens begin a word, bool; None unless the objective chooses words.
+        folder: where the rows were loaded from.
     """
 
     tokens: np.ndarray
@@ -69,6 +67,14 @@ class PackedRows:
     row_start: np.ndarray
     capacity: tuple[int, ...]
     report: dict
+    word_starts: np.ndarray | None = None
+    folder: Path | None = None
+
+    def __getstate__(self) -> dict | Path:
+        return self.folder or vars(self)
+
+    def __setstate__(self, state: dict | Path) -> None:
+        vars(self).update(state if isinstance(state, dict) else vars(self.load(state)))
 
     def __len__(self) -> int:
         return len(self.row_start) - 1
@@ -77,23 +83,27 @@ class PackedRows:
         chunks = []
         for i in range(self.row_start[row], self.row_start[row + 1]):
             part = slice(self.chunk_start[i], self.chunk_start[i] + self.chunk_length[i])
-            ids = np.asarray(self.tokens[part], np.int64)
-            chunks.append(Chunk(ids, np.asarray(self.token_bytes[part], np.int64), int(self.chunk_mode[i])))
+            ids, num_bytes = (np.asarray(column[part], np.int64) for column in (self.tokens, self.token_bytes))
+            starts = None if self.word_starts is None else np.asarray(self.word_starts[part])
+            chunks.append(Chunk(ids, num_bytes, int(self.chunk_mode[i]), starts))
         return chunks
 
     def save_index(self, folder: Path) -> None:
-        """Writes all but the tokens and their bytes, which were written as they came; the report last."""
-        for name in ARRAYS[2:]:
+        """Writes all but what there is of each token, which was written as it came; the report last."""
+        for name in INDEX:
             np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
-        (folder / "report.json").write_text(json.dumps({"capacity": self.capacity, **self.report}, indent=1))
+        report = json.dumps({"capacity": self.capacity, **self.report}, indent=1)
+        (folder / "report.json").write_text(report, encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "PackedRows":
         """Opens saved rows; the arrays are memory-mapped."""
-        report = json.loads((folder / "report.json").read_text())
+        folder = folder.absolute()
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         capacity = tuple(report.pop("capacity"))
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
-        return cls(**arrays, capacity=capacity, report=report)
+        paths = (folder / f"{name}.npy" for name in (*PER_TOKEN, *INDEX))
+        arrays = {p.stem: np.load(p, mmap_mode="r", allow_pickle=False) for p in paths if p.is_file()}
+        return cls(**arrays, capacity=capacity, report=report, folder=folder)
 
 
 def best_fit(lengths: np.ndarray, capacity: tuple[int, ...]) -> list[list[int]]:
@@ -147,17 +157,17 @@ def best_fit(lengths: np.ndarray, capacity: tuple[int, ...]) -> list[list[int]]:
 def pack_documents(
     lengths: np.ndarray,
     modes: np.ndarray,
-    tokens: np.ndarray,
-    token_bytes: np.ndarray,
+    per_token: dict[str, np.ndarray],
     objective: Objective,
     capacity: tuple[int, ...],
     seed: int | tuple[int, ...],
 ) -> PackedRows:
-    """Packs tokenized documents that lie one after the other in `tokens`.
+    """Packs tokenized documents that lie one after the other.
 
     Args:
         lengths: (documents,) tokens of each.
         modes: (documents,) source tokens of each pair. Pairs are not cut, and must fit; else ignored.
+        per_token: `tokens`, `token_bytes` and, of objectives that choose words, `word_starts` of `PackedRows`.
         seed: of the modes drawn for chunks.
     """
     longest_chunk = functools.cache(functools.partial(objective.longest_chunk, capacity))
@@ -182,6 +192,7 @@ def pack_documents(
     needs = np.array([room_needed(*chunk) for chunk in chunks])
     rows = best_fit(needs, capacity)
     order = np.concatenate([np.sort(row) for row in rows])
+    num_bytes = int(np.sum(per_token["token_bytes"], dtype=np.int64))
     report = {
         "objective": objective.name,
         "stack": objective.stack,
@@ -189,8 +200,8 @@ def pack_documents(
         "documents": len(lengths),
         "chunks": len(chunks),
         "tokens": int(length.sum()),
-        "bytes": int(np.sum(token_bytes, dtype=np.int64)),
-        "bytes_per_token": float(np.sum(token_bytes, dtype=np.int64) / length.sum()),
+        "bytes": num_bytes,
+        "bytes_per_token": float(num_bytes / length.sum()),
         "row_length": capacity[0],
         "fill": float(needs[:, 0].sum() / (len(rows) * capacity[0])),
     }
@@ -200,8 +211,7 @@ def pack_documents(
             "target_fill": float(needs[:, 1].sum() / (len(rows) * capacity[1])),
         }
     packed = PackedRows(
-        tokens=tokens,
-        token_bytes=token_bytes,
+        **per_token,
         chunk_start=start[order],
         chunk_length=length[order].astype(np.int32),
         chunk_mode=mode[order].astype(np.int32),
@@ -217,7 +227,7 @@ def pack_documents(
 def _measured_fill(rows: PackedRows, objective: Objective, rng: np.random.Generator) -> dict[str, float]:
     """Share of real tokens in both halves of evenly spaced rows, with the objective's draws."""
     shown = np.unique(np.linspace(0, len(rows) - 1, 256).astype(int)).tolist()
-    examples = [objective(chunk.ids, rng, chunk.mode) for row in shown for chunk in rows[row]]
+    examples = [objective(c.ids, rng, c.mode, c.word_starts) for row in shown for c in rows[row]]
     source, target = sum(len(e.source) for e in examples), sum(len(e.target) for e in examples)
     return {
         "fill": source / (len(shown) * rows.capacity[0]),
@@ -261,9 +271,7 @@ def pack_corpus(
     root.mkdir(parents=True, exist_ok=True)
     working = Path(tempfile.mkdtemp(dir=root, prefix=f".{fingerprint}-"))
     try:
-        rows = _tokenize_and_pack(corpus, columns, tokenizer, objective, capacity, num_proc, seed, working)
-        rows.report["fingerprint"] = fingerprint
-        rows.save_index(working)
+        _write_rows(corpus, columns, tokenizer, objective, capacity, num_proc, seed, working, fingerprint)
         try:
             os.rename(working, folder)
         except OSError:  # another process was faster
@@ -274,10 +282,14 @@ def pack_corpus(
     return PackedRows.load(folder)
 
 
-def _tokenize_and_pack(corpus, columns, tokenizer, objective, capacity, num_proc, seed, working) -> PackedRows:
-    """Rows whose `tokens` and `token_bytes` are already files in `working`."""
+def _write_rows(corpus, columns, tokenizer, objective, capacity, num_proc, seed, folder, fingerprint) -> None:
+    """Tokenizes and packs into files in `folder`. Nothing keeps them open: Windows would not rename the folder."""
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory(dir=working) as scratch:
+    id_type = np.min_scalar_type(len(objective.tokens.is_special) - 1)
+    types = dict(zip(PER_TOKEN, (id_type, np.uint32, np.bool)[: 2 + objective.whole_words], strict=False))
+    features = {name: datasets.List(datasets.Value(np.dtype(kind).name)) for name, kind in types.items()}
+    features |= {name: datasets.Value("int64") for name in ("length", "mode")}
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
         encoded = corpus.map(
             encode_batch,
             batched=True,
@@ -285,9 +297,9 @@ def _tokenize_and_pack(corpus, columns, tokenizer, objective, capacity, num_proc
             num_proc=num_proc,
             remove_columns=corpus.column_names,
             fn_kwargs={"tokenizer": tokenizer, "objective": objective, "columns": columns, "capacity": capacity},
-            features=ENCODED,
+            features=datasets.Features(features),
             cache_file_name=os.path.join(scratch, "encoded.arrow"),
-            new_fingerprint=working.name,
+            new_fingerprint=folder.name,
             desc="Tokenizing",
         )
         seconds = time.perf_counter() - start
@@ -295,19 +307,23 @@ def _tokenize_and_pack(corpus, columns, tokenizer, objective, capacity, num_proc
             raise ValueError(f"corpus: none of its {len(corpus)} documents has tokens that fit rows of {capacity}")
         index = encoded.select_columns(["length", "mode"]).with_format("numpy")[:]
         total = int(index["length"].sum())
-        id_type = np.min_scalar_type(len(objective.tokens.is_special) - 1)
-        tokens = np.lib.format.open_memmap(working / "tokens.npy", "w+", id_type, (total,))
-        token_bytes = np.lib.format.open_memmap(working / "token_bytes.npy", "w+", np.uint32, (total,))
+        per_token = {
+            name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", kind, (total,))
+            for name, kind in types.items()
+        }
         at = 0
         for table in encoded.with_format("arrow").iter(batch_size=1000):
-            ids = table["ids"].combine_chunks().flatten().to_numpy()
-            tokens[at : at + len(ids)] = ids
-            token_bytes[at : at + len(ids)] = table["token_bytes"].combine_chunks().flatten().to_numpy()
-            at += len(ids)
-    rows = pack_documents(index["length"], index["mode"], tokens, token_bytes, objective, capacity, seed)
-    rows.report["dropped_documents"] = len(corpus) - len(encoded)
+            for name, array in per_token.items():
+                values = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+                array[at : at + len(values)] = values
+            at += len(values)
+        dropped = len(corpus) - len(encoded)
+        del encoded, table
+    rows = pack_documents(index["length"], index["mode"], per_token, objective, capacity, seed)
+    rows.report["dropped_documents"] = dropped
     rows.report["tokens_per_second"] = total / seconds
-    return rows
+    rows.report["fingerprint"] = fingerprint
+    rows.save_index(folder)
 
 
 def _fingerprint(corpus, columns, tokenizer, objective, capacity, seed) -> str:
@@ -315,11 +331,12 @@ def _fingerprint(corpus, columns, tokenizer, objective, capacity, seed) -> str:
     digest = hashlib.sha256()
     settings = {
         "format": FORMAT,
-        "tokenizer": tokenizer.backend_tokenizer.to_str(),
+        "tokenizer": _what_decides_ids(tokenizer),
         "special_ids": objective.tokens.ids,
         "objective": [objective.name, objective.stack, objective.options],
         "capacity": capacity,
         "seed": seed,
+        **({"words": "of the text"} if objective.whole_words else {}),  # their rows hold more than others
     }
     digest.update(json.dumps(settings, sort_keys=True, default=repr).encode("utf-8"))
     for table in corpus.select_columns(columns).with_format("arrow").iter(batch_size=1000):
@@ -328,3 +345,13 @@ def _fingerprint(corpus, columns, tokenizer, objective, capacity, seed) -> str:
                 data = text.encode("utf-8")
                 digest.update(len(data).to_bytes(8, "big") + data)
     return digest.hexdigest()[:24]
+
+
+def _what_decides_ids(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The tokenizer as text, without the padding and truncation that its last call left behind."""
+    if not tokenizer.is_fast:
+        return json.dumps([type(tokenizer).__name__, tokenizer.get_vocab()], sort_keys=True)
+    backend = copy.deepcopy(tokenizer.backend_tokenizer)
+    backend.no_padding()
+    backend.no_truncation()
+    return backend.to_str()

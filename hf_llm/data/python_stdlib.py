@@ -35,7 +35,8 @@ def modules() -> Iterator[str]:
         ValueError: the interpreter has no standard library as source files.
     """
     root = Path(sysconfig.get_path("stdlib"))
-    paths = sorted(path for path in root.rglob("*.py") if _is_source(path.relative_to(root)))
+    found = (path for path in root.rglob("*.py") if _is_source(path.relative_to(root)))
+    paths = sorted(found, key=lambda path: path.parts)  # the same order on Windows
     if not paths:
         raise ValueError(f"corpus 'python-stdlib': no .py files under {root}; name another corpus, e.g. a local path")
     for path in paths:

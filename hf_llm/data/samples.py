@@ -1,5 +1,7 @@
 """Training and evaluation samples: map-style datasets whose samples are pure functions of their global index."""
 
+import functools
+
 import numpy as np
 import torch
 
@@ -17,6 +19,12 @@ def generator(seed: int, stream: int, index: int) -> np.random.Generator:
     return np.random.default_rng((seed, stream, index))
 
 
+@functools.lru_cache(maxsize=2)
+def _row_order(seed: int, epoch: int, rows: int) -> np.ndarray:
+    """The order in which an epoch shows the rows. Kept here, not in the samples, which are pickled for workers."""
+    return generator(seed, PERMUTATION, epoch).permutation(rows)
+
+
 def assemble_row(
     chunks: list[Chunk], objective: Objective, capacity: tuple[int, ...], rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
@@ -28,7 +36,7 @@ def assemble_row(
         shifted right within each document), `decoder_position_ids`, `decoder_document_ids`, and `labels` of that
         length. And `num_bytes`, a scalar: UTF-8 bytes of the text covered by the predicted tokens.
     """
-    examples = [objective(chunk.ids, rng, chunk.mode) for chunk in chunks]
+    examples = [objective(chunk.ids, rng, chunk.mode, chunk.word_starts) for chunk in chunks]
     sources = [e.source for e in examples]
     targets = [e.target for e in examples]
     pad = objective.pad_token_id
@@ -77,7 +85,6 @@ class TrainingSamples(torch.utils.data.Dataset):
         _check_match(rows, objective)
         self.rows, self.objective, self.seed = rows, objective, seed
         self.length = len(rows) if length is None else length
-        self._permutation = (-1, np.zeros(0, np.int64))  # of the epoch that was asked for last
 
     def __len__(self) -> int:
         return self.length
@@ -87,16 +94,10 @@ class TrainingSamples(torch.utils.data.Dataset):
         if not 0 <= n < self.length:
             raise IndexError(f"sample {n} of {self.length}")
         epoch, position = divmod(n, len(self.rows))
-        chunks = self.rows[self._row_order(epoch)[position]]
+        chunks = self.rows[_row_order(self.seed, epoch, len(self.rows))[position]]
         row = assemble_row(chunks, self.objective, self.rows.capacity, generator(self.seed, DRAWS, n))
         del row["num_bytes"]
         return row
-
-    def _row_order(self, epoch: int) -> np.ndarray:
-        if self._permutation[0] != epoch:
-            order = generator(self.seed, PERMUTATION, epoch).permutation(len(self.rows))
-            self._permutation = (epoch, order)
-        return self._permutation[1]
 
 
 class EvaluationSamples(torch.utils.data.Dataset):

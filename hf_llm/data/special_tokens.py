@@ -60,29 +60,6 @@ class SpecialTokens:
         return self.ids[role]
 
 
-def word_starts(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """Which tokens begin a word: (vocab_size,) bool.
-
-    WordPiece marks the tokens that go on ("##"), byte-level BPE and Unigram those that begin ("Ġ", "▁"); a token of
-    whitespace or punctuation begins one in any scheme.
-
-    Raises:
-        ValueError: the tokenizer marks neither.
-    """
-    vocabulary = tokenizer.get_vocab()
-    table = np.zeros(max(vocabulary.values()) + 1, bool)
-    if any(token.startswith("##") for token in vocabulary):
-        starts = {token for token in vocabulary if not token.startswith("##")}
-    elif any(token.startswith(("Ġ", "▁")) and len(token) > 1 for token in vocabulary):
-        starts = {token for token in vocabulary if token.startswith(("Ġ", "▁", "Ċ", "ĉ")) or not token[0].isalnum()}
-    else:
-        raise ValueError(
-            "whole_word=True: the tokenizer's tokens do not show where words begin; must be False with it"
-        )
-    table[[vocabulary[token] for token in starts]] = True
-    return table
-
-
 def sentence_ends(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """Which tokens end a sentence or a line: (vocab_size,) bool."""
     size = max(tokenizer.get_vocab().values()) + 1

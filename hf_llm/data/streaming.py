@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .encoding import encode_batch
 from .objectives import Objective
-from .packing import PackedRows, pack_documents
+from .packing import PER_TOKEN, PackedRows, pack_documents
 from .samples import DRAWS, PERMUTATION, assemble_row, generator
 
 
@@ -144,8 +144,7 @@ class StreamingSamples(torch.utils.data.IterableDataset):
         return pack_documents(
             np.array(joined["length"]),
             np.array(joined["mode"]),
-            np.concatenate(joined["ids"]),
-            np.concatenate(joined["token_bytes"]),
+            {name: np.concatenate(joined[name]) for name in PER_TOKEN if name in joined},
             self.objective,
             self.capacity,
             (self.seed, sample),

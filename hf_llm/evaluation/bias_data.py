@@ -68,7 +68,7 @@ def load_stereoset(source: str) -> Dataset:
     try:
         items = _published(json.loads(text)["data"]["intrasentence"])
     except (json.JSONDecodeError, KeyError, TypeError):
-        rows = (json.loads(line) for line in text.splitlines() if line.strip())
+        rows = (json.loads(line) for line in text.split("\n") if line.strip())
         items = [row for row in rows if row.get("type", "intrasentence") == "intrasentence"]
     return _checked(items, ("context", "target", "bias_type", "stereotype", "anti-stereotype", "unrelated"), source)
 

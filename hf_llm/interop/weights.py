@@ -96,7 +96,7 @@ class FileMemory:
 
     def __init__(self):
         maps = Path("/proc/self/maps")  # of Linux; elsewhere nothing is given back
-        lines = maps.read_text().splitlines() if maps.exists() else []
+        lines = maps.read_text(encoding="utf-8", errors="replace").splitlines() if maps.exists() else []
         ranges = (line.split()[0].split("-") for line in lines if line.endswith(".safetensors"))
         self.ranges = [(int(start, 16), int(end, 16)) for start, end in ranges]
 

@@ -167,7 +167,8 @@ class Comparison:
         }
         folder = Path(config.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "metrics.json").write_text(json.dumps({**results, "config": asdict(config)}, indent=2))
+        metrics = json.dumps({**results, "config": asdict(config)}, indent=2)
+        (folder / "metrics.json").write_text(metrics, encoding="utf-8")
         with open(folder / "completions.jsonl", "w", encoding="utf-8") as file:
             for i, prompt in enumerate(self.prompts):
                 row = {name: {"text": s.texts[i], "reward": s.rewards[i]} for name, s in samples.items()}

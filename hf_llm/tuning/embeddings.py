@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch.nn import functional
-from transformers import AutoModel, PreTrainedModel, Trainer, TrainingArguments
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from hf_llm.data.tasks import SPLITS, load_task
 from hf_llm.training.runs import run_directory, set_cpu_threads
@@ -158,6 +158,20 @@ class EmbeddingTrainer(TuningMixin, Trainer):
             return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
 
 
+@dataclass
+class TextPairCollator:
+    """A batch of each side: `input_ids` and `attention_mask`, both (batch, longest) int64."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def __call__(self, features: Sequence[dict]) -> dict[str, dict[str, torch.Tensor]]:
+        return {side: self.pad([feature[side] for feature in features]) for side in SIDES}
+
+    def pad(self, ids: list[list[int]]) -> dict[str, torch.Tensor]:
+        batch = self.tokenizer.pad({"input_ids": ids}, return_tensors="pt")
+        return {name: batch[name] for name in ("input_ids", "attention_mask")}
+
+
 class _Run:
     """The parts of one run, made in order: texts, tokenizer, token ids, model, trainer."""
 
@@ -170,6 +184,7 @@ class _Run:
             self.tokenizer.chat_template = None  # sentence-transformers would make a conversation of each text
             self.encoder = Encoder.of(self.tokenizer, model_config, config.data.max_length)
             self.features = {split: self.encode(texts) for split, texts in self.texts.items()}
+        self.collator = TextPairCollator(self.tokenizer)
         self.notes = [report_cut(f["cut"], split, self.encoder.max_length) for split, f in self.features.items()]
         model = prepare_model(config, AutoModel, self.tokenizer, args, len(self.texts["train"]))
         self.trainer = EmbeddingTrainer(
@@ -177,7 +192,7 @@ class _Run:
             args=args,
             train_dataset=self.features["train"],
             eval_dataset=self.features["validation"],
-            data_collator=self.collate,
+            data_collator=self.collator,
             processing_class=self.tokenizer,
             embedding=config.embedding,
         )
@@ -206,13 +221,6 @@ class _Run:
 
         return texts.map(encode_batch, batched=True, desc="Tokenizing")
 
-    def collate(self, features: Sequence[dict]) -> dict[str, dict[str, torch.Tensor]]:
-        return {side: self.pad([feature[side] for feature in features]) for side in SIDES}
-
-    def pad(self, ids: list[list[int]]) -> dict[str, torch.Tensor]:
-        batch = self.tokenizer.pad({"input_ids": ids}, return_tensors="pt")
-        return {name: batch[name] for name in ("input_ids", "attention_mask")}
-
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
         """Retrieval among the pairs of the test split."""
@@ -221,7 +229,7 @@ class _Run:
         model.eval()
         sides, size = [], self.args.per_device_eval_batch_size
         for side in SIDES:
-            batches = (self.pad(test[start : start + size][side]) for start in range(0, len(test), size))
+            batches = (self.collator.pad(test[start : start + size][side]) for start in range(0, len(test), size))
             embedded = [embed(model, self.trainer._prepare_inputs(b), self.config.embedding.pooling) for b in batches]
             sides.append(torch.cat(embedded).cpu())
         model.train(was_training)

@@ -223,7 +223,7 @@ class _Run:
             args=self.args,
             train_dataset=self.encoded["train"],
             eval_dataset=self.encoded["validation"],
-            data_collator=PairCollator(self.tokenizer, model=model),
+            data_collator=PairCollator(self.tokenizer),
             processing_class=self.tokenizer,
             metrics=TextMetrics(self.config.task.metrics),
         )

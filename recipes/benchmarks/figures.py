@@ -27,7 +27,7 @@ def last_table(output: str) -> str:
 
 def machine() -> str:
     """The cores that this process may use, and the name of the processor."""
-    names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     return f"{len(os.sched_getaffinity(0))} CPU cores ({names[0]})" if names else f"{os.cpu_count()} CPU cores"
 
 

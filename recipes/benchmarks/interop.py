@@ -112,7 +112,7 @@ def forget(folder: Path) -> None:
 
 def resident(field: str) -> int:
     """A line of /proc/self/status, in bytes: `VmRSS` now, `VmHWM` at most."""
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return 1024 * int(status.split(field + ":")[1].split()[0])
 
 

@@ -44,7 +44,7 @@ def step(model, inputs: dict[str, torch.Tensor]) -> None:
 
 def resident(field: str) -> int:
     """A line of /proc/self/status, in bytes: `VmRSS` now, `VmHWM` at most since the peak was forgotten."""
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return 1024 * int(status.split(field + ":")[1].split()[0])
 
 
@@ -61,7 +61,7 @@ def measure(name: str, side: str, vocabulary: int, rows: int, length: int, threa
     inputs = batch(stack, rows, length)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # what the small model has left goes back to the system
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forget the peak so far
     before = resident("VmRSS")
     step(model, inputs)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())

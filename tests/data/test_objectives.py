@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hf_llm.data import OBJECTIVES, compute_input_and_target_lengths, make_objective, train_tokenizer
+from hf_llm.data import OBJECTIVES, compute_input_and_target_lengths, make_objective
 from hf_llm.data.denoising import UL2_DENOISERS, infill, noise_mask, permute_sentences, span_lengths
 
 
@@ -132,25 +132,6 @@ def test_a_short_chunk_gets_one_masked_token(tokenizers, rng):
     objective = make_objective("masked_lm", tokenizers["encoder"], "encoder")
     counts = [objective(ordinary(objective, rng, 2), rng).predicted.sum() for _ in range(200)]
     assert min(counts) == 1
-
-
-@pytest.mark.parametrize("algorithm", ["bpe", "wordpiece", "unigram"])
-def test_whole_words_are_masked_together(documents, rng, algorithm):
-    tokenizer = train_tokenizer(documents, algorithm, 420, "encoder", show_progress=False)
-    objective = make_objective("masked_lm", tokenizer, "encoder", whole_word=True, mask_probability=0.4)
-    words = "hills jumps watching overseven quickly foxes".split() * 30
-    pieces = [tokenizer(" " + word, add_special_tokens=False)["input_ids"] for word in words]
-    assert max(map(len, pieces)) > 1
-    predicted = objective(np.concatenate(pieces), rng).predicted
-    per_word = np.split(predicted, np.cumsum([len(p) for p in pieces])[:-1])
-    assert all(p.all() or not p.any() for p in per_word)
-    assert 0.25 < np.mean([p.all() for p in per_word]) < 0.55
-
-
-def test_whole_word_needs_a_tokenizer_that_shows_words(documents):
-    tokenizer = train_tokenizer(documents, "char", 200, "encoder", show_progress=False)
-    with pytest.raises(ValueError, match="whole_word=True"):
-        make_objective("masked_lm", tokenizer, "encoder", whole_word=True)
 
 
 def test_infilling(rng):

@@ -3,16 +3,21 @@
 import datasets
 import numpy as np
 import pytest
+from tokenizers import normalizers
+from transformers import ByT5Tokenizer
+from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
 from hf_llm.data import (
+    StreamingSamples,
     check_corpus_size,
     check_token_ids,
     check_vocabulary,
     load_corpus,
+    make_objective,
     pack_corpus,
     train_tokenizer,
 )
-from hf_llm.data.encoding import encode_texts
+from hf_llm.data.encoding import encode_batch, encode_texts
 from hf_llm.data.packing import best_fit
 
 
@@ -101,6 +106,63 @@ def test_cache_is_used_and_knows_what_matters(corpus, objective_for, tokenizers,
     monkeypatch.setattr(datasets.Dataset, "map", None)
     again = pack_corpus(datasets.Dataset.from_dict(corpus[:]), tokenizer, objective, 64, cache_dir=tmp_path)
     assert again.report == first.report and stored_tokens(again) == stored_tokens(first)
+
+
+def test_fingerprint_is_of_what_decides_the_ids(corpus, documents, tmp_path):
+    def fingerprint(tokenizer):
+        objective = make_objective("causal", tokenizer, "decoder")
+        return pack_corpus(corpus, tokenizer, objective, 64, cache_dir=tmp_path).report["fingerprint"]
+
+    def trained(vocab_size):
+        return train_tokenizer(documents, "bpe", vocab_size, "decoder", show_progress=False)
+
+    first = fingerprint(tokenizer := trained(400))
+    tokenizer(documents[:2], padding="max_length", truncation=True, max_length=7)
+    assert tokenizer.backend_tokenizer.padding and tokenizer.backend_tokenizer.truncation
+    assert fingerprint(tokenizer) == first and tokenizer.backend_tokenizer.truncation["max_length"] == 7
+    assert fingerprint(trained(401)) != first
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    byte_tokenizers = (ByT5Tokenizer(), ByT5Tokenizer(extra_ids=124))
+    assert len({first, fingerprint(tokenizer), *map(fingerprint, byte_tokenizers)}) == 4
+
+
+@pytest.mark.parametrize("name", ["causal", "span_corruption"])
+def test_a_tokenizer_of_bytes_in_python(documents, tmp_path, name):
+    stack = "decoder" if name == "causal" else "encoder-decoder"
+    texts = [*documents[:20], "Привет </s> <extra_id_3>", "字 x\U0001f98a"]
+    tokenizer = ByT5Tokenizer()
+    rows = pack_corpus(
+        datasets.Dataset.from_dict({"text": texts}), tokenizer, make_objective(name, tokenizer, stack), 64,
+        cache_dir=tmp_path,
+    )  # fmt: skip
+    ends = int(name == "causal")
+    assert rows.report["bytes"] == rows.report["tokens"] - ends * len(texts) == sum(len(t.encode()) for t in texts)
+    ids = np.asarray(rows.tokens[-len(texts[-1].encode()) - ends :][: len(texts[-1].encode())])
+    assert tokenizer.decode(ids) == texts[-1]
+
+
+def test_a_tokenizer_that_does_not_tell_what_its_tokens_cover(corpus, tmp_path):
+    vocabulary = tmp_path / "vocab.txt"
+    vocabulary.write_text("[UNK]\n[SEP]\n[PAD]\n[CLS]\n[MASK]\nthe\n", encoding="utf-8")
+    tokenizer = BertTokenizerLegacy(vocabulary)
+    objective = make_objective("masked_lm", tokenizer, "encoder")
+    with pytest.raises(ValueError, match="tokenizer: BertTokenizerLegacy does not tell .* must be a fast tokenizer"):
+        pack_corpus(corpus, tokenizer, objective, 64, cache_dir=tmp_path / "packed")
+
+
+def test_words_are_stored_with_their_tokens(corpus, tokenizers, tmp_path):
+    """And read off a stream as off packed rows."""
+    tokenizer = tokenizers["encoder"]
+    objective = make_objective("masked_lm", tokenizer, "encoder", whole_word=True)
+    rows = pack_corpus(corpus, tokenizer, objective, 64, cache_dir=tmp_path)
+    encoded = encode_batch({"text": corpus["text"][:]}, tokenizer, objective, ["text"], (64,))
+    assert (np.asarray(rows.word_starts) == np.concatenate(encoded["word_starts"])).all()
+    stored = sorted((tuple(c.ids), tuple(c.word_starts)) for row in range(len(rows)) for c in rows[row])
+    stream = StreamingSamples(
+        datasets.Dataset.from_dict(corpus[:]).to_iterable_dataset(), tokenizer, objective, 64, window_rows=10**6
+    )
+    _, window = next(stream._read_windows(stream._start))
+    assert sorted((tuple(c.ids), tuple(c.word_starts)) for row in range(len(window)) for c in window[row]) == stored
 
 
 def test_several_processes_give_the_same_rows(corpus, objective_for, tmp_path):

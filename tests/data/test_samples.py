@@ -1,7 +1,9 @@
 """Samples: rows as the models want them, functions of their index alone; streams that resume exactly."""
 
 import json
+import pickle
 from itertools import islice
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -79,6 +81,34 @@ def test_samples_are_functions_of_their_index(packed):
     assert (torch.cat([b["labels"] for b in batches]).numpy() == np.stack([s["labels"] for s in in_order])).all()
     other = TrainingSamples(rows, objective, seed=2, length=length)
     assert sum(equal(other[n], in_order[n]) for n in range(length)) < length / 10
+
+
+def test_workers_open_the_rows_themselves(packed, corpus, objective_for, tmp_path, monkeypatch):
+    """What is sent to a worker does not grow with the corpus, and is found from any folder."""
+    rows, objective = packed("causal", "decoder")
+    tokenizer, _ = objective_for("causal", "decoder")
+    monkeypatch.chdir(tmp_path)
+    small = pack_corpus(corpus.select(range(20)), tokenizer, objective, 64, cache_dir=Path("cache"))
+    monkeypatch.chdir("/")
+    samples = [TrainingSamples(r, objective, length=10_000) for r in (rows, small)]
+    drawn = [s[len(s) - 1] for s in samples]
+    large, little = map(pickle.dumps, samples)
+    assert abs(len(large) - len(little)) < 300 and len(large) < rows.tokens.nbytes / 2
+    opened = [pickle.loads(pickled) for pickled in (large, little)]
+    assert all(
+        isinstance(s.rows.tokens, np.memmap) and s.rows.report == r.report for s, r in zip(opened, (rows, small))
+    )
+    assert all(equal(s[len(s) - 1], sample) for s, sample in zip(opened, drawn))
+
+
+@pytest.mark.slow
+def test_spawned_workers_give_the_same_batches(packed):
+    rows, objective = packed("masked_lm", "encoder")
+    options = {"batch_size": 4, "collate_fn": collate}
+    samples = TrainingSamples(rows, objective, seed=1, length=12)
+    spawned = torch.utils.data.DataLoader(samples, num_workers=1, multiprocessing_context="spawn", **options)
+    here = torch.utils.data.DataLoader(samples, **options)
+    assert all(equal(a, b) for a, b in zip(spawned, here, strict=True))
 
 
 def test_an_epoch_shows_every_row_once_with_fresh_draws(packed):

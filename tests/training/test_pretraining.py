@@ -7,7 +7,13 @@ import signal
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    ByT5Tokenizer,
+)
 
 from hf_llm.training import checkpoints
 from hf_llm.training.callbacks import StopOnSignal
@@ -64,6 +70,22 @@ def test_a_run_leaves_an_open_model_and_a_report(stack, settings, tmp_path, card
     assert "Prompt" in (run / "samples.md").read_text(encoding="utf-8")
     assert not list(run.glob(".saving-*")) and not list(run.rglob("training_args.bin"))
     assert [c.name for c in checkpoints.list_checkpoints(run)] == ["checkpoint-4", "checkpoint-6"]
+
+
+@pytest.mark.parametrize(("stack", "streaming"), [("decoder", False), ("encoder", True), ("encoder-decoder", False)])
+def test_a_tokenizer_in_python(stack, streaming, settings, tmp_path):
+    """ByT5's, whose tokens are bytes: from texts to samples."""
+    ByT5Tokenizer(mask_token="[MASK]").save_pretrained(tmp_path / "byt5")
+    plan = settings(stack, max_steps=1)
+    plan["tokenizer"] = {"path": str(tmp_path / "byt5")}
+    plan["data"]["streaming"] = streaming
+    plan["objective"] |= {"whole_word": True} if stack == "encoder" else {}
+    pretrain(run_config(plan))
+    assert isinstance(AutoTokenizer.from_pretrained(tmp_path / "run"), ByT5Tokenizer)
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
+    bits = metrics["eval_loss"] / math.log(2)
+    assert 0.9 * bits < metrics["eval_bits_per_byte"] < 2 * bits  # a token is a byte, or a special token
+    assert "Prompt" in (tmp_path / "run" / "samples.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

@@ -49,7 +49,7 @@ def _download(file: DebianFile, path: Path) -> None:
         raise ValueError(f"{file.name} comes from Debian, and there is no apt-get here. {advice}")
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         command = ["apt-get", "download", "--quiet", file.package]
-        result = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+        result = subprocess.run(command, capture_output=True, text=True, errors="replace", cwd=folder)
         downloaded = Path(folder, file.name)
         if result.returncode or not downloaded.is_file():
             reason = (result.stderr.strip().splitlines() or ["apt-get reported nothing"])[-1]

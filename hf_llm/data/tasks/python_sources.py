@@ -52,7 +52,7 @@ def sources(packages: Sequence[str]) -> Iterator[str]:
             yield from python_stdlib.modules()
             continue
         root = _folder(package)
-        for path in sorted(root.rglob("*.py")):
+        for path in sorted(root.rglob("*.py"), key=lambda path: path.parts):
             if not python_stdlib.EXCLUDED_DIRECTORIES & set(path.relative_to(root).parts[:-1]):
                 with tokenize.open(path) as file:
                     yield file.read()
@@ -88,7 +88,7 @@ def _functions(text: str) -> Iterator[Function]:
         tree = ast.parse(text)
     except SyntaxError:
         return
-    lines = text.splitlines()
+    lines = text.split("\n")  # as the parser counts them: a form feed ends none
     for node, prefix in _definitions(tree, ""):
         docstring = ast.get_docstring(node)
         if not docstring or len(node.body) < 2:

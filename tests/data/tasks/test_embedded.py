@@ -102,7 +102,7 @@ def empty():
 def package(tmp_path, monkeypatch):
     folder = tmp_path / "a_small_package"
     folder.mkdir()
-    (folder / "__init__.py").write_text(SOURCE)
+    (folder / "__init__.py").write_text("\x0c\n" + SOURCE)  # a form feed does not end a line of Python
     (folder / "not_python.py").write_text("def (:")
     monkeypatch.syspath_prepend(str(tmp_path))
     return folder.name
