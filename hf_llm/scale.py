@@ -14,7 +14,7 @@ from .training import optimizers
 
 
 # bytes of optimizer state for each parameter, by group of `optimizers.parameter_groups` ("" for the others)
-STATE_BYTES = {"adamw": {"": 8}, "muon": {"matrix": 4, "": 8}, "sgd": {"": 4}}
+STATE_BYTES = {"adamw": {"": 8}, "muon": {**dict.fromkeys(optimizers.MUON_ROLES, 4), "": 8}, "sgd": {"": 4}}
 
 
 @dataclass(frozen=True)

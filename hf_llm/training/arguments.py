@@ -62,7 +62,7 @@ class OptimizerArguments:
     """What `build_optimizer` reads beside the fields of `TrainingArguments`; stands before it among the bases.
 
     Attributes:
-        optimizer: "adamw", "muon" (hidden matrices by Muon, the rest by AdamW) or "sgd".
+        optimizer: "adamw", "muon" (hidden matrices and experts by Muon, the rest by AdamW) or "sgd".
         muon_learning_rate: learning rate of Muon's matrices; default: `learning_rate` (updates have AdamW's scale).
         momentum: of Muon and SGD.
         decay_embeddings: whether weight decay also holds for embeddings and the output head.
