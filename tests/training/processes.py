@@ -35,10 +35,15 @@ SIZES = {
     "pad_token_id": 0,
 }
 
+EXPERTS = {"num_experts": 4, "router_aux_loss_coef": 0.5, "router_z_loss_coef": 0.1}
+
 
 def make_model(stack: str, **fields) -> transformers.PreTrainedModel:
-    """A language model of one stack; `fields` replace SIZES, in an encoder-decoder in both halves."""
+    """A language model of one stack ("experts": a decoder with experts and all router losses); `fields` replace SIZES,
+    in an encoder-decoder in both halves."""
     torch.manual_seed(0)
+    if stack == "experts":
+        stack, fields = "decoder", {**EXPERTS, **fields}
     sizes = SIZES | fields
     if stack == "decoder":
         return hf_llm.LLMDecoderForCausalLM(hf_llm.LLMDecoderConfig(**sizes))
@@ -58,7 +63,7 @@ def rows(stack: str) -> list[dict]:
         ids = torch.randint(3, VOCABULARY, (LENGTH,), generator=generator)
         labels = ids.clone()
         labels[1 + (5 * i) % (LENGTH - 1) :] = -100
-        if stack == "decoder":
+        if stack in ("decoder", "experts"):
             labels[0] = -100  # predicted by nothing
             labels[1] = ids[1]
         row = {"input_ids": ids, "labels": labels}

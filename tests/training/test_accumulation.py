@@ -6,7 +6,8 @@ The rows hold different numbers of targets, so micro-batches that are simply ave
 import datasets
 import pytest
 import torch
-from processes import SIZES, VOCABULARY, make_model
+from processes import EXPERTS, SIZES, VOCABULARY, make_model
+from processes import rows as make_rows
 from transformers import Trainer, TrainingArguments
 
 import hf_llm
@@ -148,3 +149,25 @@ def test_an_objective_accumulates_as_one_batch(objective, stack, documents, toke
     assert any(change.abs().max() > 1e-3 for change in whole.values())
     for name in whole:
         torch.testing.assert_close(parts[name], whole[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_router_losses_accumulate_as_one_batch(stack, tmp_path):
+    """Of rows with different targets, padding and routing, in one, two and three micro-batches."""
+    model, rows = make_model(stack, **EXPERTS), make_rows(stack)[:6]
+    for i, row in enumerate(rows):
+        row["attention_mask"] = (torch.arange(len(row["input_ids"])) < 6 + i).long()
+    whole, *divided = (gradients(model, rows, size, tmp_path, collate_rows) for size in (6, 3, 2))
+    routers = [name for name in whole if "mlp.gate" in name]
+    assert routers and all(whole[name].abs().max() > 1e-4 for name in routers)
+    for parts in divided:
+        for name in whole:
+            torch.testing.assert_close(parts[name], whole[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_equal_micro_batches_weigh_router_losses_as_one(tmp_path):
+    """Three times the same rows: the gradient of the rows alone, not three times their router losses."""
+    model, rows = make_model("decoder", **EXPERTS), make_rows("decoder")[:2]
+    once, thrice = (gradients(model, rows * times, 2, tmp_path, collate_rows) for times in (1, 3))
+    for name in once:
+        torch.testing.assert_close(thrice[name], once[name], rtol=1e-4, atol=1e-6, msg=name)

@@ -18,7 +18,12 @@ STACKS = ("decoder", "encoder", "encoder_decoder")
 
 # (stack, optimizer, strategy) of the runs on two processes; each is compared with the same run on one
 PLANS = {
-    "fast": [("decoder", "muon", "ddp"), ("decoder", "muon", "fsdp2"), ("decoder", "adamw", "ddp")],
+    "fast": [
+        ("decoder", "muon", "ddp"),
+        ("decoder", "muon", "fsdp2"),
+        ("decoder", "adamw", "ddp"),
+        ("experts", "adamw", "ddp"),
+    ],  # fmt: skip
     "slow": [("decoder", "adamw", "fsdp2")]
     + [(stack, "muon", strategy) for stack in ("encoder", "encoder_decoder") for strategy in ("ddp", "fsdp2")],
 }
@@ -54,7 +59,7 @@ def folder_of(tmp_path_factory):
     @functools.cache
     def run(plan: str) -> Path:
         folder = tmp_path_factory.mktemp("processes")
-        for stack in STACKS:
+        for stack in (*STACKS, "experts"):
             processes.make_model(stack).save_pretrained(folder / stack)
         (folder / "plan.json").write_text(json.dumps(PLANS[plan]), encoding="utf-8")
         two_processes(str(folder / "plan.json"), str(folder))
