@@ -13,9 +13,9 @@ from torch.utils.data import SequentialSampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
 
 from hf_llm.training import runs
+from hf_llm.training.evaluation import EveryRowOnce, preserved_rng
 from hf_llm.training.resuming import find_checkpoint
 from hf_llm.training.saving import AtomicCheckpoints
-from hf_llm.training.trainer import preserved_rng
 
 from .adapters import adapter_callbacks, add_adapter, open_quantised
 from .config import TuningConfig
@@ -28,19 +28,18 @@ logger = logging.getLogger(__name__)
 BASE = "base"  # folder of a run with the model that its adapter is for, where no other checkpoint is that
 
 
-class TuningMixin(AtomicCheckpoints):
+class TuningMixin(AtomicCheckpoints, EveryRowOnce):
     """What every tuning trainer adds to its class: `class Mine(TuningMixin, SFTTrainer)`.
 
-    Beside atomic checkpoints: evaluation leaves the random generators alone, so that how often one evaluates changes
-    nothing, the last step is always logged, and each training log has `train_seconds` (without evaluation).
+    Beside atomic checkpoints and exact evaluation losses: the last step is always logged, and each training log has
+    `train_seconds` (without evaluation).
     """
 
     _since: float | None = None
 
     def evaluation_loop(self, *args, **kwargs):
         start = time.perf_counter()
-        with preserved_rng():
-            output = super().evaluation_loop(*args, **kwargs)
+        output = super().evaluation_loop(*args, **kwargs)
         if self._since is not None:
             self._since += time.perf_counter() - start
         return output
