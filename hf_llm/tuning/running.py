@@ -17,7 +17,7 @@ from hf_llm.training.evaluation import EveryRowOnce, preserved_rng
 from hf_llm.training.resuming import find_checkpoint
 from hf_llm.training.saving import AtomicCheckpoints
 
-from .adapters import adapter_callbacks, add_adapter, open_quantised
+from .adapters import adapter_callbacks, add_adapter, open_quantised, orthogonality_weighed
 from .config import TuningConfig
 from .models import is_complete_checkpoint, open_model
 from .report import Results, RunFacts, summary_text, write_report
@@ -39,10 +39,19 @@ class TuningMixin(AtomicCheckpoints, EveryRowOnce):
 
     def evaluation_loop(self, *args, **kwargs):
         start = time.perf_counter()
-        output = super().evaluation_loop(*args, **kwargs)
+        with orthogonality_weighed(self.model, 0.0):
+            output = super().evaluation_loop(*args, **kwargs)
         if self._since is not None:
             self._since += time.perf_counter() - start
         return output
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        parts = 1  # of the step, where losses are sums over its items
+        if num_items_in_batch is not None:
+            processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+            parts = self.current_gradient_accumulation_steps * processes
+        with orthogonality_weighed(self.model, 1 / parts):
+            return super().training_step(model, inputs, num_items_in_batch)
 
     def _get_eval_sampler(self, eval_dataset):
         """In order, even where training groups by length: predictions belong to their examples by place."""
