@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from .interop import InteropError, nearest_family
-from .interop.convert import head_name, to_our_config
+from .interop.convert import head_name, head_of, our_class, to_our_config
 from .interop.families import load_families
 from .presets import CONFIGS, load_preset, nearest_names, preset_config, preset_names
 from .scale import STRATEGIES, sent_bytes, tensor_parallel, training_bytes
@@ -86,6 +86,19 @@ def our_config(config: PreTrainedConfig) -> PreTrainedConfig | None:
         return to_our_config(load_families()[config.model_type], config)
     except (KeyError, InteropError):
         return None
+
+
+def as_ours(model: PreTrainedModel, ours: PreTrainedConfig) -> PreTrainedModel:
+    """A model on the meta device as one of our classes, where the configuration says which layers run how often; as it
+    is where no class has its head."""
+    if ours is model.config:
+        return model
+    family = load_families()[model.config.model_type]
+    try:
+        with torch.device("meta"):
+            return our_class(family, head_of(type(model).__name__, family))(ours)
+    except InteropError:
+        return model
 
 
 def stacks(config: PreTrainedConfig) -> dict[str, PreTrainedConfig]:
@@ -200,7 +213,7 @@ def report(
     lines.append(f"  {'total':13} {total:18,}")
     lines.append(f"for {context:,} tokens of context")
     if ours is not None:
-        flops = flops_per_token(model, context) / 1e9
+        flops = flops_per_token(as_ours(model, ours), context) / 1e9
         lines.append(f"  GFLOPs per token: {flops / 3:,.3f} forward, {flops:,.3f} in training")
     held = 0
     if ours is not None and "decoder" in stacks(ours):

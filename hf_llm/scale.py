@@ -11,10 +11,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .training import optimizers
+from .training.throughput import times_run
 
 
 # bytes of optimizer state for each parameter, by group of `optimizers.parameter_groups` ("" for the others)
-STATE_BYTES = {"adamw": {"": 8}, "muon": {"matrix": 4, "": 8}, "sgd": {"": 4}}
+STATE_BYTES = {"adamw": {"": 8}, "muon": {**dict.fromkeys(optimizers.MUON_ROLES, 4), "": 8}, "sgd": {"": 4}}
 
 
 @dataclass(frozen=True)
@@ -88,14 +89,15 @@ def tensor_parallel(model: PreTrainedModel, optimizer: str, processes: int, toke
     whole = training_bytes(model, optimizer, "DDP", 1) / model.num_parameters()
     held = sum(p.numel() / (processes if id(p) in divided else 1) * whole for p in model.parameters())
     reduced = gathered = 0
+    times = times_run(model)
     for name, module in model.named_modules():
         style = next((style for pattern, style in plan.items() if fnmatchcase(name, pattern)), "")
         if isinstance(module, nn.Embedding):
             reduced += module.embedding_dim if style else 0
         elif isinstance(module, nn.Linear) and style.startswith("rowwise"):
-            reduced += module.out_features
+            reduced += module.out_features * times(name)
         elif isinstance(module, nn.Linear) and style.startswith("colwise"):
-            reduced += module.in_features
+            reduced += module.in_features * times(name)
             gathered += module.out_features if style == "colwise_gather_output" else 0
     sent = 2 * tokens * (2 * reduced + gathered) * (processes - 1) / processes
     return round(held), round(sent)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from transformers import (
+    AlbertConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
@@ -17,6 +18,7 @@ from hf_llm.cli import main
 from hf_llm.info import build_on_meta, cache_bytes, parameter_groups, report, runs, shapes
 from hf_llm.presets import preset_config
 from hf_llm.scale import STRATEGIES, sent_bytes, tensor_parallel, training_bytes
+from hf_llm.training.throughput import flops_per_token
 
 
 SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -152,6 +154,27 @@ def test_tensor_parallel():
     assert held == 16 * (matrices // 2 + rest)
     assert sent == 2 * 10 * (2 * (forward + backward) + 64) / 2
     assert tensor_parallel(model, "adamw", 1, tokens=10) == (16 * model.num_parameters(), 0)
+
+
+def test_shared_layers_cost_what_layers_of_their_own_cost(tmp_path):
+    """In FLOPs and in what tensor parallelism sends, not in memory; native models that share as well."""
+    sizes = {**SIZES, "num_hidden_layers": 4, "num_key_value_heads": 4, "tie_word_embeddings": False}
+    apart, shared = (
+        AutoModelForCausalLM.from_config(LLMDecoderConfig(**sizes, layer_sharing=sharing))
+        for sharing in (None, [0, 1, 1, 0])
+    )
+    assert shared.num_parameters() < apart.num_parameters()
+    assert flops_per_token(shared, 16) == flops_per_token(apart, 16)
+    sent = [tensor_parallel(model, "adamw", 2, tokens=10)[1] for model in (shared, apart)]
+    assert sent[0] == sent[1]
+
+    flops = []
+    for layers in (2, 4):
+        sizes = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8}
+        AlbertConfig(vocab_size=64, num_hidden_layers=layers, **sizes).save_pretrained(tmp_path)
+        printed = lines(report(str(tmp_path), context=16))["GFLOPs per token"]
+        flops.append(float(printed.split()[0]))
+    assert flops[1] > 1.7 * flops[0] > 0
 
 
 def test_config_file_alone(tmp_path, capsys):

@@ -195,7 +195,7 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
         swiglu_limit, swiglu_alpha: clamp and slope of gpt-oss' gate, (up + 1) * gate * sigmoid(alpha * gate).
         router_aux_loss_coef, router_z_loss_coef: weights of the load-balancing loss
             (https://arxiv.org/abs/2101.03961) and the router z-loss (https://arxiv.org/abs/2202.08906), added to the
-            training loss.
+            training loss: over all tokens at once, or, with `num_items_in_batch`, row by row (see losses.py).
         router_jitter_noise: multiplicative uniform noise on the router's input in training (Mixtral).
 
     Embeddings and head:

@@ -246,8 +246,9 @@ class LLMDecoderForCausalLM(LanguageModelHead, LLMPreTrainedModel, TakesTokenSte
             documents = resolve_documents(document_ids, position_ids, attention_mask, None, labels.shape)
             targets = next_tokens(labels, documents, kwargs.get("ignore_index", -100))
         logits, loss = self.logits_and_loss(hidden_states, targets, skip_logits, kept, **kwargs)
+        weights = self.row_weights(targets, **kwargs)
         loss, aux_loss = self.add_router_losses(
-            loss, outputs.get("router_logits"), self.config, attention_mask, document_ids
+            loss, outputs.get("router_logits"), self.config, attention_mask, document_ids, weights
         )
         fields = {
             "loss": loss,

@@ -137,7 +137,10 @@ class LLMEncoderForMaskedLM(LanguageModelHead, LLMPreTrainedModel):
             **kwargs,
         )
         logits, loss = self.logits_and_loss(outputs.last_hidden_state, labels, skip_logits, **kwargs)
-        loss, _ = self.add_router_losses(loss, outputs.get("router_logits"), self.config, attention_mask, document_ids)
+        weights = self.row_weights(labels, **kwargs)
+        loss, _ = self.add_router_losses(
+            loss, outputs.get("router_logits"), self.config, attention_mask, document_ids, weights
+        )
         return MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )

@@ -288,11 +288,12 @@ class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, _EncoderDecod
             **kwargs,
         )
         logits, loss = self.logits_and_loss(outputs.last_hidden_state, labels, skip_logits, **kwargs)
+        weights = self.row_weights(labels, **kwargs)
         for config, router_logits, mask, documents in (
             (self.config.encoder, outputs.encoder_router_logits, attention_mask, document_ids),
             (self.config.decoder, outputs.decoder_router_logits, decoder_attention_mask, decoder_document_ids),
         ):
-            loss, _ = self.add_router_losses(loss, router_logits, config, mask, documents)
+            loss, _ = self.add_router_losses(loss, router_logits, config, mask, documents, weights)
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,

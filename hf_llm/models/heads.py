@@ -114,14 +114,29 @@ class LanguageModelHead:
         return logits, logits_cross_entropy(complete, labels, **options)
 
     @staticmethod
-    def add_router_losses(loss, router_logits, config, attention_mask, document_ids):
+    def row_weights(labels, num_items_in_batch=None, ignore_index=-100, **kwargs) -> torch.Tensor | None:
+        """Each row's share (batch,) of the targets of a larger batch that labels (batch, seq) are a part of; `None`
+        where they are all there is."""
+        if labels is None or num_items_in_batch is None:
+            return None
+        return (labels != ignore_index).sum(-1) / num_items_in_batch
+
+    @staticmethod
+    def add_router_losses(loss, router_logits, config, attention_mask, document_ids, row_weights=None):
         """Add the router losses of a stack to `loss`; returns it and the load-balancing loss, or (`loss`, None)."""
         if not router_logits:
             return loss, None
         is_real = real_tokens(attention_mask, document_ids)
-        if is_real is not None and is_real.numel() != len(router_logits[0]):
-            is_real = None  # flash attention runs on the real tokens alone
-        balance, z = router_losses(router_logits, config.num_experts_per_tok, is_real)
+        if is_real is not None and is_real.numel() != len(router_logits[0]):  # flash attention leaves padding out
+            if row_weights is not None:
+                place = is_real.reshape(-1, 1)
+                router_logits = [
+                    layer.new_zeros(len(place), layer.shape[-1]).masked_scatter(place, layer)
+                    for layer in router_logits
+                ]
+            else:
+                is_real = None
+        balance, z = router_losses(router_logits, config.num_experts_per_tok, is_real, row_weights)
         if loss is not None:
             loss = loss + config.router_aux_loss_coef * balance + config.router_z_loss_coef * z
         return loss, balance

@@ -307,25 +307,37 @@ def logits_cross_entropy(
 
 
 def router_losses(
-    router_logits: tuple[torch.Tensor, ...], top_k: int, is_real: torch.Tensor | None = None
+    router_logits: Sequence[torch.Tensor],
+    top_k: int,
+    is_real: torch.Tensor | None = None,
+    row_weights: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Load-balancing loss (https://arxiv.org/abs/2101.03961, equations 4 to 6, over the top-k choices and all layers) and
     router z-loss (https://arxiv.org/abs/2202.08906).
 
-    router_logits: (tokens, experts) for each sparse layer; is_real (tokens,) leaves padding out. Two float32 scalars.
+    router_logits: (batch * seq, experts) for each sparse layer; is_real (batch, seq) leaves padding out. Two float32
+    scalars: over all tokens at once, as in transformers; or, with row_weights (batch,), the weighted sum of what each
+    row gives by itself (https://arxiv.org/abs/2412.19437, equations 17 to 20), which is the same however the rows are
+    divided into batches. Balance is no mean over tokens, so no other definition is.
     """
-    logits = torch.stack([layer.float() for layer in router_logits])  # (layers, tokens, experts)
-    real = torch.ones(logits.shape[1], device=logits.device) if is_real is None else is_real.reshape(-1).float()
-    real = real.to(logits.device)
-    rows = real.sum() * len(router_logits)
+    logits = torch.stack([layer.float() for layer in router_logits])
+    layers, tokens, experts = logits.shape
+    rows = 1 if row_weights is None else len(row_weights)
+    logits = logits.view(layers, rows, tokens // rows, experts)
+    real = logits.new_ones(rows, tokens // rows) if is_real is None else is_real.reshape(rows, -1).to(logits)
+    count = layers * real.sum(-1)  # (rows,)
+    if row_weights is not None:
+        count = count.clamp(min=1)  # a row of padding weighs nothing
     probabilities = logits.softmax(-1)
     chosen = torch.zeros_like(logits).scatter_(-1, probabilities.topk(top_k, dim=-1).indices, 1.0)
-    share = (chosen * real[:, None]).sum((0, 1)) / rows
-    probability = (probabilities * real[:, None]).sum((0, 1)) / rows
-    balance = logits.shape[-1] * (share * probability).sum()
-    z = (logits.logsumexp(-1).square() * real).sum() / rows
-    return balance, z
+    share = (chosen * real[..., None]).sum((0, 2)) / count[:, None]  # (rows, experts)
+    probability = (probabilities * real[..., None]).sum((0, 2)) / count[:, None]
+    balance = experts * (share * probability).sum(-1)
+    z = (logits.logsumexp(-1).square() * real).sum((0, 2)) / count
+    if row_weights is None:
+        return balance[0], z[0]
+    return (row_weights * balance).sum(), (row_weights * z).sum()
 
 
 def classification_loss(

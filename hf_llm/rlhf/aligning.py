@@ -14,8 +14,8 @@ from transformers.integrations import TensorBoardCallback
 
 from hf_llm.data.checkpoints import checkpoint_path
 from hf_llm.data.tasks import SPLITS
+from hf_llm.training.evaluation import preserved_rng
 from hf_llm.training.runs import run_directory, set_cpu_threads
-from hf_llm.training.trainer import preserved_rng
 from hf_llm.tuning.finetuning import describe_dataset
 from hf_llm.tuning.models import open_config
 from hf_llm.tuning.report import Results

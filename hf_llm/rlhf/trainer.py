@@ -10,7 +10,7 @@ from accelerate.utils import is_peft_model
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from ..training.trainer import preserved_rng
+from ..training.evaluation import preserved_rng
 from . import critic as critics
 from .advantages import KLController, RunningMoments
 from .checks import check_launch, check_prompts, check_templates, check_tokenizer, check_writes

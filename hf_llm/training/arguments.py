@@ -32,6 +32,7 @@ MANAGED_ARGUMENTS = {
     "train_sampling_strategy": "sample n of a run is a pure function of the seed and n, so the order is fixed",
     "ignore_data_skip": "a resumed run always goes on with the next sample",
     "dataloader_in_order": "a resumed run always goes on with the next sample",
+    "dataloader_drop_last": "every row of the validation split counts, and training has whole batches alone",
     "remove_unused_columns": "batches hold exactly what the model takes",
     "auto_find_batch_size": "the batch size decides which samples make a step",
     "enable_jit_checkpoint": "SIGTERM and Ctrl-C always save a checkpoint",
@@ -62,7 +63,7 @@ class OptimizerArguments:
     """What `build_optimizer` reads beside the fields of `TrainingArguments`; stands before it among the bases.
 
     Attributes:
-        optimizer: "adamw", "muon" (hidden matrices by Muon, the rest by AdamW) or "sgd".
+        optimizer: "adamw", "muon" (hidden matrices and experts by Muon, the rest by AdamW) or "sgd".
         muon_learning_rate: learning rate of Muon's matrices; default: `learning_rate` (updates have AdamW's scale).
         momentum: of Muon and SGD.
         decay_embeddings: whether weight decay also holds for embeddings and the output head.
@@ -109,7 +110,6 @@ class PretrainingArguments(OptimizerArguments, TrainingArguments):
     remove_unused_columns: bool = False
     prediction_loss_only: bool = True
     label_names: list[str] = field(default_factory=lambda: ["labels"])
-    dataloader_drop_last: bool = True
 
     def __post_init__(self):
         if self.schedule not in SCHEDULES:

@@ -92,9 +92,12 @@ class StopOnSignal(TrainerCallback):
     def __init__(self):
         self.received: signal.Signals | None = None
         self._previous = {}
+        self._group = None
         self._launcher = os.getppid() if "ACCELERATE_MIXED_PRECISION" in os.environ else None
 
     def on_train_begin(self, args, state, control, **kwargs):
+        if args.world_size > 1:  # asked in each step: on CPUs, for reading an accelerator's answer would wait for it
+            self._group = dist.new_group(backend="gloo")
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, self._note)
 
@@ -107,9 +110,9 @@ class StopOnSignal(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if self.received is None and self._launcher is not None and os.getppid() != self._launcher:
             self.received = signal.SIGTERM
-        if args.world_size > 1:
-            told = torch.tensor(int(self.received or 0), device=args.device)
-            dist.all_reduce(told, dist.ReduceOp.MAX)
+        if self._group is not None:
+            told = torch.tensor(int(self.received or 0))
+            dist.all_reduce(told, dist.ReduceOp.MAX, self._group)
             self.received = signal.Signals(told.item()) if told.item() else None
         if self.received is not None and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = True

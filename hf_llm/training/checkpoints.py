@@ -6,16 +6,16 @@ is torn: it is named in a warning and the checkpoint before it is used.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
+
+import filelock
 
 
 logger = logging.getLogger(__name__)
@@ -148,18 +148,19 @@ def exclusive(run_dir: Path, patience: float = 120.0) -> Iterator[None]:
         ValueError: another process keeps training into `run_dir`.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    with open(run_dir / ".lock", "w", encoding="utf-8") as lock:
-        deadline = time.monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise ValueError(f"output_dir = {run_dir} is in use by another run") from None
-                logger.warning("output_dir = %s is in use by another process; waiting for it to end", run_dir)
-                time.sleep(min(5.0, patience))
+    lock = filelock.FileLock(run_dir / ".lock")
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            logger.warning("output_dir = %s is in use by another process; waiting for it to end", run_dir)
+            lock.acquire(timeout=patience, poll_interval=0.5)
+    except filelock.Timeout:
+        raise ValueError(f"output_dir = {run_dir} is in use by another run") from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _digest(path: Path) -> str:
@@ -168,7 +169,11 @@ def _digest(path: Path) -> str:
 
 
 def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    """Wait until a file or a directory is on disk. Windows flushes what is open for writing, and no directories."""
+    windows = os.name == "nt"
+    if windows and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -1,11 +1,16 @@
-"""AdamW, SGD and Muon over parameter groups that decay what should decay.
+"""AdamW, SGD and Muon over groups of parameters by role: what a parameter is for, not how many dimensions it has.
 
-| group | members | weight decay | under `muon` |
+| role | parameters | under `muon` | weight decay |
 |---|---|---|---|
-| matrix | hidden 2-D weights | yes | Muon |
-| experts | stacked (3-D) expert weights | yes | AdamW: torch's Muon takes 2-D matrices only |
-| embedding | `nn.Embedding` weights and the output head | with `decay_embeddings` | AdamW |
-| vector | norms, biases, scalars | no | AdamW |
+| matrix | weights of linear layers (also GPT-2's `Conv1D` and LoRA's) but for those below | Muon | yes |
+| experts | stacked (3-D) weights of experts, each expert's matrix by itself | Muon | yes |
+| embedding | tokens, positions, types, relative bias; output and task heads; adapters on these | AdamW | if asked |
+| router | what scores experts | AdamW | no |
+| vector | norms and biases of any shape, sinks, and whatever has one dimension (gates, scales) | AdamW | no |
+| other | what no row above knows, such as convolutions | AdamW | yes |
+
+"If asked" is by `decay_embeddings`. Norms, routers and experts are known by the names of their classes (`...Norm`,
+`...Router`, `...Experts`), as in transformers: native and users' modules have these names, too.
 """
 
 import math
@@ -15,59 +20,93 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers.pytorch_utils import Conv1D
 
 
 OPTIMIZERS = ("adamw", "muon", "sgd")
+ROLES = ("matrix", "experts", "embedding", "router", "vector", "other")
+MUON_ROLES = ("matrix", "experts")
+DECAYING_ROLES = ("matrix", "experts", "other")
 BATCH_ELEMENTS = 2**22  # of matrices that Muon orthogonalises together: more fill a processor by themselves
 
 
+def parameter_roles(model: nn.Module) -> dict[nn.Parameter, str]:
+    """The role of every parameter of `model`, by the table above, in the order of `model.parameters()`."""
+    embeddings = {weight for module in _embeddings_and_heads(model) for weight in module.parameters()}
+    roles = {}
+    for path, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            roles[parameter] = _role(path, module, name, parameter, parameter in embeddings)
+    return {parameter: roles[parameter] for parameter in model.parameters()}
+
+
+def _role(path: str, module: nn.Module, name: str, parameter: nn.Parameter, of_embeddings: bool) -> str:
+    kind = type(module).__name__
+    shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO-3 leaves no parameter in place
+    if name.endswith("bias") or "Norm" in kind or sum(size > 1 for size in shape) < 2:
+        return "vector"
+    if of_embeddings:
+        return "embedding"
+    if "Router" in kind or path.split(".")[-1] in ("gate", "router"):  # natives' routers may be plain linear layers
+        return "router"
+    if "Expert" in kind and len(shape) == 3:
+        return "experts"
+    return "matrix" if isinstance(module, (nn.Linear, Conv1D)) else "other"
+
+
+def _embeddings_and_heads(model: nn.Module) -> Iterator[nn.Module]:
+    """Embeddings, the output head and the last layer of a task head, with PEFT's wrappers around them."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # of a PeftModel
+    if hasattr(base, "get_output_embeddings") and (head := base.get_output_embeddings()) is not None:
+        yield head
+    for module in model.modules():
+        if isinstance(_wrapped(module), nn.Embedding):
+            yield module
+    backbone = getattr(base, "base_model", base)
+    if backbone is not base:
+        yield from (child for child in base.children() if isinstance(_wrapped(child), nn.Linear))
+
+
+def _wrapped(module: nn.Module) -> nn.Module:
+    """What PEFT has put an adapter or a trained copy around, or the module itself."""
+    return getattr(module, "base_layer", None) or getattr(module, "original_module", None) or module
+
+
 def parameter_groups(model: nn.Module, weight_decay: float, decay_embeddings: bool = False) -> list[dict]:
-    """Sort the trainable parameters of `model` into the groups of the table above.
+    """The trainable parameters of `model` in groups by role.
 
     Args:
         model: any module; tied weights appear once.
-        weight_decay: decoupled decay coefficient of the groups that decay.
+        weight_decay: decoupled decay coefficient of the roles that decay.
         decay_embeddings: whether embeddings and the output head decay as well.
 
     Returns:
-        Non-empty groups `{"name", "params", "weight_decay"}`; every trainable parameter is in exactly one.
+        Non-empty groups `{"name", "params", "weight_decay"}`, named by role; every trainable parameter is in one.
     """
-    heads = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    if hasattr(model, "get_output_embeddings") and (head := model.get_output_embeddings()) is not None:
-        heads.add(id(head.weight))
-
-    members = {"matrix": [], "experts": [], "embedding": [], "vector": []}
-    for parameter in model.parameters():
-        if not parameter.requires_grad:
-            continue
-        if parameter.ndim < 2:
-            name = "vector"
-        elif id(parameter) in heads:
-            name = "embedding"
-        else:
-            name = "matrix" if parameter.ndim == 2 else "experts"
-        members[name].append(parameter)
-
-    decays = {"matrix": True, "experts": True, "embedding": decay_embeddings, "vector": False}
+    members = {role: [] for role in ROLES}
+    for parameter, role in parameter_roles(model).items():
+        if parameter.requires_grad:
+            members[role].append(parameter)
+    decaying = (*DECAYING_ROLES, "embedding") if decay_embeddings else DECAYING_ROLES
     return [
-        {"name": name, "params": params, "weight_decay": weight_decay if decays[name] else 0.0}
-        for name, params in members.items()
+        {"name": role, "params": params, "weight_decay": weight_decay if role in decaying else 0.0}
+        for role, params in members.items()
         if params
     ]
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """Muon for the hidden matrices and AdamW for all the rest, as one optimizer object.
+    """Muon for hidden matrices and experts, and AdamW for all the rest, as one optimizer object.
 
     One object with one list of `param_groups` and one `state` is what schedulers, Accelerate and checkpoints handle.
     AdamW's part is done by `torch.optim.AdamW`, which sees views of these groups and this state; Muon's is that of
-    `torch.optim.Muon` (on a CPU to the bit), with matrices of one shape taken together, and whole where they are
-    sharded. Muon's updates are scaled to the RMS of AdamW's (`match_rms_adamw`), so that one learning rate, one decay
-    and one schedule serve both. Muon: https://kellerjordan.github.io/posts/muon/; scaling:
+    `torch.optim.Muon` (on a CPU to the bit), with matrices of one shape taken together, each expert's by itself, and
+    whole where they are sharded. Muon's updates are scaled to the RMS of AdamW's (`match_rms_adamw`), so that one
+    learning rate, one decay and one schedule serve both. Muon: https://kellerjordan.github.io/posts/muon/; scaling:
     https://arxiv.org/abs/2502.16982.
 
     Args:
-        groups: parameter groups; a group named "matrix" goes to Muon.
+        groups: parameter groups; those named in `MUON_ROLES` go to Muon.
         lr: learning rate of both; `matrix_lr` overrides it for Muon's matrices.
         momentum: Muon's momentum.
         betas, eps: AdamW's.
@@ -87,7 +126,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         muon = torch.optim.Muon(
             [placeholder], lr=lr if matrix_lr is None else matrix_lr, momentum=momentum, adjust_lr_fn="match_rms_adamw"
         )
-        settled = [{**(muon if g["name"] == "matrix" else self._adamw).defaults, **g} for g in groups]
+        settled = [{**(muon if g["name"] in MUON_ROLES else self._adamw).defaults, **g} for g in groups]
         super().__init__(settled, {})
 
     @torch.no_grad()
@@ -99,10 +138,10 @@ class MuonWithAdamW(torch.optim.Optimizer):
                 loss = closure()
         # The views are taken at every step: loading a checkpoint and Accelerate's FSDP2 replace groups and state.
         self._adamw.state = self.state
-        self._adamw.param_groups = [group for group in self.param_groups if group["name"] != "matrix"]
+        self._adamw.param_groups = [group for group in self.param_groups if group["name"] not in MUON_ROLES]
         self._adamw.step()
         for group in self.param_groups:
-            if group["name"] == "matrix":
+            if group["name"] in MUON_ROLES:
                 self._step_matrices(group)
         return loss
 
@@ -121,8 +160,11 @@ class MuonWithAdamW(torch.optim.Optimizer):
                 buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
                 update = parameter.grad.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
                 updates.append(update.full_tensor() if isinstance(update, DTensor) else update)
-            orthogonal = orthogonalize(torch.stack(updates), group["ns_coefficients"], group["ns_steps"], group["eps"])
-            rate = learning_rate * (0.2 * math.sqrt(max(batch[0].shape)))  # "match_rms_adamw"
+            stacked = torch.stack(updates)  # (parameters, rows, columns), of experts (parameters, experts, ...)
+            matrices = stacked.flatten(0, -3)
+            matrices = orthogonalize(matrices, group["ns_coefficients"], group["ns_steps"], group["eps"])
+            orthogonal = matrices.view(stacked.shape)
+            rate = learning_rate * (0.2 * math.sqrt(max(stacked.shape[-2:])))  # "match_rms_adamw"
             for parameter, update in zip(batch, orthogonal, strict=True):
                 if isinstance(parameter, DTensor):
                     update = distribute_tensor(

@@ -32,6 +32,7 @@ from . import runs
 from .arguments import PretrainingArguments
 from .callbacks import ReportAtSave
 from .config import RunConfig
+from .evaluation import IGNORED, preserved_rng
 from .from_decoder import DecoderStart
 from .report import RunFacts, final_metrics, summary_text, write_report
 from .resuming import check_architecture, find_checkpoint
@@ -39,7 +40,7 @@ from .runs import run_directory, set_cpu_threads
 from .samples import draw_samples
 from .stacks import stack_of
 from .stream import StreamByIndex
-from .trainer import DATA_STATE, PretrainTrainer, preserved_rng
+from .trainer import DATA_STATE, PretrainTrainer
 from .word_vectors import init_embeddings_from_word_vectors
 
 
@@ -192,7 +193,7 @@ class _Run:
         validation = pack_corpus(held_out, self.tokenizer, self.objective, **packing)
         check_token_ids(validation, vocab_size)
         self.validation_report = validation.report
-        return train, self.whole_batches(EvaluationSamples(validation, self.objective, seed=seed))
+        return train, self.validation_rows(EvaluationSamples(validation, self.objective, seed=seed))
 
     def settle_epochs(self, rows: int) -> None:
         epochs = self.config.training.get("num_train_epochs")
@@ -200,21 +201,20 @@ class _Run:
             steps = math.ceil(epochs * rows / self.args.global_batch_size)
             self.args = training_arguments(self.config, steps)
 
-    def whole_batches(self, evaluation: Dataset) -> Dataset:
+    def validation_rows(self, evaluation: Dataset) -> Dataset:
         """`validation_rows` rows, evenly spread, for neighbours come from the same documents.
 
-        With several processes whole batches only, so that no row counts twice.
+        Raises:
+            ValueError: none of them has a target.
         """
         count = min(len(evaluation), self.config.data.validation_rows)
-        if self.args.world_size > 1:
-            unit = self.args.eval_batch_size * self.args.world_size
-            if count < unit:
-                raise ValueError(
-                    f"the validation split has {count} rows, fewer than training.per_device_eval_batch_size x "
-                    f"{self.args.world_size} processes = {unit}"
-                )
-            count -= count % unit
-        return Subset(evaluation, [i * len(evaluation) // count for i in range(count)])
+        chosen = Subset(evaluation, [i * len(evaluation) // count for i in range(count)])
+        if not any((row["labels"] != IGNORED).any() for row in chosen):
+            raise ValueError(
+                f"data.validation_rows = {self.config.data.validation_rows} takes {max(count, 0)} of the validation "
+                f"split's {len(evaluation)} rows, and there are no targets in them: take more, or give it more data"
+            )
+        return chosen
 
     # ---- model and trainer -----------------------------------------------------------------------------------------
 

@@ -22,10 +22,16 @@ from .resuming import check_same_run
 logger = logging.getLogger(__name__)
 
 
+def available_cores() -> int:
+    """Cores that this process may use, where the system says so (Linux); else all."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def set_cpu_threads(threads: int | None) -> None:
     """Use `threads` CPU threads; by default all cores under `accelerate launch`, which would leave a process one."""
     if threads is None and "ACCELERATE_MIXED_PRECISION" in os.environ:
-        threads = max(len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
+        threads = max(available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
     if threads is not None:
         torch.set_num_threads(threads)
 

@@ -1,6 +1,7 @@
 """Atomic checkpoints and the stop on a loss that is not finite, for any `Trainer`."""
 
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -39,17 +40,22 @@ class AtomicCheckpoints(CheckedPushes):
                 callback.logging_dir = callback.logging_dir or str(Path(self.args.output_dir) / "runs")
 
     def _maybe_log_save_evaluate(self, tr_loss, grad_norm, *args, **kwargs):
-        if self.control.should_evaluate or self.control.should_save or self.control.should_log:
+        if (self.control.should_evaluate or self.control.should_save) and not self.control.should_log:
             self._check_finite(tr_loss, grad_norm)
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
 
-    def _check_finite(self, tr_loss: torch.Tensor, grad_norm) -> None:
-        norm = torch.as_tensor(0.0 if grad_norm is None else grad_norm)
-        if torch.isfinite(tr_loss) and torch.isfinite(norm):
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        if "loss" in logs:  # Trainer has read it from the accelerator already, before it evaluates and saves
+            self._check_finite(logs["loss"], logs.get("grad_norm"))
+        super().log(logs, *args, **kwargs)
+
+    def _check_finite(self, loss: torch.Tensor | float, grad_norm: torch.Tensor | float | None) -> None:
+        norm = 0.0 if grad_norm is None else float(grad_norm)
+        if math.isfinite(loss) and math.isfinite(norm):
             return
         good = checkpoints.last_good_checkpoint(self.args.output_dir, contents=False)
         raise TrainingDiverged(
-            f"the loss is not finite at step {self.state.global_step} (gradient norm {norm.item():.3g}). "
+            f"the loss is not finite at step {self.state.global_step} (gradient norm {norm:.3g}). "
             + (f"The last good checkpoint is {good}. " if good else "There is no checkpoint yet. ")
             + "Lower training.learning_rate or training.max_grad_norm, or lengthen training.warmup_steps."
         )

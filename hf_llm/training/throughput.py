@@ -1,9 +1,13 @@
 """Floating-point operations: what a model needs per token, and what the machine could do at most."""
 
 import time
+from collections import Counter
+from collections.abc import Callable
 
 import torch
 from torch import nn
+
+from .optimizers import parameter_roles
 
 
 # Dense bfloat16 tensor-core peaks without sparsity, FLOP/s, from the vendors' data sheets. The first name that occurs
@@ -35,13 +39,24 @@ GPU_PEAKS = {
 }
 
 
+def times_run(model: nn.Module) -> Callable[[str], int]:
+    """How often a forward pass runs the module or parameter of a name: layers that stand for several (`layer_sharing`)
+    run more than once."""
+    times = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        sharing = getattr(getattr(module, "config", None), "layer_sharing", None)
+        if sharing and isinstance(getattr(module, "layers", None), nn.ModuleList):
+            times |= {f"{name}.layers.{i}.".removeprefix("."): count for i, count in Counter(sharing).items()}
+    return lambda name: next((count for layer, count in times.items() if f"{name}.".startswith(layer)), 1)
+
+
 def flops_per_token(model: nn.Module, row_length: float) -> float:
     """Training FLOPs per token: 6 per active weight that multiplies, and 12 x width x length per attention layer.
 
     The convention of PaLM (https://arxiv.org/abs/2204.02311, appendix B): forward and backward, no credit for causal
-    masks or recomputation. Of a mixture of experts only the chosen share counts. A tied or untied head counts once;
-    embedding look-ups are free. For an encoder-decoder, tokens of both sides count alike, and weights that its halves
-    share count in both.
+    masks or recomputation. Weights count as often as they are run: of a mixture of experts the chosen share, of a
+    layer that stands for several once for each. A tied or untied head counts once; embedding look-ups are free. For an
+    encoder-decoder, tokens of both sides count alike, and weights that its halves share count in both.
 
     Args:
         model: a `PreTrainedModel`.
@@ -51,13 +66,13 @@ def flops_per_token(model: nn.Module, row_length: float) -> float:
     experts = getattr(text_config, "num_experts", None)
     chosen = (getattr(text_config, "num_experts_per_tok", None) or 0) / experts if experts else 1.0
 
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    weights = 0.0
-    for _, parameter in model.named_parameters(remove_duplicate=False):
-        if parameter.ndim >= 2 and id(parameter) not in embeddings:
-            weights += parameter.numel() * (chosen if parameter.ndim == 3 else 1.0)
+    roles, times, weights = parameter_roles(model), times_run(model), 0.0
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if roles[parameter] not in ("embedding", "vector"):
+            share = chosen if roles[parameter] == "experts" else 1.0
+            weights += parameter.numel() * share * times(name)
     head = model.get_output_embeddings()
-    if head is not None and id(head.weight) in embeddings:
+    if head is not None:
         weights += head.weight.numel()
 
     layers = text_config.num_hidden_layers

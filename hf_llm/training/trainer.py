@@ -1,15 +1,14 @@
-"""The pretraining Trainer: atomic checkpoints, exact resumption, token-weighted evaluation, real-token throughput."""
+"""The pretraining Trainer: atomic checkpoints, exact resumption, evaluation by targets, real-token throughput."""
 
-import contextlib
 import json
 import math
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from transformers import Trainer
 
+from .evaluation import EveryRowOnce, without_rows
 from .optimizers import OptimizerByName
 from .saving import AtomicCheckpoints
 from .throughput import flops_per_token, peak_flops
@@ -18,15 +17,7 @@ from .throughput import flops_per_token, peak_flops
 DATA_STATE = "data_state.json"
 
 
-@contextlib.contextmanager
-def preserved_rng() -> Iterator[None]:
-    """Leave torch's generators as they were: what evaluation and sampling draw must not change the run."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        yield
-
-
-class PretrainTrainer(AtomicCheckpoints, OptimizerByName, Trainer):
+class PretrainTrainer(AtomicCheckpoints, OptimizerByName, EveryRowOnce, Trainer):
     """`Trainer` whose interrupted and resumed run has exactly the weights of an uninterrupted one.
 
     Args:
@@ -43,7 +34,9 @@ class PretrainTrainer(AtomicCheckpoints, OptimizerByName, Trainer):
         self.flops_per_token = flops_per_token(self.model, row_length)
         low = self.args.bf16 or next(self.model.parameters()).dtype == torch.bfloat16
         self.peak_flops = peak_flops(self.args.device, torch.bfloat16 if low else torch.float32)
-        self._new_tokens = torch.zeros((), dtype=torch.int64, device=self.args.device)
+        self._trained = torch.zeros((), dtype=torch.int64, device=self.args.device)  # tokens, of this process
+        self._received = torch.zeros((), dtype=torch.int64, pin_memory=self.args.device.type == "cuda")  # of all
+        self._counted = 0
         self._interval = {"start": time.perf_counter(), "tokens": 0}
 
     # ---- counting --------------------------------------------------------------------------------------------------
@@ -55,20 +48,26 @@ class PretrainTrainer(AtomicCheckpoints, OptimizerByName, Trainer):
     def _track_num_input_tokens(self, inputs):
         for name in ("document_ids", "decoder_document_ids"):
             if name in inputs:
-                self._new_tokens += (inputs[name] >= 0).sum()
+                self._trained += (inputs[name] >= 0).sum()
 
     def floating_point_ops(self, inputs) -> float:
         return self.flops_per_token * sum(inputs[k].numel() for k in ("input_ids", "decoder_input_ids") if k in inputs)
 
-    def count_tokens(self) -> int:
-        """Real (non-padding) tokens trained on so far, over all processes; synchronises them."""
-        self.state.num_input_tokens_seen += int(self.accelerator.reduce(self._new_tokens, "sum").item())
-        self._new_tokens.zero_()
+    def _send_tokens(self) -> None:
+        """Start to copy the number of tokens from the accelerator. Whatever waits for the accelerator next, as Trainer
+        does for the loss that it logs, has waited for it, too."""
+        self._received.copy_(self.accelerator.reduce(self._trained, "sum"), non_blocking=True)
+
+    def _count_tokens(self) -> int:
+        """Real (non-padding) tokens trained on so far, over all processes, once they have been received."""
+        received = int(self._received.numpy())
+        self.state.num_input_tokens_seen += received - self._counted
+        self._counted = received
         return self.state.num_input_tokens_seen
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            now, tokens = time.perf_counter(), self.count_tokens()
+            now, tokens = time.perf_counter(), self._count_tokens()
             seconds = now - self._interval["start"]
             rate = (tokens - self._interval["tokens"]) / seconds
             self._interval = {"start": now, "tokens": tokens}
@@ -85,6 +84,8 @@ class PretrainTrainer(AtomicCheckpoints, OptimizerByName, Trainer):
     def _maybe_log_save_evaluate(self, tr_loss, grad_norm, *args, **kwargs):
         if self.state.global_step == self.state.max_steps:
             self.control.should_log = True  # the last figures are those of the whole run
+        if self.control.should_log:
+            self._send_tokens()
         pausing = self.control.should_evaluate or self.control.should_save
         start = time.perf_counter()
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
@@ -94,33 +95,39 @@ class PretrainTrainer(AtomicCheckpoints, OptimizerByName, Trainer):
     # ---- evaluation ------------------------------------------------------------------------------------------------
 
     def evaluation_loop(self, dataloader, description, *args, metric_key_prefix: str = "eval", **kwargs):
-        """Adds perplexity and bits per byte; the loss is the mean over target tokens, not over batches."""
-        self._totals = torch.zeros(3, dtype=torch.float64, device=self.args.device)  # nats, target tokens, bytes
-        with preserved_rng():
-            output = super().evaluation_loop(
-                dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs
-            )
-        nats, tokens, num_bytes = self.accelerator.reduce(self._totals, "sum").tolist()
-        loss = nats / max(tokens, 1)
-        output.metrics[f"{metric_key_prefix}_loss"] = loss
+        """Adds perplexity and bits per byte.
+
+        Raises:
+            ValueError: there are no rows, or no targets in them.
+        """
+        output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if f"{metric_key_prefix}_loss" not in output.metrics:
+            raise ValueError(f"nothing to evaluate: the {metric_key_prefix} data has no rows")
+        loss, (targets, num_bytes) = output.metrics[f"{metric_key_prefix}_loss"], self.further_sums
         output.metrics[f"{metric_key_prefix}_perplexity"] = math.exp(min(loss, 700.0))
         if num_bytes:
-            output.metrics[f"{metric_key_prefix}_bits_per_byte"] = nats / math.log(2) / num_bytes
+            output.metrics[f"{metric_key_prefix}_bits_per_byte"] = loss * targets / math.log(2) / num_bytes
         return output
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = dict(self._prepare_inputs(inputs))
-        num_bytes = inputs.pop("num_bytes").sum()
-        tokens = (inputs["labels"] != -100).sum()
+        num_bytes, labels = inputs.pop("num_bytes"), inputs["labels"]
+        real = self.real_rows(len(labels))
+        inputs["labels"] = labels = without_rows(labels, real)
+        targets = (labels != -100).sum()
         with torch.no_grad():  # divided by one item, the loss is a sum in nats
-            nats = model(**inputs, num_items_in_batch=torch.ones_like(tokens), skip_logits=True).loss.double()
-        self._totals += torch.stack([nats, tokens, num_bytes])
-        return nats / tokens.clamp(min=1), None, None
+            nats = model(
+                **inputs, num_items_in_batch=torch.ones_like(targets), skip_logits=True, output_router_logits=False
+            ).loss
+        self.add_sums(nats, targets, targets, num_bytes[:real].sum())
+        return nats / targets.clamp(min=1), None, None
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model, trial) -> None:
-        self.count_tokens()
+        self._send_tokens()
+        self._trained.item()  # saving waits for the accelerator in any case
+        self._count_tokens()
         super()._save_checkpoint(model, trial)
 
     def _save_run_state(self, staged: Path) -> None:

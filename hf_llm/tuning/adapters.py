@@ -205,6 +205,21 @@ class AllocateRanks(TrainerCallback):
         model.update_and_allocate(state.global_step)
 
 
+@contextlib.contextmanager
+def orthogonality_weighed(model: nn.Module, share: float) -> Iterator[None]:
+    """Scale AdaLoRA's regularisation (equation 4 of its paper) by `share`: PEFT adds the whole of it to the loss of
+    every forward pass, be it an evaluation or one of several micro-batches."""
+    configs = [c for c in getattr(model, "peft_config", {}).values() if hasattr(c, "orth_reg_weight")]
+    weights = [config.orth_reg_weight for config in configs]
+    try:
+        for config, weight in zip(configs, weights, strict=True):
+            config.orth_reg_weight = weight * share
+        yield
+    finally:
+        for config, weight in zip(configs, weights, strict=True):
+            config.orth_reg_weight = weight
+
+
 def adapter_callbacks(section: dict | None) -> list[TrainerCallback]:
     """Callbacks that a method needs while training."""
     return [AllocateRanks()] if section is not None and section["method"] == "adalora" else []

@@ -174,13 +174,16 @@ def soft_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) 
     return divergence / max(len(student), 1) * temperature**2
 
 
-def cosine_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """1 - cosine of hidden states (tokens, hidden), mean over tokens."""
-    return (1 - functional.cosine_similarity(student.float(), teacher.float(), dim=-1)).mean()
+def cosine_loss(student: torch.Tensor, teacher: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """1 - cosine of hidden states (..., hidden), summed with weights (...)."""
+    return (weights * (1 - functional.cosine_similarity(student.float(), teacher.float(), dim=-1))).sum()
 
 
 class DistillationTrainer(FinetuneTrainer):
     """Trains on `soft`, `hard` and `cosine` loss; evaluates the task's own loss.
+
+    Accumulated micro-batches have the gradients of the batch that they divide: in each of the three a row weighs
+    what it has of the batch's labels. Without labels (question answering) each is a mean over its micro-batch.
 
     Args:
         teacher: a model with the student's head; it is not trained.
@@ -190,7 +193,6 @@ class DistillationTrainer(FinetuneTrainer):
 
     def __init__(self, *args, teacher: PreTrainedModel, settings: DistillationSection, shift: bool = False, **kwargs):
         super().__init__(*args, **kwargs)
-        self.model_accepts_loss_kwargs = False  # three means are added: each is over its own micro-batch
         self.teacher = self.accelerator.prepare_model(teacher.requires_grad_(False).eval(), evaluation_mode=True)
         self.settings = settings
         self.shift = shift
@@ -201,19 +203,33 @@ class DistillationTrainer(FinetuneTrainer):
         asked = {"output_hidden_states": True} if self.settings.cosine else {}
         if "ForMaskedLM" in type(self.teacher).__name__ or self.shift:
             asked["skip_logits"] = False
-        outputs = model(**inputs, **asked)
+        divided = {} if num_items_in_batch is None else {"num_items_in_batch": num_items_in_batch}
+        outputs = model(**inputs, **asked, **divided)
         with torch.no_grad():
             taught = self.teacher(**inputs, **asked)
+        shares = self._shares(inputs, num_items_in_batch)
         loss = self.settings.hard * outputs.loss
         if self.settings.soft:
             pairs = zip(self._logits(outputs, inputs), self._logits(taught, inputs), strict=True)
             divergences = [soft_loss(*pair, self.settings.temperature) for pair in pairs]
-            loss = loss + self.settings.soft * sum(divergences) / len(divergences)
+            share = 1.0 if shares is None else shares.sum()
+            loss = loss + self.settings.soft * share * sum(divergences) / len(divergences)
         if self.settings.cosine:
-            real = inputs["attention_mask"].bool()
-            states = (o.hidden_states[-1][real] for o in (outputs, taught))
-            loss = loss + self.settings.cosine * cosine_loss(*states)
+            real = inputs["attention_mask"].float()
+            weights = real / real.sum() if shares is None else real / real.sum(-1, keepdim=True) * shares[:, None]
+            loss = loss + self.settings.cosine * cosine_loss(
+                outputs.hidden_states[-1], taught.hidden_states[-1], weights
+            )
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes  # DDP takes the mean over them
         return (loss, outputs) if return_outputs else loss
+
+    def _shares(self, inputs, num_items_in_batch) -> torch.Tensor | None:
+        """How many of the batch's labels each row has, as a share (rows,)."""
+        if num_items_in_batch is None:
+            return None
+        labels = inputs["labels"][..., 1:] if self.shift else inputs["labels"]
+        return (labels != -100).reshape(len(labels), -1).sum(-1) / num_items_in_batch
 
     def _logits(self, outputs, inputs) -> list[torch.Tensor]:
         """Distributions to compare, (examples, classes) each; of tokens, those that have a label."""

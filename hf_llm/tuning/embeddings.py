@@ -140,8 +140,9 @@ def retrieval(anchors: torch.Tensor, positives: torch.Tensor) -> dict[str, float
     return {"accuracy_at_1": (ranks == 1).float().mean().item(), "mrr_at_10": reciprocal.mean().item()}
 
 
-class EmbeddingTrainer(TuningMixin, Trainer):
-    """A batch is `{"anchor": ..., "positive": ...}`, token ids of each; negatives are those of the same process."""
+class ContrastiveTrainer(Trainer):
+    """A batch is `{"anchor": ..., "positive": ...}`, token ids of each; negatives are those of the same micro-batch of
+    the same process, in evaluation, too, whose loss therefore grows with the size of its batches."""
 
     def __init__(self, *args, embedding: EmbeddingSection, **kwargs):
         super().__init__(*args, **kwargs)
@@ -153,6 +154,8 @@ class EmbeddingTrainer(TuningMixin, Trainer):
         loss = contrastive_loss(anchors, positives, self.embedding.scale)
         return (loss, {"anchor": anchors, "positive": positives}) if return_outputs else loss
 
+
+class EmbeddingTrainer(TuningMixin, ContrastiveTrainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         with torch.no_grad():
             return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None

@@ -13,11 +13,11 @@ from torch.utils.data import SequentialSampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
 
 from hf_llm.training import runs
+from hf_llm.training.evaluation import EveryRowOnce, preserved_rng
 from hf_llm.training.resuming import find_checkpoint
 from hf_llm.training.saving import AtomicCheckpoints
-from hf_llm.training.trainer import preserved_rng
 
-from .adapters import adapter_callbacks, add_adapter, open_quantised
+from .adapters import adapter_callbacks, add_adapter, open_quantised, orthogonality_weighed
 from .config import TuningConfig
 from .models import is_complete_checkpoint, open_model
 from .report import Results, RunFacts, summary_text, write_report
@@ -28,22 +28,30 @@ logger = logging.getLogger(__name__)
 BASE = "base"  # folder of a run with the model that its adapter is for, where no other checkpoint is that
 
 
-class TuningMixin(AtomicCheckpoints):
+class TuningMixin(AtomicCheckpoints, EveryRowOnce):
     """What every tuning trainer adds to its class: `class Mine(TuningMixin, SFTTrainer)`.
 
-    Beside atomic checkpoints: evaluation leaves the random generators alone, so that how often one evaluates changes
-    nothing, the last step is always logged, and each training log has `train_seconds` (without evaluation).
+    Beside atomic checkpoints and exact evaluation losses: the last step is always logged, and each training log has
+    `train_seconds` (without evaluation).
     """
 
     _since: float | None = None
 
     def evaluation_loop(self, *args, **kwargs):
         start = time.perf_counter()
-        with preserved_rng():
+        with orthogonality_weighed(self.model, 0.0):
             output = super().evaluation_loop(*args, **kwargs)
         if self._since is not None:
             self._since += time.perf_counter() - start
         return output
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        parts = 1  # of the step, where losses are sums over its items
+        if num_items_in_batch is not None:
+            processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+            parts = self.current_gradient_accumulation_steps * processes
+        with orthogonality_weighed(self.model, 1 / parts):
+            return super().training_step(model, inputs, num_items_in_batch)
 
     def _get_eval_sampler(self, eval_dataset):
         """In order, even where training groups by length: predictions belong to their examples by place."""

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from trl import SFTConfig, SFTTrainer
 
 from hf_llm.data.tasks import SPLITS, load_task
+from hf_llm.training.evaluation import preserved_rng
 from hf_llm.training.runs import run_directory, set_cpu_threads
-from hf_llm.training.trainer import preserved_rng
 
 from .adapters import has_virtual_tokens
 from .config import ModelSection, TuningConfig, load_tuning_config, training_arguments

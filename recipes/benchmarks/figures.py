@@ -8,13 +8,15 @@ stays, and what it says has to be looked at again.
 """
 
 import datetime
-import os
+import platform
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
+
+from hf_llm.training.runs import available_cores
 
 
 def last_table(output: str) -> str:
@@ -27,8 +29,9 @@ def last_table(output: str) -> str:
 
 def machine() -> str:
     """The cores that this process may use, and the name of the processor."""
-    names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    return f"{len(os.sched_getaffinity(0))} CPU cores ({names[0]})" if names else f"{os.cpu_count()} CPU cores"
+    listed = Path("/proc/cpuinfo")  # of Linux
+    names = re.findall(r"model name\s*: (.*)", listed.read_text(encoding="utf-8") if listed.exists() else "")
+    return f"{available_cores()} CPU cores ({names[0] if names else platform.processor() or platform.machine()})"
 
 
 def replace_figures(text: str, command: str, caption: str, table: str) -> str:

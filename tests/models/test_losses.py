@@ -387,6 +387,21 @@ def test_router_losses_are_transformers(masked):
     torch.testing.assert_close(z, expected)
 
 
+@pytest.mark.parametrize("masked", (True, False))
+def test_router_losses_of_rows_are_a_sum_over_rows(masked):
+    """Each row's is that of the row alone, so a batch may be divided at will."""
+    layers = [torch.randn(3, 5, 4) for _ in range(2)]
+    mask = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 1, 0, 0], [0] * 5]).bool() if masked else torch.ones(3, 5).bool()
+    weights = torch.tensor([0.2, 0.5, 0.0 if masked else 0.4])
+    together = router_losses([layer.flatten(0, 1) for layer in layers], 2, mask if masked else None, weights)
+    expected = [0.0, 0.0]
+    for row, weight in enumerate(weights.tolist()):
+        if weight:
+            alone = router_losses([layer[row] for layer in layers], 2, mask[row])
+            expected = [total + weight * loss for total, loss in zip(expected, alone, strict=True)]
+    torch.testing.assert_close(list(together), expected)
+
+
 def router_logits_of(stack_model: nn.Module, model: nn.Module, batch) -> tuple[torch.Tensor, ...]:
     """What the routers of one stack give in a forward pass of the whole model."""
     logits = []

@@ -17,11 +17,13 @@ import transformers
 from torch.distributed.tensor import DTensor
 from transformers import default_data_collator
 from transformers.distributed import DistributedConfig
+from transformers.trainer_pt_utils import find_batch_size
 
 import hf_llm
 from hf_llm.training.arguments import PretrainingArguments
 from hf_llm.training.launching import check_launch
 from hf_llm.training.trainer import PretrainTrainer
+from hf_llm.tuning.finetuning import FinetuneTrainer
 
 
 STEPS, BATCH, LENGTH, VOCABULARY = 6, 4, 12, 64
@@ -35,10 +37,15 @@ SIZES = {
     "pad_token_id": 0,
 }
 
+EXPERTS = {"num_experts": 4, "router_aux_loss_coef": 0.5, "router_z_loss_coef": 0.1}
+
 
 def make_model(stack: str, **fields) -> transformers.PreTrainedModel:
-    """A language model of one stack; `fields` replace SIZES, in an encoder-decoder in both halves."""
+    """A language model of one stack ("experts": a decoder with experts and all router losses); `fields` replace SIZES,
+    in an encoder-decoder in both halves."""
     torch.manual_seed(0)
+    if stack == "experts":
+        stack, fields = "decoder", {**EXPERTS, **fields}
     sizes = SIZES | fields
     if stack == "decoder":
         return hf_llm.LLMDecoderForCausalLM(hf_llm.LLMDecoderConfig(**sizes))
@@ -58,7 +65,7 @@ def rows(stack: str) -> list[dict]:
         ids = torch.randint(3, VOCABULARY, (LENGTH,), generator=generator)
         labels = ids.clone()
         labels[1 + (5 * i) % (LENGTH - 1) :] = -100
-        if stack == "decoder":
+        if stack in ("decoder", "experts"):
             labels[0] = -100  # predicted by nothing
             labels[1] = ids[1]
         row = {"input_ids": ids, "labels": labels}
@@ -80,6 +87,8 @@ class Held(transformers.TrainerCallback):
 
 
 def train(folder: Path, stack: str, optimizer: str, strategy: str, world_size: int) -> None:
+    if optimizer == "evaluate":
+        return evaluate(folder, stack, strategy)
     out = folder / f"{stack}-{optimizer}-{strategy}"
     source = folder / stack
     model_class = getattr(hf_llm, transformers.AutoConfig.from_pretrained(source).architectures[0])
@@ -117,6 +126,58 @@ def train(folder: Path, stack: str, optimizer: str, strategy: str, world_size: i
         curve = [{k: e[k] for k in ("loss", "grad_norm")} for e in trainer.state.log_history if "loss" in e]
         (out / "losses.json").write_text(json.dumps(curve), encoding="utf-8")
         (out / "held.json").write_text(json.dumps(held.bytes), encoding="utf-8")
+
+
+def evaluation_losses(model, batch_size: int, folder: Path) -> dict[str, float]:
+    """Validation loss of 7 rows by the pretraining trainer, and by one of tuning on tokens, on numbers and on answers;
+    7 rows fill no number of batches on two processes."""
+    common = {
+        "per_device_eval_batch_size": batch_size,
+        "use_cpu": True,
+        "report_to": "none",
+        "output_dir": str(folder),
+    }
+    data = [{**row, "num_bytes": torch.tensor(3 + i)} for i, row in enumerate(rows("decoder")[:7])]
+    args = PretrainingArguments(max_steps=1, **common)
+    trainer = PretrainTrainer(
+        model=model, args=args, eval_dataset=data, data_collator=default_data_collator, run_facts={}, row_length=LENGTH
+    )
+    found = {f"pretraining {k}": v for k, v in trainer.evaluate().items() if k in ("eval_loss", "eval_bits_per_byte")}
+
+    sizes = dict(SIZES)
+    torch.manual_seed(0)
+    number = hf_llm.LLMEncoderForSequenceClassification(hf_llm.LLMEncoderConfig(**sizes, num_labels=1))
+    answers = hf_llm.LLMEncoderForQuestionAnswering(hf_llm.LLMEncoderConfig(**sizes))
+    for name, tuned, labels in (
+        ("tokens", model, lambda i, row: {"labels": row["labels"]}),
+        ("numbers", number, lambda i, row: {"labels": torch.tensor([i / 2])}),
+        (
+            "answers",
+            answers,
+            lambda i, row: {"start_positions": torch.tensor(i), "end_positions": torch.tensor(i + 2)},
+        ),
+    ):
+        data = [{"input_ids": row["input_ids"], **labels(i, row)} for i, row in enumerate(rows("decoder")[:7])]
+        names = [key for key in data[0] if key != "input_ids"]
+        args = transformers.TrainingArguments(label_names=names, **common)
+        trainer = FinetuneTrainer(
+            model=tuned,
+            args=args,
+            eval_dataset=data,
+            data_collator=default_data_collator,
+            compute_metrics=lambda output: {"count": find_batch_size(output.label_ids)},
+        )
+        figures = trainer.evaluate()
+        assert figures["eval_count"] == 7
+        found[name] = figures["eval_loss"]
+    return found
+
+
+def evaluate(folder: Path, stack: str, strategy: str) -> None:
+    model = hf_llm.LLMDecoderForCausalLM.from_pretrained(folder / stack)
+    found = {size: evaluation_losses(model, size, folder / "evaluate") for size in (1, 2, 4)}
+    if dist.get_rank() == 0:
+        (folder / "evaluation.json").write_text(json.dumps(found), encoding="utf-8")
 
 
 if __name__ == "__main__":

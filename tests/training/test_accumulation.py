@@ -4,13 +4,16 @@ The rows hold different numbers of targets, so micro-batches that are simply ave
 """
 
 import datasets
+import peft
 import pytest
 import torch
-from processes import SIZES, VOCABULARY, make_model
+from processes import EXPERTS, SIZES, VOCABULARY, make_model
+from processes import rows as make_rows
 from transformers import Trainer, TrainingArguments
 
 import hf_llm
 from hf_llm.data import OBJECTIVES, TrainingSamples, collate, load_corpus, make_objective, pack_corpus, train_tokenizer
+from hf_llm.tuning.finetuning import FinetuneTrainer
 
 
 HEADS = {
@@ -34,7 +37,9 @@ CASES = [
 ]
 
 
-def gradients(model, rows: list[dict], size: int, tmp_path, collator) -> dict[str, torch.Tensor]:
+def gradients(
+    model, rows: list[dict], size: int, tmp_path, collator, trainer_class: type = Trainer
+) -> dict[str, torch.Tensor]:
     """Change of the weights after one step of SGD on all `rows` in micro-batches of `size`."""
     args = TrainingArguments(
         output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=size,
@@ -44,7 +49,7 @@ def gradients(model, rows: list[dict], size: int, tmp_path, collator) -> dict[st
         label_names=[name for name in rows[0] if name in ("labels", "start_positions", "end_positions")],
     )  # fmt: skip
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    Trainer(model=model, args=args, train_dataset=rows, data_collator=collator).train()
+    trainer_class(model=model, args=args, train_dataset=rows, data_collator=collator).train()
     changes = {name: p.detach() - before[name] for name, p in model.named_parameters()}
     model.load_state_dict(before, strict=False)
     return changes
@@ -148,3 +153,42 @@ def test_an_objective_accumulates_as_one_batch(objective, stack, documents, toke
     assert any(change.abs().max() > 1e-3 for change in whole.values())
     for name in whole:
         torch.testing.assert_close(parts[name], whole[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_router_losses_accumulate_as_one_batch(stack, tmp_path):
+    """Of rows with different targets, padding and routing, in one, two and three micro-batches."""
+    model, rows = make_model(stack, **EXPERTS), make_rows(stack)[:6]
+    for i, row in enumerate(rows):
+        row["attention_mask"] = (torch.arange(len(row["input_ids"])) < 6 + i).long()
+    whole, *divided = (gradients(model, rows, size, tmp_path, collate_rows) for size in (6, 3, 2))
+    routers = [name for name in whole if "mlp.gate" in name]
+    assert routers and all(whole[name].abs().max() > 1e-4 for name in routers)
+    for parts in divided:
+        for name in whole:
+            torch.testing.assert_close(parts[name], whole[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_equal_micro_batches_weigh_router_losses_as_one(tmp_path):
+    """Three times the same rows: the gradient of the rows alone, not three times their router losses."""
+    model, rows = make_model("decoder", **EXPERTS), make_rows("decoder")[:2]
+    once, thrice = (gradients(model, rows * times, 2, tmp_path, collate_rows) for times in (1, 3))
+    for name in once:
+        torch.testing.assert_close(thrice[name], once[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_the_regularisation_of_adalora_counts_once_in_a_step_and_not_in_evaluation(tmp_path):
+    model, rows = make_model("decoder"), make_rows("decoder")[:6]
+    batch = collate_rows(rows)
+    with torch.no_grad():
+        loss = model.eval()(**batch).loss.item()
+    adapter = {"init_r": 4, "target_r": 2, "total_step": 10, "target_modules": ["q_proj"], "orth_reg_weight": 0.5}
+    model = peft.get_peft_model(model, peft.AdaLoraConfig(task_type="CAUSAL_LM", **adapter))
+    whole, parts = (gradients(model, rows, size, tmp_path, collate_rows, FinetuneTrainer) for size in (6, 2))
+    assert any(change.abs().max() > 1e-4 for name, change in whole.items() if "lora_A" in name)
+    for name in whole:
+        torch.testing.assert_close(parts[name], whole[name], rtol=1e-4, atol=1e-6, msg=name)
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", label_names=["labels"])
+    trainer = FinetuneTrainer(model=model, args=args, eval_dataset=rows, data_collator=collate_rows)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(loss, rel=1e-5)
+    assert model.peft_config["default"].orth_reg_weight == 0.5

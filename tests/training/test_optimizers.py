@@ -1,28 +1,30 @@
 """Parameter groups, Muon with AdamW as one optimizer, schedules."""
 
+import re
+
+import peft
 import pytest
 import torch
 from torch import nn
-from transformers import get_scheduler
+from transformers import MixtralConfig, MixtralForCausalLM, get_scheduler
 
-from hf_llm import LLMDecoderConfig, LLMDecoderForCausalLM
+from hf_llm import (
+    LLMDecoderConfig,
+    LLMDecoderForCausalLM,
+    LLMEncoderConfig,
+    LLMEncoderForMaskedLM,
+    LLMEncoderForSequenceClassification,
+    LLMEncoderModel,
+)
 from hf_llm.training import optimizers
 from hf_llm.training.arguments import PretrainingArguments
-from hf_llm.training.optimizers import MuonWithAdamW, build_optimizer, parameter_groups
+from hf_llm.training.optimizers import MuonWithAdamW, build_optimizer, parameter_groups, parameter_roles
 
 
 def tiny_model(**fields):
-    config = LLMDecoderConfig(
-        vocab_size=32,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        attention_bias=True,
-        **fields,
-    )
-    return LLMDecoderForCausalLM(config)
+    sizes = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1, "attention_bias": True}
+    return LLMDecoderForCausalLM(LLMDecoderConfig(**sizes | fields))
 
 
 def arguments(tmp_path, **settings):
@@ -31,18 +33,81 @@ def arguments(tmp_path, **settings):
     )
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_every_parameter_is_in_one_group_and_only_matrices_decay(tied):
-    model = tiny_model(tie_word_embeddings=tied, num_experts=2, num_experts_per_tok=1)
-    names = {id(p): n for n, p in model.named_parameters()}
-    groups = {g["name"]: [names[id(p)] for p in g["params"]] for g in parameter_groups(model, 0.1)}
-    assert sorted(sum(groups.values(), [])) == sorted(names.values())
-    assert groups["embedding"] == ["model.embed_tokens.weight"] + ([] if tied else ["lm_head.weight"])
-    assert all("norm" in n or "bias" in n for n in groups["vector"])
-    assert all("experts" in n for n in groups["experts"])
-    assert any("q_proj.weight" in n for n in groups["matrix"])
-    decays = {g["name"]: g["weight_decay"] for g in parameter_groups(model, 0.1)}
-    assert decays == {"matrix": 0.1, "experts": 0.1, "embedding": 0.0, "vector": 0.0}
+# pattern of names -> role, the first that matches; what matches none is a matrix
+ROLES = {
+    r"norm|bias$|sinks|shared_expert_gate": "vector",
+    r"embed_tokens|embed_positions|embed_token_types|relative_attention_bias|lm_head|score\.": "embedding",
+    r"mlp\.gate\.": "router",
+    r"experts\.(gate_up|up|down)_proj$": "experts",
+}
+OPTIONS = {
+    "plain": {"attention_bias": True, "lm_head_bias": True, "mlp_bias": True, "feed_forward": "plain"},
+    "norms": {"qk_norm": "per_head", "norm_type": "layernorm", "norm_bias": True, "embedding_norm": True},
+    "untied": {"tie_word_embeddings": False, "position_embedding": "learned", "qk_norm": "full"},
+    "relative": {"position_embedding": "relative_bias", "embedding_size": 8, "embedding_projection": "tokens"},
+    "sinks": {"attention_sinks": True, "layer_sharing": [0, 1, 0]},
+    "experts": {"num_experts": 2, "num_experts_per_tok": 1, "expert_bias": True, "router_bias": True},
+    "shared expert": {
+        "num_experts": 2, "num_experts_per_tok": 1, "feed_forward": "plain", "shared_expert_intermediate_size": 8,
+        "shared_expert_gate": True, "mlp_layer_types": "EDE",
+    },
+}  # fmt: skip
+
+
+def roles_by_name(model) -> dict[str, str]:
+    roles = parameter_roles(model)
+    assert list(roles) == list(model.parameters())
+    return {name: roles[parameter] for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_roles_follow_from_modules(option):
+    for name, role in roles_by_name(tiny_model(**OPTIONS[option])).items():
+        assert role == next((r for pattern, r in ROLES.items() if re.search(pattern, name)), "matrix"), name
+
+
+def test_roles_of_an_encoder_and_of_task_heads():
+    sizes = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    config = LLMEncoderConfig(**sizes, num_attention_heads=2, type_vocab_size=2, head_transform=True)
+    roles = roles_by_name(LLMEncoderForMaskedLM(config))
+    assert roles["model.embed_token_types.weight"] == "embedding" and roles["head_transform.dense.weight"] == "matrix"
+    assert roles_by_name(LLMEncoderForSequenceClassification(config))["score.weight"] == "embedding"
+    assert roles_by_name(LLMEncoderModel(config))["layers.0.mlp.up_proj.weight"] == "matrix"
+
+
+def test_roles_in_other_models():
+    sizes = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    mixtral = MixtralForCausalLM(MixtralConfig(**sizes, num_attention_heads=2, num_key_value_heads=1))
+    found = roles_by_name(mixtral)
+    assert found["model.layers.0.mlp.gate.weight"] == "router"
+    assert found["model.layers.0.mlp.experts.down_proj"] == "experts"
+    assert found["model.norm.weight"] == "vector" and found["lm_head.weight"] == "embedding"
+    own = nn.ModuleDict({"linear": nn.Linear(4, 4), "conv": nn.Conv1d(4, 4, 3), "norm": nn.LayerNorm((2, 4))})
+    own.table, own.scale = nn.Parameter(torch.ones(3, 4)), nn.Parameter(torch.ones(4, 1))
+    assert roles_by_name(own) == {
+        "table": "other", "scale": "vector", "linear.weight": "matrix", "linear.bias": "vector",
+        "conv.weight": "other", "conv.bias": "vector", "norm.weight": "vector", "norm.bias": "vector",
+    }  # fmt: skip
+
+
+def test_roles_of_adapters():
+    targets = {"target_modules": ["q_proj", "embed_tokens"], "modules_to_save": ["lm_head"]}
+    model = tiny_model(tie_word_embeddings=False)
+    found = roles_by_name(peft.get_peft_model(model, peft.LoraConfig(r=2, **targets)))
+    q_proj, top = "base_model.model.model.layers.0.self_attn.q_proj", "base_model.model"
+    assert found[f"{q_proj}.lora_A.default.weight"] == found[f"{q_proj}.base_layer.weight"] == "matrix"
+    assert found[f"{top}.model.embed_tokens.lora_embedding_A.default"] == "embedding"
+    assert found[f"{top}.lm_head.modules_to_save.default.weight"] == "embedding"
+
+
+def test_every_trainable_parameter_is_in_one_group_and_roles_decide_what_decays():
+    model = tiny_model(**OPTIONS["experts"], **OPTIONS["untied"])
+    model.model.norm.weight.requires_grad_(False)
+    groups = parameter_groups(model, 0.1)
+    grouped = [parameter for group in groups for parameter in group["params"]]
+    assert len(grouped) == len(set(grouped)) and set(grouped) == {p for p in model.parameters() if p.requires_grad}
+    decays = {group["name"]: group["weight_decay"] for group in groups}
+    assert decays == {"matrix": 0.1, "experts": 0.1, "embedding": 0.0, "router": 0.0, "vector": 0.0}
     assert {g["weight_decay"] for g in parameter_groups(model, 0.1, True) if g["name"] == "embedding"} == {0.1}
 
 
@@ -58,18 +123,22 @@ def steps(optimizer, model, count, seed):
 def test_muon_takes_the_matrices_and_adamw_the_rest(batch, tmp_path, monkeypatch):
     """Torch's own, to the bit, however many matrices are orthogonalised together."""
     monkeypatch.setattr(optimizers, "BATCH_ELEMENTS", batch)
-    model, twin = tiny_model(), tiny_model()
+    model, twin = tiny_model(**OPTIONS["experts"]), tiny_model(**OPTIONS["experts"])
     twin.load_state_dict(model.state_dict())
     steps(build_optimizer(model, arguments(tmp_path, optimizer="muon", learning_rate=0.01)), model, 3, seed=0)
 
     groups = {g["name"]: g["params"] for g in parameter_groups(twin, 0.1)}
-    muon = torch.optim.Muon(groups["matrix"], lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
-    rest = groups["embedding"] + groups["vector"]
+    slices = [nn.Parameter(matrix) for stacked in groups["experts"] for matrix in stacked.data]  # share memory
+    muon = torch.optim.Muon(groups["matrix"] + slices, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    rest = groups["embedding"] + groups["router"] + groups["vector"]
     adamw = torch.optim.AdamW(rest, lr=0.01, weight_decay=0.0, betas=(0.9, 0.95), fused=True)
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
         for parameter in twin.parameters():
             parameter.grad = torch.randn(parameter.shape, generator=generator)
+        gradients = [matrix for stacked in groups["experts"] for matrix in stacked.grad]
+        for matrix, gradient in zip(slices, gradients, strict=True):
+            matrix.grad = gradient
         muon.step()
         adamw.step()
     for (name, one), other in zip(model.named_parameters(), twin.parameters(), strict=True):

@@ -6,22 +6,29 @@ import signal
 
 import pytest
 import torch
+from processes import LENGTH, make_model, rows
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
     ByT5Tokenizer,
+    Trainer,
+    TrainerCallback,
+    default_data_collator,
 )
 
 from hf_llm.training import checkpoints
+from hf_llm.training.arguments import PretrainingArguments
 from hf_llm.training.callbacks import StopOnSignal
 from hf_llm.training.checkpoints import CheckpointError
 from hf_llm.training.config import run_config
 from hf_llm.training.pretraining import pretrain
 from hf_llm.training.saving import TrainingDiverged
 from hf_llm.training.trainer import PretrainTrainer
+from hf_llm.tuning.finetuning import FinetuneTrainer
 
 
 AUTO = {"decoder": AutoModelForCausalLM, "encoder": AutoModelForMaskedLM, "encoder-decoder": AutoModelForSeq2SeqLM}
@@ -86,6 +93,84 @@ def test_a_tokenizer_in_python(stack, streaming, settings, tmp_path):
     bits = metrics["eval_loss"] / math.log(2)
     assert 0.9 * bits < metrics["eval_bits_per_byte"] < 2 * bits  # a token is a byte, or a special token
     assert "Prompt" in (tmp_path / "run" / "samples.md").read_text(encoding="utf-8")
+
+
+def test_evaluation_does_not_depend_on_its_batches(settings, tmp_path):
+    """7 rows in batches of 8, and of 3."""
+    losses = []
+    for size in (8, 3):
+        plan = settings(per_device_eval_batch_size=size, max_steps=2)
+        plan["data"]["validation_rows"], plan["output_dir"] = 7, str(tmp_path / str(size))
+        pretrain(run_config(plan))
+        losses.append(json.loads((tmp_path / f"{size}/metrics.json").read_text())["eval_loss"])
+    assert 1 < losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_an_evaluation_without_targets_is_refused(settings, tmp_path):
+    plan = settings()
+    plan["data"]["validation_rows"] = 0
+    with pytest.raises(ValueError, match="data.validation_rows = 0 takes 0 of .* rows, and there are no targets"):
+        pretrain(run_config(plan))
+    row = {**rows("decoder")[0], "num_bytes": torch.tensor(1)}
+    args = PretrainingArguments(
+        output_dir=str(tmp_path), max_steps=1, use_cpu=True, report_to="none", eval_strategy="no"
+    )
+    parts = {"data_collator": default_data_collator, "run_facts": {}, "row_length": LENGTH}
+    trainer = PretrainTrainer(model=make_model("decoder"), args=args, **parts)
+    with pytest.raises(ValueError, match="the eval data has no rows"):
+        trainer.evaluate(torch.utils.data.Subset([row], []))
+    with pytest.raises(ValueError, match="the 1 rows of the test data have no targets"):
+        row["labels"] = torch.full((LENGTH,), -100)
+        trainer.evaluate([row], metric_key_prefix="test")
+
+
+class ReadsOfSteps(TorchDispatchMode, TrainerCallback):
+    """How often each step reads a number from a tensor, beside the forward and backward passes."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps, self.counts = [0], True
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if self.counts and function is torch.ops.aten._local_scalar_dense.default:
+            self.steps[-1] += 1
+        return function(*args, **(kwargs or {}))
+
+    def on_step_begin(self, *args, **kwargs):
+        self.steps.append(0)
+
+
+@pytest.mark.parametrize("trainer_class", [PretrainTrainer, FinetuneTrainer])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_steps_wait_for_the_accelerator_no_more_than_trainers(trainer_class, optimizer, tmp_path):
+    reads = {}
+    for cls in (Trainer, trainer_class):
+        args = PretrainingArguments(
+            output_dir=str(tmp_path), max_steps=4, logging_steps=2, optimizer=optimizer, use_cpu=True,
+            report_to="none", eval_strategy="no", save_strategy="no", disable_tqdm=True, per_device_train_batch_size=2,
+        )  # fmt: skip
+        own = {"run_facts": {}, "row_length": LENGTH} if cls is PretrainTrainer else {}
+        data = [{**row, "document_ids": torch.zeros(LENGTH, dtype=torch.long)} for row in rows("decoder")]
+        model, counter = make_model("decoder"), ReadsOfSteps()
+        trainer = cls(model=model, args=args, train_dataset=data, data_collator=default_data_collator, **own)
+        step = trainer.training_step
+
+        def uncounted(*args, step=step, counter=counter, **kwargs):
+            counter.counts = False
+            loss = step(*args, **kwargs)
+            counter.counts = True
+            return loss
+
+        trainer.training_step = uncounted
+        trainer.add_callback(counter)
+        trainer.add_callback(StopOnSignal())
+        with counter:
+            trainer.train()
+        reads[cls] = counter.steps[1:]
+    assert reads[Trainer][0] == 0 < reads[Trainer][1]
+    assert reads[trainer_class] == reads[Trainer]
+    if trainer_class is PretrainTrainer:
+        assert [e["tokens"] for e in trainer.state.log_history if "tokens" in e] == [4 * LENGTH, 8 * LENGTH]
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import processes
 import pytest
+import torch
 
 from hf_llm.scale import training_bytes
 
@@ -18,7 +19,12 @@ STACKS = ("decoder", "encoder", "encoder_decoder")
 
 # (stack, optimizer, strategy) of the runs on two processes; each is compared with the same run on one
 PLANS = {
-    "fast": [("decoder", "muon", "ddp"), ("decoder", "muon", "fsdp2"), ("decoder", "adamw", "ddp")],
+    "fast": [
+        ("decoder", "muon", "ddp"),
+        ("decoder", "muon", "fsdp2"),
+        ("decoder", "adamw", "ddp"),
+        ("experts", "adamw", "ddp"),
+    ],  # fmt: skip
     "slow": [("decoder", "adamw", "fsdp2")]
     + [(stack, "muon", strategy) for stack in ("encoder", "encoder_decoder") for strategy in ("ddp", "fsdp2")],
 }
@@ -54,9 +60,10 @@ def folder_of(tmp_path_factory):
     @functools.cache
     def run(plan: str) -> Path:
         folder = tmp_path_factory.mktemp("processes")
-        for stack in STACKS:
+        for stack in (*STACKS, "experts"):
             processes.make_model(stack).save_pretrained(folder / stack)
-        (folder / "plan.json").write_text(json.dumps(PLANS[plan]), encoding="utf-8")
+        runs = [*PLANS[plan], ("decoder", "evaluate", "")] if plan == "fast" else PLANS[plan]
+        (folder / "plan.json").write_text(json.dumps(runs), encoding="utf-8")
         two_processes(str(folder / "plan.json"), str(folder))
         for stack, optimizer in {(stack, optimizer) for stack, optimizer, _ in PLANS[plan]}:
             processes.train(folder, stack, optimizer, "one", world_size=1)
@@ -98,3 +105,20 @@ def test_memory_is_what_was_predicted(plan, stack, optimizer, strategy, folder_o
     held = json.loads((run / "held.json").read_text(encoding="utf-8"))
     predicted = training_bytes(processes.make_model(stack), optimizer, {"ddp": "DDP", "fsdp2": "FSDP2"}[strategy], 2)
     assert held == pytest.approx(predicted, rel=0.01)
+
+
+def test_evaluation_counts_every_row_once(folder_of, tmp_path):
+    """On two processes whose last batches are uneven and on one, in batches of any size, the loss is that of all rows:
+    the sum over their targets by the number of these."""
+    folder = folder_of("fast")
+    model = processes.make_model("decoder")
+    two = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    one = {str(size): processes.evaluation_losses(model, size, tmp_path) for size in (2, 9)}
+    data = processes.rows("decoder")[:7]
+    batch = {name: torch.stack([row[name] for row in data]) for name in data[0]}
+    with torch.no_grad():
+        expected = model.eval()(**batch).loss.item()
+    for found in (*two.values(), *one.values()):
+        assert found["pretraining eval_loss"] == pytest.approx(expected, rel=1e-5)
+        assert found["tokens"] == pytest.approx(expected, rel=1e-5)
+        assert found == pytest.approx(one["9"], rel=1e-5)

@@ -96,7 +96,8 @@ def test_soft_loss_of_a_single_output_and_of_nothing():
 
 def test_cosine_loss_is_torchs():
     a, b = torch.randn(5, 8), torch.randn(5, 8)
-    torch.testing.assert_close(cosine_loss(a, b), torch.nn.CosineEmbeddingLoss()(a, b, torch.ones(5)))
+    expected = torch.nn.CosineEmbeddingLoss()(a, b, torch.ones(5))
+    torch.testing.assert_close(cosine_loss(a, b, torch.full((5,), 0.2)), expected)
 
 
 @pytest.mark.parametrize(
@@ -157,6 +158,34 @@ def test_loss_is_the_weighted_sum(checkpoints, tmp_path, name):
     states = s.hidden_states[-1][real], t.hidden_states[-1][real]
     cosine = torch.nn.CosineEmbeddingLoss()(*states, torch.ones(int(real.sum())))
     torch.testing.assert_close(loss, 5 * kl + 2 * cross + cosine, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["classifier", "encoder", "decoder"])
+def test_losses_of_divided_batches_add_up(checkpoints, tmp_path, name):
+    auto_class = {"decoder": AutoModelForCausalLM, "encoder": AutoModelForMaskedLM}.get(
+        name, AutoModelForSequenceClassification
+    )
+    teacher = auto_class.from_pretrained(checkpoints[name]).eval()
+    student = make_student(teacher, 2)
+    args = TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True)
+    settings = DistillationSection(temperature=2.0, soft=5.0, hard=2.0, cosine=1.0)
+    trainer = DistillationTrainer(
+        model=student, args=args, teacher=teacher, settings=settings, shift=name == "decoder"
+    )
+    ids = torch.randint(5, 300, (4, 9))
+    mask = (torch.arange(9) < torch.tensor([[3], [9], [5], [7]])).long()
+    labels = (
+        torch.arange(4) % 2 if name == "classifier" else ids.masked_fill((torch.rand(4, 9) < 0.5) | (mask == 0), -100)
+    )
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    items = trainer._get_num_items_in_batch([batch], args.device)
+    student.train()
+    whole = trainer.compute_loss(student, batch, num_items_in_batch=items)
+    parts = [
+        trainer.compute_loss(student, {k: v[rows] for k, v in batch.items()}, num_items_in_batch=items)
+        for rows in (slice(0, 1), slice(1, 4))
+    ]
+    torch.testing.assert_close(sum(parts), whole, rtol=1e-5, atol=1e-5)
 
 
 def test_a_run_from_a_classifier_to_card(settings):
