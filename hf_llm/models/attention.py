@@ -206,6 +206,8 @@ class Attention(nn.Module):
         if "cache" in kwargs and layer_idx != self.layer_idx:  # a paged cache is looked up by the module's own index
             module = copy.copy(self)
             module.layer_idx = layer_idx
+        if self.config.attention_sinks:  # flash attention 2 has no such argument
+            kwargs["s_aux"] = self.sinks
         dropout = self.config.attention_dropout if self.training else 0.0
         if dropout and not torch.compiler.is_compiling():
             check_backend(self.config, self.config._attn_implementation, training=True)
@@ -224,7 +226,6 @@ class Attention(nn.Module):
             sliding_window=sliding_window,
             softcap=self.config.attn_logit_softcapping,
             position_bias=position_bias,
-            s_aux=self.sinks if self.config.attention_sinks else None,
             is_causal=is_causal,
             **kwargs,
         )

@@ -1,6 +1,12 @@
 """What the tests of generation share: models whose next token depends on all before it, and variants of them."""
 
+import inspect
+
+import pytest
 import torch
+import transformers
+from packaging.version import Version
+from transformers import ContinuousBatchingConfig
 
 from .tiny import EXPERTS, MODELS, tiny_config, tokens
 
@@ -36,6 +42,17 @@ VARIANTS = {
     "factorised embeddings": {"embedding_size": 16, "embedding_projection": "tokens"},
     "parallel": {"norm_placement": "parallel"},
 }
+
+
+# a small paged cache: the default takes most of the machine's memory
+PAGE_SIZE = "page_size" if "page_size" in inspect.signature(ContinuousBatchingConfig).parameters else "block_size"
+PAGED_CACHE = ContinuousBatchingConfig(**{PAGE_SIZE: 16}, num_blocks=8, max_batch_tokens=32)
+
+
+def since(version: str, what: str):
+    """Marks a test of what native models cannot do in older versions of transformers either."""
+    older = Version(transformers.__version__) < Version(version)
+    return pytest.mark.skipif(older, reason=f"transformers has no {what} before {version}")
 
 
 def tiny_model(stack: str, attn_implementation: str | None = None, seed: int = 0, **fields):

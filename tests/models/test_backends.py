@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from transformers import AttentionInterface, ContinuousBatchingConfig, GenerationConfig
+from transformers import AttentionInterface, GenerationConfig
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from hf_llm import LLMDecoderModel, LLMEncoderDecoderForConditionalGeneration, LLMEncoderModel
 from hf_llm.models.attention import BACKEND_FEATURES, check_backend, eager_attention_forward
 
+from .generating import PAGED_CACHE
 from .tiny import (
     EXPERTS,
     STACKS,
@@ -430,6 +431,5 @@ def test_continuous_batching_gives_the_tokens_of_generate(fields):
         model.generate(torch.tensor([prompt]), generation_config=settings)[0, len(prompt) :].tolist()
         for prompt in prompts
     ]
-    small = ContinuousBatchingConfig(page_size=16, num_blocks=8, max_batch_tokens=32)
-    results = model.generate_batch(prompts, generation_config=settings, continuous_batching_config=small)
+    results = model.generate_batch(prompts, generation_config=settings, continuous_batching_config=PAGED_CACHE)
     assert [result.generated_tokens for result in results.values()] == expected

@@ -1,19 +1,18 @@
 """Continuous batching of the decoder: requests of different lengths share batches and a paged cache."""
 
 import pytest
-from transformers import ContinuousBatchingConfig, GenerationConfig
+from transformers import GenerationConfig
 
-from .generating import NEW, PROMPT, VARIANTS, generate, prompts, tiny_model
+from .generating import NEW, PAGED_CACHE, PROMPT, VARIANTS, generate, prompts, tiny_model
 from .tiny import tokens
 
 
 PAGED = {name: VARIANTS[name] for name in ("learned", "some layers slide", "experts", "shared layers")}
 
 
-# a small paged cache: the default takes most of the machine's memory
 SETTINGS = {
     "generation_config": GenerationConfig(max_new_tokens=NEW, do_sample=False, eos_token_id=-1),
-    "continuous_batching_config": ContinuousBatchingConfig(page_size=16, num_blocks=8, max_batch_tokens=32),
+    "continuous_batching_config": PAGED_CACHE,
 }
 
 

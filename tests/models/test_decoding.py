@@ -105,7 +105,7 @@ def test_layers_that_do_more_have_no_steps(stack, fields, taken):
 
 
 @pytest.mark.parametrize("backend", ("eager", "flex_attention"))
-def test_other_backends_have_no_steps(backend, taken):
+def test_other_backends_have_no_steps(backend, taken, uncompiled):
     generate(tiny_model("decoder", backend), prompts())
     assert not taken
 
