@@ -19,6 +19,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from .. import models, registration
 from ..interop.loading import PICKLES
+from ..models.base import check_shards
 from ..models.configuration import VERSION, auto_map
 from .bare import NotApplicable
 
@@ -128,6 +129,7 @@ def check_code(folder: Folder) -> str:
 def check_weights(folder: Folder) -> str:
     """Every safetensors file is whole, and every number finite."""
     shards = [name for name in folder.files if name.endswith(".safetensors")]
+    check_shards(folder.path)
     index = folder.path / "model.safetensors.index.json"
     if index.is_file():
         placed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]

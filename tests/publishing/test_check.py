@@ -76,6 +76,13 @@ def tear(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
 
 
+def weights_elsewhere(folder: Path) -> None:
+    names = list(load_file(folder / "model.safetensors"))
+    (folder / "model.safetensors").rename(folder.parent / "x.safetensors")
+    index = {"weight_map": dict.fromkeys(names, "../x.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
 def tokens_without_embeddings(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens([f"<new{i}>" for i in range(20)])
@@ -112,6 +119,7 @@ SEEN = {
         write("model.safetensors.index.json", '{"weight_map": {"a": "model-00001-of-00002.safetensors"}}'),
         {"weights"},
     ),
+    "an index names what is outside": (weights_elsewhere, {"weights"}),
     "a pickle": (write("pytorch_model.bin", b"\x80\x04."), {"pickles"}),
     "contents of another time": (other_contents_than_the_manifest, {"manifest"}),
     "an end that no token has": (configure("generation_config.json", eos_token_id=9999), {"generation config"}),
