@@ -21,6 +21,7 @@ from .checks import (
     check_token_ids,
     strict_configuration,
 )
+from .compat import TESTED_TRANSFORMERS  # noqa: F401
 from .lookup import name_in_transformers
 
 
