@@ -1,4 +1,4 @@
-"""The `hf-llm` command: look at models, exchange them with native checkpoints, check and publish them."""
+"""The `hf-llm` command: look at models, exchange them with native checkpoints, check, publish and update them."""
 
 import argparse
 import json
@@ -55,7 +55,7 @@ def check_checkpoint(arguments: argparse.Namespace) -> None:
     from hf_llm.publishing import check
 
     disable_progress_bar()
-    report = check(arguments.source, arguments.revision)
+    report = check(arguments.source, arguments.revision, arguments.trust_remote_code)
     print(json.dumps(report.to_dict(), indent=2) if arguments.json else report)
     if report.failures:
         raise SystemExit(1)
@@ -67,14 +67,30 @@ def publish_checkpoint(arguments: argparse.Namespace) -> None:
     from hf_llm.publishing import publish
 
     disable_progress_bar()
-    private = True if arguments.private else None
-    report, commit = publish(arguments.source, arguments.repository, private=private, revision=arguments.revision)
+    report, commit = publish(
+        arguments.source,
+        arguments.repository,
+        private=True if arguments.private else None,
+        revision=arguments.revision,
+        trust_remote_code=arguments.trust_remote_code,
+        native=arguments.native,
+    )
     print(f"{report}\n{commit.commit_url}")
+
+
+def update_checkpoint(arguments: argparse.Namespace) -> None:
+    from transformers.utils.logging import disable_progress_bar
+
+    from hf_llm.publishing import update
+
+    disable_progress_bar()
+    print(update(arguments.source, revision=arguments.revision))
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="hf-llm", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    trust = "try the code that the checkpoint carries even if it is not the installed package's"
     command = commands.add_parser("info", help="layers, parameters, FLOPs and memory of a model, without building it")
     command.add_argument("source", metavar="PRESET|PATH", help="a preset, a checkpoint, a config.json, or a Hub id")
     command.add_argument("--context", type=int, help="tokens of a sequence; by default as many as the model takes")
@@ -99,13 +115,23 @@ def main(argv: list[str] | None = None) -> None:
     command.add_argument("source", metavar="PATH|REPO", help="a checkpoint of hf_llm, or a Hub id")
     command.add_argument("--revision", help="of a repository")
     command.add_argument("--json", action="store_true", help="the table as JSON")
+    command.add_argument("--trust-remote-code", action="store_true", help=trust)
     command.set_defaults(run=check_checkpoint)
     command = commands.add_parser("publish", help="check a checkpoint and, if nothing fails, upload it to the Hub")
     command.add_argument("source", metavar="PATH", help="a checkpoint of hf_llm")
     command.add_argument("repository", metavar="REPO", help="OWNER/NAME, made if it does not exist")
     command.add_argument("--private", action="store_true", help="a new repository is private")
     command.add_argument("--revision", help="the branch to upload to, made if it does not exist (default: main)")
+    command.add_argument("--trust-remote-code", action="store_true", help=trust)
+    form = command.add_mutually_exclusive_group()
+    native = {"dest": "native", "action": "store_const"}
+    form.add_argument("--native", const="main", **native, help="the native form on main, this one on branch hf_llm")
+    form.add_argument("--native-on-branch", const="branch", **native, help="the native form on branch native")
     command.set_defaults(run=publish_checkpoint)
+    command = commands.add_parser("update", help="replace the code in a checkpoint by that of the installed package")
+    command.add_argument("source", metavar="PATH|REPO", help="a checkpoint of hf_llm, or a Hub id")
+    command.add_argument("--revision", help="the branch of a repository (default: main)")
+    command.set_defaults(run=update_checkpoint)
     arguments = parser.parse_args(argv)
     try:
         arguments.run(arguments)

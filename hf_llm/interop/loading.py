@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, logging
 
+from ..models.base import check_shards
 from .configurations import InteropError, to_our_config
 from .convert import HEAD_OF_AUTO, unused_pattern
 from .family import Family
@@ -110,7 +111,7 @@ def _check_files(source: str, subfolder: str, gguf_file: str | None) -> None:
     if not folder.is_dir() or gguf_file:
         return
     if any(folder.glob("*.safetensors")):
-        _check_shards(folder)
+        _check_index(folder)
         return
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
@@ -122,11 +123,15 @@ def _check_files(source: str, subfolder: str, gguf_file: str | None) -> None:
     raise InteropError(f"{source} has no weights (no *.safetensors).")
 
 
-def _check_shards(folder: Path) -> None:
-    """If there is an index, it can be read, and every file that it names is there."""
+def _check_index(folder: Path) -> None:
+    """If there is an index, it can be read, and every file that it names is there and in the folder."""
     index = folder / SAFE_WEIGHTS_INDEX_NAME
     if not index.is_file():
         return
+    try:
+        check_shards(folder)
+    except ValueError as error:
+        raise InteropError(str(error)) from error
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError) as error:

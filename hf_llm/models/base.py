@@ -1,5 +1,8 @@
 """What all models share: capabilities, choice of the attention backend, initialisation."""
 
+import json
+from pathlib import Path, PureWindowsPath
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -17,6 +20,18 @@ from .positions import RelativeBias
 
 
 register_adapter_targets()
+
+
+def check_shards(folder: Path) -> None:
+    """Raise ValueError if an index of shards in `folder` names a file outside it."""
+    for index in sorted(folder.glob("*.index*.json")):
+        try:
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, LookupError, TypeError, AttributeError):
+            continue  # no index of shards, or a damaged one: whoever reads it says so
+        paths = {name: PureWindowsPath(name) for name in sorted(map(str, names))}  # of either kind of separator
+        if outside := [name for name, path in paths.items() if path.anchor or ".." in path.parts]:
+            raise ValueError(f"{index} names files outside its folder, which are not read: {', '.join(outside)}")
 
 
 class LLMPreTrainedModel(PreTrainedModel):
@@ -41,6 +56,13 @@ class LLMPreTrainedModel(PreTrainedModel):
         "router_logits": OutputRecorder(Router, index=0),
     }
     accepts_loss_kwargs = True
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+        """As in transformers, which would follow an index of shards out of the checkpoint's folder."""
+        if pretrained_model_name_or_path is not None:
+            check_shards(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
+        return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
 
     def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
         """

@@ -1,6 +1,6 @@
 """A checkpoint in the hands of someone who has no hf_llm: opened by its own code and tried. Run by `checking.py`:
 
-    python -P bare.py '{"sources": ["FOLDER or REPOSITORY", ...], "revision": null, "rows": "FILE"}'
+    python -P bare.py '{"sources": ["FOLDER or REPOSITORY", ...], "revision": null, "weights": true, "rows": "FILE"}'
 
 Imports torch and transformers alone. Each row of the table is written to FILE as a line of JSON when it is known, so
 that what was found remains if the process dies. Everything runs in float32 on the CPU; the head that was saved is
@@ -41,10 +41,14 @@ def require(holds: bool, message: str) -> None:
 
 @dataclass
 class Trial:
-    """A checkpoint that is being tried. `tokenizer` is None unless it opens and fits; `model` is in float32."""
+    """A checkpoint that is being tried. `tokenizer` is None unless it opens and fits; `model` is in float32.
+
+    weights: whether it has any, and a tokenizer; else its classes are made from its configuration alone.
+    """
 
     source: str
     revision: str | None
+    weights: bool
     rows: Path
     config: object = None
     tokenizer: object = None
@@ -104,9 +108,10 @@ def open_tokenizer(trial: Trial) -> str:
 def open_head(trial: Trial, auto_name: str, saved: bool) -> str:
     """The head opens with the checkpoint's weights and answers. One that was not saved has new weights of its own."""
     auto_class = getattr(transformers, auto_name)
-    if trial.model is not None:  # the same class under another name: its weights are known already
+    if trial.model is not None or not trial.weights:  # the same class under another name: its weights are known
         with torch.device("meta"):
-            return f"{own_code(auto_class.from_config(trial.config, trust_remote_code=True))}, as above"
+            name = own_code(auto_class.from_config(trial.config, trust_remote_code=True))
+        return f"{name}, as above" if trial.weights else f"{name}, without weights"
     settings = {"output_loading_info": True, "ignore_mismatched_sizes": True, **trial.arguments}
     if saved:
         settings["dtype"] = torch.float32
@@ -278,8 +283,9 @@ def try_checkpoint(trial: Trial) -> None:
     attempt(trial, "AutoConfig", open_config)
     if trial.config is None:
         return
-    attempt(trial, "AutoTokenizer", open_tokenizer)
-    heads = {auto: target for auto, target in trial.config.auto_map.items() if auto != "AutoConfig"}
+    if trial.weights:
+        attempt(trial, "AutoTokenizer", open_tokenizer)
+    heads = {auto: target for auto, target in trial.config.auto_map.items() if auto.startswith("AutoModel")}
     named = [auto for auto, target in heads.items() if target.split(".")[-1] in (trial.config.architectures or ())]
     for auto_name in named:
         attempt(trial, auto_name, open_head, auto_name, True)
@@ -296,4 +302,4 @@ if __name__ == "__main__":
     transformers.logging.disable_progress_bar()
     request = json.loads(sys.argv[1])
     for source in request["sources"]:
-        try_checkpoint(Trial(source, request["revision"], Path(request["rows"])))
+        try_checkpoint(Trial(source, request["revision"], request["weights"], Path(request["rows"])))

@@ -2,25 +2,37 @@
 
 import json
 import os
+import re
+import site
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
 import transformers
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 
 from ..interop import InteropError, from_native, to_native
 from ..interop.loading import load_strictly
 from .bare import DOCUMENTS, TARGETS, TOLERANCE, NotApplicable, difference, some_ids, within
+from .code import foreign_code
 from .folder import CHECKS, NOT_PUBLISHED, Folder, read_folder
 
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
+OPENING = "opening by its own code"  # the row where the rows of the process without hf_llm would be
 WIDTH = 240  # letters of what was seen that a table shows
+# variables that a process needs to find Python, torch and their libraries, and to use the machine as this one does
+PASSED_ON = (
+    *("PATH", "PATHEXT", "SYSTEMROOT", "WINDIR", "COMSPEC", "TMP", "TEMP", "TMPDIR", "LANG", "LC_*", "TZ"),
+    *("PYTHON*", "VIRTUAL_ENV", "CONDA_*", "LD_*", "DYLD_*", "OMP_*", "MKL_*", "KMP_*", "OPENBLAS_*", "CUDA_*"),
+    *("TORCH*", "PYTORCH_*", "TRANSFORMERS_*"),
+)
+SECRET = re.compile("TOKEN|SECRET|PASS|CREDENTIAL|_KEY")
 
 
 @dataclass(frozen=True)
@@ -58,16 +70,17 @@ class Report:
         }
 
 
-def check(source: str | Path, revision: str | None = None) -> Report:
+def check(source: str | Path, revision: str | None = None, trust_remote_code: bool = False) -> Report:
     """
     Try a checkpoint as its users will.
 
     Files, code, weights and card are looked at here; every head is opened, and the model used, in a process that has
-    no hf_llm; and the model is exported and read back by this hf_llm.
+    no hf_llm and no tokens; and the model is exported and read back by this hf_llm.
 
     Args:
         source: a folder, or a repository of the Hub, which is then opened by its id.
         revision: of a repository.
+        trust_remote_code: run the code that the checkpoint carries even if it is not the installed package's.
 
     Raises:
         OSError: the repository cannot be reached.
@@ -80,10 +93,15 @@ def check(source: str | Path, revision: str | None = None) -> Report:
     if "configuration" in failed:
         return Report(source, rows)
     if "weights" in failed:
-        rows += [Row(name, SKIPPED, "the weights cannot be used") for name in ("opening by its own code", "export")]
+        rows += [Row(name, SKIPPED, "the weights cannot be used") for name in (OPENING, "export")]
         return Report(source, rows)
-    rows += run_bare([str(path.resolve()) if local else source], revision)[0]
-    rows.append(attempt("export", check_export, read_folder(path)))
+    folder = read_folder(path)
+    foreign = None if trust_remote_code else foreign_code(path, folder.config, folder.stack)
+    if foreign is not None:
+        rows.append(Row(OPENING, SKIPPED, f"the code is run on --trust-remote-code alone: {foreign}"))
+    else:  # a repository by its id, out of the cache, at the commit that was looked at
+        rows += run_bare(*(([str(path.resolve())], None) if local else ([source], path.name)))[0]
+    rows.append(attempt("export", check_export, folder))
     return Report(source, rows)
 
 
@@ -114,18 +132,19 @@ def attempt(name: str, look: Callable[[Folder], str], folder: Folder) -> Row:
 # ---- the bare process ----------------------------------------------------------------------------------------------
 
 
-def run_bare(sources: list[str], revision: str | None = None) -> list[list[Row]]:
-    """The rows of each source, from one process without hf_llm and without code files that were fetched before.
+def run_bare(sources: list[str], revision: str | None = None, weights: bool = True) -> list[list[Row]]:
+    """The rows of each source, from one process without hf_llm, tokens, network, and code that was fetched before.
+
+    sources: folders, or repositories that are in the cache at `revision`.
+    weights: otherwise configurations and classes are tried alone, of folders that have nothing else.
 
     A process that dies (of memory, say) leaves a failed row where it stopped.
     """
     with tempfile.TemporaryDirectory() as empty:
         written = Path(empty, "rows.jsonl")
         written.touch()
-        request = json.dumps({"sources": sources, "revision": revision, "rows": str(written)})
-        environment = {**os.environ, "HF_MODULES_CACHE": str(Path(empty, "modules"))}
-        if all(Path(source).is_dir() for source in sources):
-            environment["HF_HUB_OFFLINE"] = "1"
+        request = json.dumps({"sources": sources, "revision": revision, "weights": weights, "rows": str(written)})
+        environment = bare_environment(Path(empty))
         command = [sys.executable, "-P", str(Path(__file__).with_name("bare.py")), request]
         run = subprocess.run(command, env=environment, cwd=empty, capture_output=True, text=True)
         found = [json.loads(line) for line in written.read_text(encoding="utf-8").splitlines()]
@@ -137,6 +156,25 @@ def run_bare(sources: list[str], revision: str | None = None) -> list[list[Row]]
         where = next((source for source in reversed(sources) if rows[source]), sources[0])
         rows[where].append(Row("process without hf_llm", FAILED, f"ended with exit code {run.returncode}: {last}"))
     return list(rows.values())
+
+
+def bare_environment(home: Path) -> dict[str, str]:
+    """The variables of a process that may run foreign code: what Python and torch need, the Hub's cache, no secrets.
+
+    home: an empty folder, where its home and the Hub's token would be.
+    """
+    passed = {
+        name: value
+        for name, value in os.environ.items()
+        if any(fnmatch(name.upper(), pattern) for pattern in PASSED_ON) and not SECRET.search(name.upper())
+    }
+    return {
+        **passed,
+        **dict.fromkeys(("HOME", "USERPROFILE", "HF_HOME"), str(home)),
+        "PYTHONUSERBASE": site.getuserbase(),
+        "HF_HUB_CACHE": constants.HF_HUB_CACHE,
+        "HF_HUB_OFFLINE": "1",
+    }
 
 
 # ---- export --------------------------------------------------------------------------------------------------------

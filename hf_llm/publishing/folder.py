@@ -5,6 +5,7 @@ Each check takes a `Folder` and returns what it saw; it raises ValueError (or an
 """
 
 import json
+import platform
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,15 +13,18 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
+import transformers
 from huggingface_hub.repocard import metadata_load
+from packaging.version import Version
 from safetensors import SafetensorError, safe_open
 from transformers import GenerationConfig
-from transformers.dynamic_module_utils import get_relative_import_files
 
-from .. import models, registration
+from .. import registration
 from ..interop.loading import PICKLES
+from ..models.base import check_shards
 from ..models.configuration import VERSION, auto_map
 from .bare import NotApplicable
+from .code import KNOWN_FAULTS, differing, installed_code, tested_versions
 
 
 MANIFEST = "manifest.json"
@@ -109,25 +113,40 @@ def check_version(folder: Folder) -> str:
 
 def check_code(folder: Folder) -> str:
     """The code files are there and, if this version wrote them, to the byte those that it writes."""
-    source = Path(models.__file__).parent
-    modules = {f"{target.split('.')[0]}.py" for target in auto_map(folder.stack).values()}
-    expected = {Path(file).name for module in modules for file in get_relative_import_files(source / module)} | modules
     present = {name for name in folder.files if name.endswith(".py")}
     version = folder.config.get("hf_llm_version")
     if version != VERSION:
         raise NotApplicable(f"{len(present)} files of hf_llm {version}, to compare with an installed {VERSION}")
-    missing = sorted(expected - present)
-    altered = sorted(f for f in expected & present if (folder.path / f).read_bytes() != (source / f).read_bytes())
+    missing, altered = differing(folder.path, folder.stack)
     problems = {"missing": missing, f"other than in hf_llm {VERSION}": altered}
     if missing or altered:
         raise ValueError("; ".join(f"{what}: {', '.join(files)}" for what, files in problems.items() if files))
-    extra = sorted(present - expected)
+    expected = installed_code(folder.stack)
+    extra = sorted(present - set(expected))
     return f"{len(expected)} files, as in hf_llm {VERSION}" + (f"; besides them {', '.join(extra)}" if extra else "")
+
+
+def check_known_faults(folder: Folder) -> str:
+    """The code is not older than the mending of a known fault."""
+    faults = [what for name, what in KNOWN_FAULTS.items() if name not in folder.files]
+    if faults:
+        raise ValueError(f"{'; '.join(faults)}. `hf-llm update` brings newer code, and leaves the weights as they are")
+    return "none"
+
+
+def check_tested_versions(folder: Folder) -> str:
+    """The versions that the code says it was tested with, beside those that are here."""
+    tested = tested_versions(folder.path, folder.config.get("hf_llm_version"))
+    if not tested:
+        raise NotApplicable("the code does not say")
+    here = f"transformers {transformers.__version__}, torch {torch.__version__}, Python {platform.python_version()}"
+    return f"{', '.join(tested)}; here {here}"
 
 
 def check_weights(folder: Folder) -> str:
     """Every safetensors file is whole, and every number finite."""
     shards = [name for name in folder.files if name.endswith(".safetensors")]
+    check_shards(folder.path)
     index = folder.path / "model.safetensors.index.json"
     if index.is_file():
         placed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
@@ -191,7 +210,7 @@ def check_generation_config(folder: Folder) -> str:
 
 
 def check_card(folder: Folder) -> str:
-    """README.md says how the model is opened, what it does and, if anything, the version that wrote it."""
+    """README.md says how the model is opened, what it does and, if anything, a version that there was by then."""
     card = folder.path / "README.md"
     if not card.is_file():
         raise ValueError("README.md is missing")
@@ -207,8 +226,9 @@ def check_card(folder: Folder) -> str:
     if folder.head and tag in PIPELINE_TAGS.values() and tag != expected:
         raise ValueError(f"`pipeline_tag: {tag}`, but {folder.head} is for {expected or 'none of these tasks'}")
     said = set(re.findall(r"\bhf_llm (\d+\.\d+\.\d+\w*)", card.read_text(encoding="utf-8")))
-    if said - {folder.config.get("hf_llm_version")}:
-        raise ValueError(f"speaks of hf_llm {', '.join(sorted(said))}, config.json of another version")
+    version = folder.config.get("hf_llm_version")  # of the code, which may have been updated since the training
+    if newer := sorted(v for v in said if Version(v) > Version(str(version))):
+        raise ValueError(f"speaks of hf_llm {', '.join(newer)}, which is newer than config.json's {version}")
     licence = metadata.get("license")
     return f"{tag}; " + (f"license {licence}" if licence else "no license stated (`license:` in README.md)")
 
@@ -217,6 +237,8 @@ CHECKS: dict[str, Callable[[Folder], str]] = {
     "auto_map": check_auto_map,
     "version": check_version,
     "code": check_code,
+    "known faults": check_known_faults,
+    "tested with": check_tested_versions,
     "weights": check_weights,
     "manifest": check_manifest,
     "pickles": check_pickles,

@@ -85,6 +85,8 @@ def defect(checkpoint: Path, contents: bool = True) -> str | None:
         return f"{MANIFEST} is unreadable"
     for name, expected in files.items():
         path = checkpoint / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            return f"{MANIFEST} names a file outside the checkpoint: {name}"
         if not path.is_file():
             return f"{name} is missing"
         if path.stat().st_size != expected["size"]:

@@ -211,6 +211,17 @@ def damaged_index(folder):
     (folder / "model.safetensors.index.json").write_text("{")
 
 
+def shard_elsewhere(name):
+    def edit(folder):
+        sharded(folder)
+        index = folder / "model.safetensors.index.json"
+        (folder / "model-00002-of-00006.safetensors").rename(folder.parent / "x.safetensors")
+        text = index.read_text().replace("model-00002-of-00006.safetensors", name.format(folder.parent))
+        index.write_text(text)
+
+    return edit
+
+
 BAD = {
     "no-config": (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
     "no-model-type": (lambda folder: edit_config(folder, model_type=None), "no `model_type`"),
@@ -221,6 +232,8 @@ BAD = {
     "truncated": (truncated, "damaged or cut short"),
     "empty-file": (lambda folder: (folder / "model.safetensors").write_bytes(b""), "damaged or cut short"),
     "shard": (without_a_shard, r"lacks model-00002-of-00006.safetensors, which model.safetensors.index.json names"),
+    "shard-outside": (shard_elsewhere("../x.safetensors"), r"outside its folder, .*: \.\./x.safetensors"),
+    "absolute-shard": (shard_elsewhere("{}/x.safetensors"), r"outside its folder, .*/x.safetensors"),
     "index": (damaged_index, r"model.safetensors.index.json is damaged"),
     "pickled": (pickled, r"only in pytorch_model.bin, a format that can run code.*`save_pretrained`"),
     "no-weights": (lambda folder: (folder / "model.safetensors").unlink(), "has no weights"),

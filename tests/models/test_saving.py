@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import re
 
 import pytest
 import safetensors.torch
@@ -175,6 +176,17 @@ def test_layers_and_heads_may_wait_on_the_disk(stack, tmp_path):
             actual = offloaded(**inputs, labels=labels, skip_logits=skip)
             expected = model(**inputs, labels=labels, skip_logits=skip)
             torch.testing.assert_close(actual.loss, expected.loss, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ("../x.safetensors", "{}/x.safetensors", r"..\x.safetensors"))
+def test_an_index_of_shards_does_not_lead_out_of_its_folder(name, tmp_path):
+    folder, name = tmp_path / "model", name.format(tmp_path)
+    tiny_model("decoder").save_pretrained(folder)
+    (folder / "model.safetensors").rename(tmp_path / "x.safetensors")
+    index = {"metadata": {}, "weight_map": {"model.norm.weight": name}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="outside its folder, which are not read: " + re.escape(name)):
+        AutoModelForCausalLM.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("device_map", ("cpu", "auto"))

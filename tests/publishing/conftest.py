@@ -57,6 +57,9 @@ def hub(monkeypatch):
     """The stub of the Hub, used by this process."""
     with HubStub() as stub:
         monkeypatch.setattr(constants, "ENDPOINT", stub.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", stub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)
@@ -67,4 +70,6 @@ def hub(monkeypatch):
 @pytest.fixture
 def passing(monkeypatch):
     """Every check passes at once: what is checked is another test's matter."""
-    monkeypatch.setattr("hf_llm.publishing.hub.check", lambda source: Report(str(source), [Row("all", "passed", "")]))
+    monkeypatch.setattr(
+        "hf_llm.publishing.hub.check", lambda source, **_: Report(str(source), [Row("all", "passed", "")])
+    )

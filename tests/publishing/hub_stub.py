@@ -29,6 +29,7 @@ class HubStub(http.server.ThreadingHTTPServer):
     commits: (id, branch, message) of each, in order.
     private: id -> whether it was made private.
     refuse_commits: answer every commit with an error of the server.
+    fetched: names of the files that were read.
     """
 
     daemon_threads = True
@@ -40,6 +41,7 @@ class HubStub(http.server.ThreadingHTTPServer):
         self.private: dict[str, bool] = {}
         self.objects: dict[str, bytes] = {}
         self.refuse_commits = False
+        self.fetched: set[str] = set()
 
     def __enter__(self):
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -186,7 +188,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def commit(self, id: str, branch: str):
         if self.server.refuse_commits:
             return self.answer(500, {"error": "out of order"})
-        self.server.commit(id, branch, [json.loads(line) for line in self.body.splitlines()])
+        lines = [json.loads(line) for line in self.body.splitlines()]
+        parent = next(line["value"].get("parentCommit") for line in lines if line["key"] == "header")
+        if parent not in (None, _digest(self.server.files(id, branch))):
+            return self.answer(412, {"error": "a commit has happened since"})
+        self.server.commit(id, branch, lines)
         oid = _digest(self.server.files(id, branch))
         self.answer(200, {"commitUrl": f"{self.server.url}/{id}/commit/{oid}", "commitOid": oid})
 
@@ -216,6 +222,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": _digest(files)}
         if name not in files:
             return self.answer(404, {"error": "no such file"}, {**headers, "X-Error-Code": "EntryNotFound"})
+        if self.command == "GET":
+            self.server.fetched.add(name)
         etag = hashlib.sha256(files[name]).hexdigest()
         self.answer(200, files[name], {**headers, "ETag": f'"{etag}"'})
 

@@ -7,14 +7,27 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from golden.make import ROOT
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 import hf_llm
 from hf_llm import LLMDecoderForCausalLM, cli
+from hf_llm.models.compat import TESTED_TRANSFORMERS
 from hf_llm.models.configuration import auto_map
 from hf_llm.publishing import check
-from hf_llm.publishing.checking import FAILED, PASSED, SKIPPED, attempt, check_export, inspect, run_bare, to_native
+from hf_llm.publishing.checking import (
+    FAILED,
+    OPENING,
+    PASSED,
+    SKIPPED,
+    attempt,
+    check_export,
+    inspect,
+    run_bare,
+    to_native,
+)
 from hf_llm.publishing.folder import read_folder
 from hf_llm.training.checkpoints import write_manifest
 
@@ -76,6 +89,13 @@ def tear(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
 
 
+def weights_elsewhere(folder: Path) -> None:
+    names = list(load_file(folder / "model.safetensors"))
+    (folder / "model.safetensors").rename(folder.parent / "x.safetensors")
+    index = {"weight_map": dict.fromkeys(names, "../x.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
 def tokens_without_embeddings(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens([f"<new{i}>" for i in range(20)])
@@ -105,6 +125,7 @@ SEEN = {
     "no version": (configure("config.json", hf_llm_version=None), {"version"}),
     "a code file is missing": (remove("norms.py"), {"code"}),
     "a code file is altered": (replace("norms.py", "import torch\n", "import torch  # mine\n"), {"code"}),
+    "code is older than a known fix": (remove("compat.py"), {"code", "known faults"}),
     "weights are torn": (tear, {"weights"}),
     "weights are missing": (remove("model.safetensors"), {"weights"}),
     "a weight is not a number": (weights(lambda t: t["model.norm.weight"].fill_(float("nan"))), {"weights"}),
@@ -112,6 +133,7 @@ SEEN = {
         write("model.safetensors.index.json", '{"weight_map": {"a": "model-00001-of-00002.safetensors"}}'),
         {"weights"},
     ),
+    "an index names what is outside": (weights_elsewhere, {"weights"}),
     "a pickle": (write("pytorch_model.bin", b"\x80\x04."), {"pickles"}),
     "contents of another time": (other_contents_than_the_manifest, {"manifest"}),
     "an end that no token has": (configure("generation_config.json", eos_token_id=9999), {"generation config"}),
@@ -123,12 +145,27 @@ SEEN = {
     "a card of another library": (replace("README.md", "library_name: transformers", "library_name: peft"), {"card"}),
     "a card without a task": (replace("README.md", "pipeline_tag: text-generation\n", ""), {"card"}),
     "a card of another task": (write("README.md", CARD.format("fill-mask", "")), {"card"}),
-    "a card of another version": (write("README.md", CARD.format("text-generation", "By hf_llm 0.0.3.")), {"card"}),
+    "a card of a newer version": (write("README.md", CARD.format("text-generation", "By hf_llm 99.0.3.")), {"card"}),
 }  # fmt: skip
+
+SECRETS = (
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "OPENAI_API_KEY",
+    "WANDB_ENTITY",
+    "AWS_PROFILE",
+    "PYTHON_TOKEN",
+    "MINE",
+)
+LOOKING_FOR_SECRETS = """import os
+import huggingface_hub
+found = [name for name, value in os.environ.items() if value == "a secret"]
+assert not found and huggingface_hub.get_token() is None, found
+"""
 
 # what only shows where the checkpoint is used by someone who has no hf_llm
 OPENED = {
-    "whole": (lambda folder: None, set()),
+    "whole": (replace("norms.py", "import torch\n", f"{LOOKING_FOR_SECRETS}import torch\n"), set()),
     "code that needs hf_llm": (replace("norms.py", "import torch\n", "import hf_llm\nimport torch\n"), HEADS),
     "a tensor is missing": (weights(lambda t: t.pop("model.norm.weight")), HEADS),
     "tokens without embeddings": (tokens_without_embeddings, {"AutoTokenizer"}),
@@ -171,8 +208,14 @@ def test_what_is_broken_is_the_row_that_fails(case, decoder, tmp_path):
 
 
 @pytest.mark.parametrize("cases", (OPENED, pytest.param(OPENED_SLOWLY, marks=pytest.mark.slow)), ids=("some", "more"))
-def test_what_others_would_meet_is_the_row_that_fails(cases, decoder, tmp_path):
-    """All in one process, which has no hf_llm."""
+def test_what_others_would_meet_is_the_row_that_fails(cases, decoder, tmp_path, monkeypatch):
+    """All in one process, which has no hf_llm and no secrets: neither variables nor the token of `hf auth login`."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "token").write_text("a secret")
+    for name in SECRETS:
+        monkeypatch.setenv(name, "a secret")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "home" / "token"))
     folders = [shutil.copytree(decoder, tmp_path / case.replace(" ", "-")) for case in cases]
     for folder, (damage, _) in zip(folders, cases.values()):
         damage(folder)
@@ -229,12 +272,54 @@ def test_other_heads_in_shards_and_half_precision_pass(name, tag, tmp_path):
     assert failures(inspect(folder)) == {"weights"}
 
 
+# code that is not the installed package's, or may be: each file is in a place from where transformers would run it
+FOREIGN = {
+    "altered": replace("norms.py", "import torch\n", "import torch  # mine\n"),
+    "missing": remove("norms.py"),
+    "another repository's": configure(
+        "config.json", auto_map=auto_map("decoder") | {"AutoModel": "other/model--decoder.LLMDecoderModel"}
+    ),
+    "one more class": configure("config.json", auto_map=auto_map("decoder") | {"AutoTokenizer": ["mine.Mine", None]}),
+    "a tokenizer's": configure("tokenizer_config.json", auto_map={"AutoTokenizer": ["mine.Mine", None]}),
+    "custom generation": lambda folder: (folder / "custom_generate").mkdir(),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_foreign_code_runs_only_where_it_is_trusted(case, decoder, tmp_path, monkeypatch):
+    run = []
+    monkeypatch.setattr("hf_llm.publishing.checking.run_bare", lambda *sources: run.append(sources) or [[]])
+    monkeypatch.setattr("hf_llm.publishing.checking.check_export", lambda folder: "not tried")
+    assert not check(decoder).failures and len(run) == 1
+    folder = shutil.copytree(decoder, tmp_path / "model")
+    FOREIGN[case](folder)
+    row = next(row for row in check(folder).rows if row.check == OPENING)
+    assert row.result == SKIPPED and "--trust-remote-code" in row.seen and len(run) == 1
+    trusted = check(folder, trust_remote_code=True).rows
+    assert len(run) == 2 and OPENING not in [row.check for row in trusted]
+    assert {row.check: row.result for row in trusted}["code"] == (FAILED if case in ("altered", "missing") else PASSED)
+
+
+def test_old_code_is_said_to_be_old_and_newer_code_what_it_was_tested_with(decoder, tmp_path):
+    folder = shutil.copytree(ROOT / "v0.1.0" / "decoder", tmp_path / "old")
+    shutil.copytree(ROOT / "v0.1.0" / "code", folder, dirs_exist_ok=True)
+    rows = {row.check: row for row in inspect(folder)}
+    assert rows["known faults"].result == FAILED and rows["tested with"].result == SKIPPED
+    assert "generate() is wrong under transformers 5.24" in rows["known faults"].seen
+    assert "`hf-llm update`" in rows["known faults"].seen
+    rows = {row.check: row for row in inspect(decoder)}
+    oldest, newest = TESTED_TRANSFORMERS
+    assert rows["tested with"].seen.startswith(f"transformers {oldest} to {newest}")
+    assert f"here transformers {transformers.__version__}, torch {torch.__version__}" in rows["tested with"].seen
+
+
 def test_a_checkpoint_of_another_version_is_not_compared(decoder, tmp_path):
     folder = shutil.copytree(decoder, tmp_path / "model")
     configure("config.json", hf_llm_version="0.0.9")(folder)
     replace("norms.py", "import torch\n", "import torch  # as it was then\n")(folder)
+    write("README.md", CARD.format("text-generation", "By hf_llm 0.0.8."))(folder)  # trained with it, and updated
     rows = {row.check: row for row in inspect(folder)}
-    assert rows["code"].result == SKIPPED and "hf_llm 0.0.9" in rows["code"].seen
+    assert rows["code"].result == SKIPPED and "hf_llm 0.0.9" in rows["code"].seen and rows["card"].result == PASSED
     assert rows["version"].result == PASSED and "0.0.9" in rows["version"].seen
 
 
@@ -261,7 +346,7 @@ def test_the_command_prints_a_table_and_exits_with_1_on_a_failure(decoder, tmp_p
     rows = capsys.readouterr().out.splitlines()
     words = next(row.split() for row in rows if row.startswith("weights"))
     assert words[:5] == ["weights", "failed", "model.safetensors", "is", "torn"]
-    assert rows[-1] == f"{folder}: 7 passed, 1 failed, 3 skipped"
+    assert rows[-1] == f"{folder}: 9 passed, 1 failed, 3 skipped"
     with pytest.raises(SystemExit):
         cli.main(["check", str(folder), "--json"])
     report = json.loads(capsys.readouterr().out)

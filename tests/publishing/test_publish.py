@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from transformers import AutoModelForCausalLM
 
+from hf_llm import cli
 from hf_llm.models.configuration import auto_map
 from hf_llm.publishing import CheckFailed, Report, Row, publish
 from hf_llm.publishing.folder import published_files
@@ -69,6 +72,74 @@ def test_what_fails_the_check_is_not_uploaded(decoder, hub, tmp_path):
     (folder / "model.safetensors").write_bytes(weights[:-100])
     with pytest.raises(CheckFailed, match="not uploaded, for the check of weights failed"):
         publish(folder, "me/model")
+    assert hub.repositories == {}
+
+
+def test_what_was_not_tried_is_not_uploaded(decoder, hub, monkeypatch):
+    monkeypatch.setattr("hf_llm.publishing.checking.check_export", lambda folder: "not tried")
+    monkeypatch.setattr("hf_llm.publishing.checking.foreign_code", lambda *arguments: "mine")
+    with pytest.raises(
+        CheckFailed, match="not uploaded, for its own code was not tried.*\n(.*\n)*.*--trust-remote-code"
+    ):
+        publish(decoder, "me/model")
+    assert hub.repositories == {}
+    monkeypatch.setattr("hf_llm.publishing.checking.run_bare", lambda *sources: [[]])
+    cli.main(["publish", str(decoder), "me/model", "--trust-remote-code"])
+    assert len(hub.commits) == 1
+
+
+@pytest.mark.parametrize(
+    "flag, native, ours", (("--native", "main", "hf_llm"), ("--native-on-branch", "native", "main"))
+)
+def test_both_forms_are_published(flag, native, ours, decoder, hub, passing, tmp_path):
+    """The native one opens without remote code and computes the same; both cards say how either is opened."""
+    folder = shutil.copytree(decoder, tmp_path / "model")
+    (folder / "loss_curve.png").write_bytes(b"png")
+    for _ in range(2):
+        cli.main(["publish", str(folder), "me/model", flag])
+    found = hub.files("me/model", native)
+    assert {"config.json", "model.safetensors", "generation_config.json", "tokenizer.json", "loss_curve.png"} <= set(
+        found
+    )
+    assert json.loads(found["config.json"])["model_type"] == "qwen3" and not [n for n in found if n.endswith(".py")]
+    card = found["README.md"].decode()
+    assert hub.files("me/model", ours) == {n: (folder / n).read_bytes() for n in published_files(folder)} | {
+        "README.md": found["README.md"]
+    }
+    assert card.count("## Two forms") == 1 and card.startswith((folder / "README.md").read_text().rstrip())
+    options = {"main": "", "hf_llm": ', revision="hf_llm"', "native": ', revision="native"'}
+    for branch, more in ((native, ""), (ours, ", trust_remote_code=True")):
+        assert f"`{branch}` |" in card
+        assert f'`AutoModelForCausalLM.from_pretrained("me/model"{options[branch]}{more})`' in card
+    exported = tmp_path / "native"
+    exported.mkdir()
+    for name, content in found.items():
+        (exported / name).write_bytes(content)
+    ids = torch.tensor([[5, 6, 7]])
+    opened, own = (AutoModelForCausalLM.from_pretrained(path) for path in (exported, folder))
+    assert type(opened).__name__ == "Qwen3ForCausalLM"
+    torch.testing.assert_close(opened(ids).logits, own(ids).logits)
+
+
+def test_a_later_upload_of_two_forms_replaces_what_was_on_main(decoder, hub, passing):
+    publish(decoder, "me/model")
+    publish(decoder, "me/model", native="main")
+    assert [branch for _, branch, _ in hub.commits] == ["main", "hf_llm", "main"]
+    assert not [name for name in hub.files("me/model") if name.endswith(".py")]
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    (
+        ({"native": "main"}, "has no native form.*\n(.*\n)*.*`position_embedding"),
+        ({"native": "both"}, "`native='both'` must be one of 'main', 'branch'"),
+        ({"native": "main", "revision": "v2"}, "`revision='v2'`: with `native`, the branches are main and hf_llm"),
+    ),
+)
+def test_two_forms_that_cannot_be_are_refused(settings, message, hub, tmp_path):
+    folder = save_checkpoint(tmp_path / "model", "decoder", position_embedding="relative_bias", num_experts=4)
+    with pytest.raises(ValueError, match=message):
+        publish(folder, "me/model", **settings)
     assert hub.repositories == {}
 
 
@@ -163,7 +234,7 @@ def test_the_last_push_alone(settings, hub, passing, no_plots):
 
 def test_a_finished_model_that_fails_the_check_is_not_pushed(settings, hub, no_plots, monkeypatch, tmp_path):
     report = Report("run", [Row("packing", "failed", "a document sees another")])
-    monkeypatch.setattr("hf_llm.publishing.hub.check", lambda source: report)
+    monkeypatch.setattr("hf_llm.publishing.hub.check", lambda source, **_: report)
     with pytest.raises(ValueError, match="not uploaded, for the check of packing failed"):
         pretrain(run_config(settings(hub_strategy="end")), TEMPLATE)
     assert hub.commits == [] and (tmp_path / "run" / "model.safetensors").is_file()

@@ -21,6 +21,11 @@ def cut(checkpoint):
     path.write_bytes(path.read_bytes()[:-1])
 
 
+def point_outside(checkpoint):
+    manifest = checkpoint / checkpoints.MANIFEST
+    manifest.write_text(manifest.read_text().replace("inner/part", "../part"))
+
+
 def change(checkpoint):
     path = checkpoint / "model.safetensors"
     path.write_bytes(bytes(reversed(path.read_bytes())))
@@ -33,6 +38,7 @@ def change(checkpoint):
         (change, "model.safetensors has other contents"),
         (lambda c: (c / "inner" / "part").unlink(), "inner/part is missing"),
         (lambda c: (c / checkpoints.MANIFEST).unlink(), "manifest.json is missing"),
+        (point_outside, "manifest.json names a file outside the checkpoint: ../part"),
         (lambda c: (c / checkpoints.MANIFEST).write_text("{"), "manifest.json is unreadable"),
     ],
 )
