@@ -29,7 +29,8 @@ PINS_5.20 := transformers==5.20.2
 PINS_5.22 := transformers==5.22.2
 PINS_5.24 := transformers==5.24.0
 VERSIONS ?= 5.16 5.20 5.22 5.24
-ENDS := $(firstword $(VERSIONS)) $(lastword $(VERSIONS))
+NEWEST := $(lastword $(VERSIONS))
+ENDS := $(firstword $(VERSIONS)) $(NEWEST)
 version_python = .cache/versions/$(1)/bin/python
 
 # one thread per process, nothing from the network: what the tests measure does not depend on the machine
@@ -110,12 +111,12 @@ versions: $(VERSIONS:%=version-%)
 
 versions-ends: $(ENDS:%=version-%)
 
-$(SUITE)/.ready: $(INSTALLED_DEV) tests/conformance/fetch.py $(wildcard tests/conformance/stand_ins/*.py tests/conformance/stand_ins/*/*.py)
-	$(BIN)/python tests/conformance/fetch.py $(SUITE)
+$(SUITE)/.ready: .cache/versions/$(NEWEST)/.ready tests/conformance/fetch.py $(wildcard tests/conformance/stand_ins/*.py tests/conformance/stand_ins/*/*.py)
+	$(call version_python,$(NEWEST)) tests/conformance/fetch.py $(SUITE)
 	touch $@
 
 conformance: $(SUITE)/.ready
-	$(TEST_ENV) PYTHONPATH=$(SUITE) $(BIN)/pytest -n $(WORKERS) $(STACKS:%=tests/conformance/%.py)
+	$(TEST_ENV) PYTHONPATH=$(SUITE) $(call version_python,$(NEWEST)) -m pytest -n $(WORKERS) $(STACKS:%=tests/conformance/%.py)
 
 bench: $(INSTALLED)
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python recipes/benchmarks/figures.py recipes/benchmarks/$$name.py; done

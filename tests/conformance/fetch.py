@@ -1,4 +1,4 @@
-"""Fetch transformers' own common model tests, for the version that hf_llm is pinned to.
+"""Fetch transformers' own common model tests, of the newest version that hf_llm is tested with.
 
     python tests/conformance/fetch.py DIRECTORY
 
@@ -16,8 +16,8 @@ import tarfile
 from pathlib import Path
 
 
-VERSION = "5.23.0"
-SHA256 = "19d647a4d5d903a7c644ca5cde2d86efc3dde7d8c687ae7988806ff2205efa71"
+VERSION = "5.24.0"
+SHA256 = "906cb8c3cb2123575e263962586a4d21a979ce97feeb95fe6aaf66fe6ae88bf3"
 STAND_INS = Path(__file__).parent / "stand_ins"
 
 
