@@ -98,7 +98,7 @@ class LLMEncoderDecoderModel(_EncoderDecoder):
         if all_submodels:
             return super().get_expanded_tied_weights_keys(all_submodels)
         embedding, ties = "encoder.embed_tokens.weight", self._tied_weights_keys
-        shared = {name: self.config.share_layers for name in ties} | {embedding: self.config.share_embeddings}
+        shared = dict.fromkeys(ties, self.config.share_layers) | {embedding: self.config.share_embeddings}
         return {name: source for name, source in ties.items() if shared[name]}
 
     @property

@@ -12,6 +12,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 import peft
@@ -95,8 +96,8 @@ def check_peft_section(section: dict) -> None:
         raise ValueError(f"peft.method = {method!r} is unknown{suggestion(str(method), METHODS)}")
     fields = [f.name for f in dataclasses.fields(getattr(peft, METHODS[method].config)) if f.name not in _MANAGED]
     check_keys({k: v for k, v in section.items() if k != "method"}, fields, "peft")
-    if method == "qlora" and not torch.cuda.is_available():
-        raise ValueError("peft.method = 'qlora' needs a CUDA GPU, and none is here: use lora")
+    if method == "qlora" and find_spec("bitsandbytes") is None:
+        raise ValueError("peft.method = 'qlora' needs the package bitsandbytes, which is not installed: or use lora")
 
 
 def has_virtual_tokens(section: dict) -> bool:
@@ -240,15 +241,19 @@ def merge(adapted: PeftModel) -> PreTrainedModel:
 
     Raises:
         ValueError: the adapter is one of virtual tokens, which no weight can stand for, leaves out a bias of the base,
-            or changes one of two weights that the architecture always ties.
+            or changes one of two weights that the architecture always ties; or the base is quantised.
     """
-    config = adapted.active_peft_config
+    model, config = adapted.get_base_model(), adapted.active_peft_config
     if config.is_prompt_learning:
         raise ValueError(
             f"an adapter of virtual tokens ({config.peft_type.value}) cannot be merged: open it by peft.PeftModel"
         )
+    if getattr(model, "is_quantized", False):
+        raise ValueError(
+            "the base is quantised, and would round the sum of its weights and the adapter's: merge into "
+            "its checkpoint opened without quantisation (hf_llm.tuning.adapters.merge_adapter)"
+        )
     _check_biases(adapted)
-    model = adapted.get_base_model()
     tied = model.config.tie_word_embeddings
     one_adapter = {f"{name}.weight" for name in getattr(config, "target_modules_to_tie", None) or ()}
     _separate_parameters(model)
@@ -352,7 +357,11 @@ def open_adapter(model: PreTrainedModel, path: str | Path, adapter_name: str = "
 
 
 def open_quantised(model: PreTrainedModel) -> PreTrainedModel:
-    """The checkpoint that `model.name_or_path` names, its weights in NF4 on this process's GPU, for QLoRA."""
+    """The checkpoint that `model.name_or_path` names, its weights in NF4 on this process's device, for QLoRA.
+
+    Raises:
+        ValueError: bitsandbytes does not run here.
+    """
     from accelerate import PartialState
     from transformers import BitsAndBytesConfig
 
@@ -362,6 +371,15 @@ def open_quantised(model: PreTrainedModel) -> PreTrainedModel:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
-    device = {"": PartialState().process_index}
-    quantised = type(model).from_pretrained(model.name_or_path, quantization_config=quantization, device_map=device)
+    state = PartialState()
+    state.wait_for_everyone()  # the first process may still be saving the checkpoint
+    try:
+        quantised = type(model).from_pretrained(
+            model.name_or_path,
+            config=model.config,
+            quantization_config=quantization,
+            device_map={"": str(state.device)},
+        )
+    except (ImportError, RuntimeError) as error:
+        raise ValueError(f"peft.method = 'qlora': bitsandbytes does not run on {state.device}: {error}") from error
     return peft.prepare_model_for_kbit_training(quantised)

@@ -4,6 +4,8 @@ import copy
 import importlib
 import subprocess
 import sys
+from importlib.util import find_spec
+from types import SimpleNamespace
 
 import peft
 import pytest
@@ -18,6 +20,7 @@ from hf_llm import (
     LLMEncoderForSequenceClassification,
 )
 from hf_llm.models.adapters import MODEL_TYPES, register_adapter_targets
+from hf_llm.tuning import adapters
 from hf_llm.tuning.adapters import (
     METHODS,
     AllocateRanks,
@@ -316,10 +319,46 @@ def test_wrong_sections_are_refused(section, message):
         check_peft_section(section)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is what QLoRA needs")
-def test_qlora_without_a_gpu_is_refused():
-    with pytest.raises(ValueError, match="'qlora' needs a CUDA GPU"):
+def test_qlora_without_bitsandbytes_is_refused(monkeypatch):
+    monkeypatch.setattr(adapters, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="'qlora' needs the package bitsandbytes"):
         check_peft_section({"method": "qlora"})
+
+
+@pytest.mark.parametrize(
+    ("device", "placed"),
+    [(torch.device("cpu"), "cpu"), (torch.device("cuda", 1), "cuda:1"), (torch.device("mps"), "mps")],
+)
+def test_a_quantised_base_is_placed_on_the_device_of_its_process(device, placed, bases, monkeypatch):
+    """Process 9 of a second node has local rank 1; where there is no accelerator, the device is the CPU."""
+    state = SimpleNamespace(device=device, process_index=9, local_process_index=1, wait_for_everyone=lambda: None)
+    monkeypatch.setattr("accelerate.PartialState", lambda: state)
+    base, given = opened(bases["decoder"], "decoder"), {}
+    monkeypatch.setattr(
+        type(base), "from_pretrained", lambda path, **options: given.update(options, path=path) or base
+    )
+    assert adapters.open_quantised(base) is base and not any(p.requires_grad for p in base.parameters())
+    assert given["path"] == bases["decoder"] and given["device_map"] == {"": placed}
+    assert given["quantization_config"].load_in_4bit and given["config"] is base.config
+
+
+def test_a_base_that_cannot_be_quantised_here_is_refused(bases, monkeypatch):
+    """transformers' own check of bitsandbytes, which is asked for before a weight is read."""
+    quantizer = "transformers.quantizers.quantizer_bnb_4bit"
+    monkeypatch.setattr(f"{quantizer}.is_bitsandbytes_available", lambda: False)
+    with pytest.raises(ValueError, match="'qlora': bitsandbytes does not run on cpu: .*pip install"):
+        adapters.open_quantised(opened(bases["decoder"], "decoder"))
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
+@pytest.mark.parametrize("stack", STACKS)
+def test_qlora_trains_on_a_cpu(stack, tmp_path):
+    tiny_model(stack, hidden_size=64, head_dim=16).save_pretrained(tmp_path)
+    adapted = add_adapter(adapters.open_quantised(opened(tmp_path, stack)), {"method": "qlora"})
+    losses = train(adapted, inputs_of(stack))
+    assert losses[-1] < losses[0]
+    with pytest.raises(ValueError, match="the base is quantised"):
+        merge(adapted)
 
 
 @pytest.mark.parametrize(
