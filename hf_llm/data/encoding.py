@@ -6,6 +6,19 @@ from transformers import PreTrainedTokenizerBase
 from .objectives import Objective
 
 
+def check_offsets(tokenizer: PreTrainedTokenizerBase, reader: str) -> None:
+    """Whether a tokenizer tells which characters its tokens stand for; `reader` needs that.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"{reader} needs to know which characters a token stands for, which a {type(tokenizer).__name__}, written "
+            "in Python, does not tell: take a tokenizer of the tokenizers library (`tokenizer.is_fast`)"
+        )
+
+
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Tokenizes documents without adding special tokens; what looks like a special token in the text is plain text.
 
@@ -13,6 +26,7 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[t
         Per text, ids and token bytes, both (tokens,) int32. A token's bytes run from the end of the token before it
         to its own end (the last one's to the end of the text), so that they sum to the text's.
     """
+    check_offsets(tokenizer, "counting the bytes of tokens")
     encoded = tokenizer(
         texts,
         add_special_tokens=False,

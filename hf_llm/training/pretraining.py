@@ -27,6 +27,7 @@ from hf_llm.data import (
     pack_corpus,
     train_tokenizer,
 )
+from hf_llm.data.encoding import check_offsets
 
 from . import runs
 from .arguments import PretrainingArguments
@@ -96,6 +97,7 @@ class _Run:
         with self.args.main_process_first():  # the first process fills the caches that the others read
             self.tokenizer, self.model_config = self.open_tokenizer_and_config()
             check_vocabulary(self.tokenizer, self.model_config.get_text_config(decoder=True).vocab_size)
+            check_offsets(self.tokenizer, "packing")
             self.objective = self.make_objective()
             data = self.config.data
             check_positions(self.model_config, self.objective.capacity(data.row_length, data.target_row_length))

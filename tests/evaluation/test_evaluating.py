@@ -145,7 +145,7 @@ def test_texts_that_are_cut_and_labels_that_the_model_lacks(tokenizers, tmp_path
     data = write(tmp_path / "data.jsonl", [{"text": text, "label": i % 2} for i, text in enumerate(TEXTS)])
     spec = f"{{name: {data}, splits: {{validation: {data}}}}}"
     evaluate(config_of("model", path, "data", spec, "task", "text-classification", "window", "8"))
-    assert "3 of 4 validation texts (75.0 %) are longer than 8 tokens: cut." in caplog.text
+    assert "3 of 4 validation examples (75.0 %) are longer than 8 tokens: cut." in caplog.text
     write(tmp_path / "data.jsonl", [{"text": text, "label": 2} for text in TEXTS])
     with pytest.raises(ValueError, match="label 2 is unknown to the model; it has 0 to 1"):
         evaluate(config_of("model", path, "data", spec, "task", "text-classification"))

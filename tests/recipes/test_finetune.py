@@ -327,7 +327,7 @@ def test_cut_texts_are_counted(checkpoints, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         finetune(load_finetune_config(path, ["--data.max_length", "9"]), TEMPLATE)
     train = json.loads((tmp_path / "run" / "metrics.json").read_text())["rows"]["train"]
-    sentence = f"{train} of {train} train texts (100.0 %) are longer than 9 tokens: cut."
+    sentence = f"{train} of {train} train examples (100.0 %) are longer than 9 tokens: cut."
     assert sentence in caplog.text and sentence in (tmp_path / "run" / "README.md").read_text()
 
 
