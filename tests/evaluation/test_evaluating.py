@@ -63,8 +63,10 @@ def test_perplexity_reaches_file_table_and_card(language_models, decoder, tmp_pa
     assert shown == pytest.approx({k: expected[k] for k in ("loss", "perplexity", "bits_per_byte")}, abs=1e-4)
 
 
-def test_an_adapter_is_evaluated_on_its_base(language_models, decoder, tmp_path):
-    model = get_peft_model(LLMDecoderForCausalLM.from_pretrained(decoder), LoraConfig(task_type="CAUSAL_LM", r=2))
+@pytest.mark.parametrize("fields", [{}, {"modules_to_save": ["lm_head"]}], ids=["lora", "tied head"])
+def test_an_adapter_is_evaluated_on_its_base(language_models, decoder, tmp_path, fields):
+    base, config = LLMDecoderForCausalLM.from_pretrained(decoder), LoraConfig(task_type="CAUSAL_LM", r=2, **fields)
+    model = get_peft_model(base, config)
     redraw(torch.nn.ParameterList(p for p in model.parameters() if p.requires_grad))
     model.save_pretrained(tmp_path / "adapter")
     tokenizer = language_models["decoder"].tokenizer

@@ -10,7 +10,8 @@ from peft import AutoPeftModelForCausalLM
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hf_llm.tuning.conversations import read_texts
+from hf_llm.data.tasks import load_task
+from hf_llm.tuning.conversations import check_calls, read_texts
 from hf_llm.tuning.sft import Prepared, SftTuner, load_sft_config, sft_arguments, train_sft
 from hf_llm.tuning.sft_data import set_chat_template
 
@@ -70,11 +71,11 @@ def settings(tmp_path, files, checkpoints):
     return make
 
 
-def tuner(config, rows: list[dict]) -> SftTuner:
+def tuner(config, rows: list[dict], tokenizer=None) -> SftTuner:
     model = AutoModelForCausalLM.from_pretrained(config.model.path)
-    tokenizer = AutoTokenizer.from_pretrained(config.model.path)
+    tokenizer = tokenizer or AutoTokenizer.from_pretrained(config.model.path)
     args = sft_arguments(config, model.config)
-    data = Dataset.from_list(rows)
+    data = Dataset.from_list(rows, on_mixed_types="use_json")
     return SftTuner(model=model, args=args, train_dataset=data, eval_dataset=data, processing_class=tokenizer)
 
 
@@ -121,8 +122,6 @@ def test_a_run_from_conversations_to_card(settings):
     assert metrics["loss"] < metrics["baselines"]["before fine-tuning"]["loss"] - 0.1
     model, tokenizer = AutoModelForCausalLM.from_pretrained(run), AutoTokenizer.from_pretrained(run)
     assert tokenizer.convert_tokens_to_ids("<|im_end|>") in model.generation_config.eos_token_id
-    from hf_llm.data.tasks import load_task
-
     total, count = 0.0, 0
     for row in load_task(config.data.dataset, "test"):
         encoded = tokenizer.apply_chat_template(
@@ -188,8 +187,6 @@ def test_card_log_and_metrics_tell_what_was_cut_and_left_out(settings, tmp_path,
         data={"dataset": write_jsonl(tmp_path / "rows.jsonl", rows)}, training={"max_length": 14, "max_steps": 1}
     )
     train_sft(config, TEMPLATE)
-    from hf_llm.data.tasks import load_task
-
     given, tokenizer = load_task(config.data.dataset, "train"), AutoTokenizer.from_pretrained(config.model.path)
     prompts, wholes = (
         [len(tokenizer(row["prompt"] + end)["input_ids"]) for row in given] for end in ("", " then<|eos|>")
@@ -292,17 +289,19 @@ def test_contents_of_parts_and_calls_of_tools(settings, tmp_path):
     """Text parts are joined by line breaks; a null content beside a call is the template's to write."""
     template = tmp_path / "calls.jinja"
     template.write_text(WITH_CALLS)
-    said = {"role": "assistant", "content": PARTS}
-    rows = [{"messages": [{"role": "user", "content": PARTS if n % 2 else f"{n}"}, CALL, said]} for n in range(60)]
-    config = settings(
-        data={"dataset": write_jsonl(tmp_path / "rows.jsonl", rows), "chat_template": str(template)},
-        training={"max_steps": 1},
-    )
-    train_sft(config, TEMPLATE)
-    dataset = read_texts(Dataset.from_list(rows, on_mixed_types="use_json"), ["messages"], "train")
-    tokenizer = AutoTokenizer.from_pretrained(config.output_dir)
-    text = tokenizer.apply_chat_template(dataset[1]["messages"], tokenize=False)
-    assert text == "user: red cat\nsingsassistant: <call>singassistant: red cat\nsings"
+    rows = [
+        {"messages": [{"role": "user", "content": c}, CALL, {"role": "assistant", "content": PARTS}]}
+        for c in ("now", PARTS)
+    ]
+    dataset = load_task(write_jsonl(tmp_path / "rows.jsonl", rows * 9), "train")
+    dataset = read_texts(dataset, ["messages"], "train")
+    tokenizer = AutoTokenizer.from_pretrained(settings().model.path)
+    set_chat_template(tokenizer, str(template), assistant_only=False)
+    check_calls(dataset, ["messages"], "train", tokenizer)
+    trainer = tuner(settings(), list(dataset), tokenizer)
+    texts = set(tokenizer.batch_decode(trainer.train_dataset["input_ids"][:]))
+    answer = "assistant: <call>singassistant: red cat\nsings"
+    assert texts == {f"user: now{answer}", f"user: red cat\nsings{answer}"}
 
 
 def test_prompts_without_tokens_are_answered_from_the_beginning(settings, tmp_path):
