@@ -56,8 +56,9 @@ MANAGED = {
 class SftData:
     """
     Attributes:
-        dataset: anything that `hf_llm.data.tasks.load_task` takes, with a column `messages` (role and content each),
-            columns `prompt` and `completion` (texts, or messages), or a column `text`.
+        dataset: anything that `hf_llm.data.tasks.load_task` takes, with a column `messages` (role and content each;
+            a content is a text or a list of text parts), columns `prompt` and `completion` (texts, or messages), or a
+            column `text`.
         chat_template: None takes the tokenizer's; "chatml", or a file with a Jinja template. To train on what the
             assistant says alone, it must mark that with {% generation %}, as "chatml" does.
         max_train_samples, max_validation_samples, max_test_samples: take that many examples of a split, drawn once.
