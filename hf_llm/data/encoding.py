@@ -16,6 +16,19 @@ WORDS = regex.compile(
 )
 
 
+def check_offsets(tokenizer: PreTrainedTokenizerBase, reader: str) -> None:
+    """Whether a tokenizer tells which characters its tokens stand for; `reader` needs that.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"{reader} needs to know which characters a token stands for, which a {type(tokenizer).__name__}, written "
+            "in Python, does not tell: take a tokenizer of the tokenizers library (`tokenizer.is_fast`)"
+        )
+
+
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Tokenizes documents without adding special tokens; what looks like a special token in the text is plain text.
 

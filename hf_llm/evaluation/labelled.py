@@ -16,7 +16,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from hf_llm.tuning.encoding import Encoder, report_cut, was_cut
+from hf_llm.data.encoding import check_offsets
+from hf_llm.tuning.encoding import Encoder, report_cut
 from hf_llm.tuning.multiple_choice import MultipleChoice
 from hf_llm.tuning.question_answering import QuestionAnswering
 from hf_llm.tuning.task import Task
@@ -37,13 +38,16 @@ def batches(data: Dataset, size: int) -> Iterator[dict[str, list]]:
     return (data[i : i + size] for i in range(0, len(data), size))
 
 
-def _open_head(config, auto_class: type) -> tuple[PreTrainedModel, Encoder]:
+def _open_head(config, auto_class: type, needs_offsets: bool = False) -> tuple[PreTrainedModel, Encoder]:
     """A model with a trained head, and what encodes its texts.
 
     Raises:
-        ValueError: there is none, it has no such head, or `config.window` is longer than it can read.
+        ValueError: there is none, it has no such head, `config.window` is longer than it can read, or the tokenizer
+            does not tell which characters a token stands for, and that is needed.
     """
     model, tokenizer = open_checkpoint(config.model, lambda _: auto_class, **config.opening())
+    if needs_offsets:
+        check_offsets(tokenizer, f"model = {config.model!r}: an {auto_class.__name__}")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return model, Encoder.of(tokenizer, model.config, config.window)
 
@@ -72,8 +76,9 @@ def classify(config, data: Dataset) -> list[dict]:
     regression = model.config.num_labels == 1
     records, cut = [], []
     for rows in batches(data, config.batch_size):
-        encoded = encoder(*(rows[name] for name in ("text", "text_pair") if name in rows))
-        cut += was_cut(encoded)
+        texts = [rows[name] for name in ("text", "text_pair") if name in rows]
+        encoded = encoder(*texts)
+        cut += encoder.was_cut(encoded, *texts)
         logits = model(**encoder.tokenizer.pad(encoded, return_tensors="pt").to(model.device)).logits.float()
         if regression:
             predicted, right = logits[:, 0].tolist(), rows["label"]
@@ -98,13 +103,13 @@ def agreement(records: list[dict]) -> dict:
 @torch.no_grad()
 def tag(config, data: Dataset) -> list[dict]:
     """Token classification of `words` with `tags`; a word has the tag of its first token."""
-    model, encoder = _open_head(config, AutoModelForTokenClassification)
+    model, encoder = _open_head(config, AutoModelForTokenClassification, needs_offsets=True)
     need(data, "words", "tags")
     names, feature = model.config.id2label, data.features["tags"].feature
     records, cut = [], []
     for rows in batches(data, config.batch_size):
         encoded = encoder(rows["words"], is_split_into_words=True)
-        cut += was_cut(encoded)
+        cut += encoder.was_cut(encoded)
         inputs = encoder.tokenizer.pad(encoded, return_tensors="pt").to(model.device)
         best = model(**inputs).logits.argmax(-1).tolist()
         for i, tags in enumerate(rows["tags"]):
@@ -146,7 +151,7 @@ def _outputs(config, data: Dataset, task: Task, model: PreTrainedModel, encoder:
 
 def answer(config, data: Dataset) -> list[dict]:
     """Extractive answers to `question` in `context`, read in overlapping windows."""
-    model, encoder = _open_head(config, AutoModelForQuestionAnswering)
+    model, encoder = _open_head(config, AutoModelForQuestionAnswering, needs_offsets=True)
     shared = encoder.max_length - config.stride if config.stride else min(128, encoder.max_length // 4)
     task = QuestionAnswering(stride=shared)
     features, outputs = _outputs(config, data, task, model, encoder)

@@ -98,10 +98,9 @@ class LLMEncoderDecoderModel(_EncoderDecoder):
         `share_layers`."""
         if all_submodels:
             return super().get_expanded_tied_weights_keys(all_submodels)
-        ties = dict(self._tied_weights_keys)
-        if not self.config.share_embeddings:
-            del ties["encoder.embed_tokens.weight"]
-        return ties
+        embedding, ties = "encoder.embed_tokens.weight", self._tied_weights_keys
+        shared = dict.fromkeys(ties, self.config.share_layers) | {embedding: self.config.share_embeddings}
+        return {name: source for name, source in ties.items() if shared[name]}
 
     @property
     def output_size(self) -> int:

@@ -4,6 +4,7 @@ import copy
 import functools
 import json
 import logging
+import math
 import signal
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from . import PPOTrainer
 from .checks import check_prompts
 from .critic import NAME as CRITIC
 from .methods import METHODS, AlignConfig, Method
-from .preferences import load_split, prompt_ids, scored_ids
+from .preferences import load_split, prompt_ids
 from .reward_sources import open_rewards
 from .runs import (
     AlignmentMixin,
@@ -76,17 +77,12 @@ class _Run:
                 args.ddp_find_unused_parameters = False  # each step uses all
         with args.main_process_first():  # the first process fills the caches that the others read
             self.data = {split: load_split(config.data, method.data, split) for split in SPLITS}
-            self.tokenizer = open_text_tokenizer(config, self.data["train"], self.prompt_column)
+            self.tokenizer = open_text_tokenizer(config, self.data)
         self.notes: list[str] = []
         if not method.is_online:
             settle_max_length(config, args, model_config, self.tokenizer)
-            self.note_long_texts()
         self.rewards = open_rewards(config.reward_sections(), self.data["train"].column_names, args)
         self.trainer = self.make_trainer()
-
-    @property
-    def prompt_column(self) -> str:
-        return "prompt" if "prompt" in self.data["train"].column_names else "chosen"
 
     def check_model(self) -> PreTrainedConfig:
         """The model's configuration. ValueError: this method cannot train it."""
@@ -112,25 +108,28 @@ class _Run:
                 )
         return config
 
-    def note_long_texts(self) -> None:
-        """Warn of examples that the trainer will cut; the same as sentences for the card."""
-        limit = self.args.max_length
-        if limit is None:
-            return
-        columns = self.data["train"].column_names
-        answers = [name for name in ("chosen", "rejected", "completion") if name in columns]
+    def report_length(self, split: str) -> list[str]:
+        """Warn of examples that are longer than `training.max_length`; the same as sentences for the card.
 
-        def is_long(row: dict) -> bool:
-            return any(len(scored_ids(self.tokenizer, row.get("prompt"), row[name])) > limit for name in answers)
-
-        for split, rows in self.data.items():
-            if longer := sum(is_long(row) for row in rows):
-                note = (
-                    f"{longer:,} of {len(rows):,} examples of the {split} split are longer than training.max_length = "
-                    f"{limit} tokens and were cut."
-                )
-                logger.warning(note)
-                self.notes.append(note)
+        Raises:
+            ValueError: nothing is left.
+        """
+        limit, rows = self.args.max_length, self.data[split]
+        kept = self.trainer.prepared[rows._fingerprint]
+        answers = [name for name in ("chosen_ids", "rejected_ids", "completion_ids") if name in kept.column_names]
+        lengths = [len(row["prompt_ids"]) + max(len(row[name]) for name in answers) for row in kept]
+        cut = sum(length > (limit or math.inf) for length in lengths)
+        of_all = f"of {len(rows):,} examples of the {split} split"
+        if not len(kept):
+            raise ValueError(f"training.max_length = {limit}: every prompt of the {split} split alone fills it")
+        notes = []
+        if cut:
+            notes.append(f"{cut:,} {of_all} are longer than training.max_length = {limit} tokens and were cut.")
+        if left_out := len(rows) - len(kept):
+            notes.append(f"{left_out:,} {of_all} were left out: their prompts alone fill {limit} tokens.")
+        for note in notes:
+            logger.warning(note)
+        return notes
 
     def make_trainer(self):
         model = prepare_model(
@@ -182,6 +181,8 @@ class _Run:
 
     def run(self, card_template: Path | None) -> signal.Signals | None:
         self.before = self.measure()
+        if not self.method.is_online:
+            self.notes = [note for split in SPLITS for note in self.report_length(split)]
         self.completed_before = self.complete()
         facts = {"fingerprint": self.data["train"]._fingerprint}
         return run(self.trainer, self.config, self.evaluate, card_template, facts)
@@ -246,7 +247,7 @@ class _Run:
             task="text-generation",
             dataset=describe_dataset(self.config.data.dataset),
             metrics=metrics,
-            rows={split: len(rows) for split, rows in self.data.items()},
+            rows={split: len(self.trainer.prepared.get(rows._fingerprint, rows)) for split, rows in self.data.items()},
             usage=_USAGE[self.auto_class].format(path=Path(self.config.output_dir).name),
             baselines={"before": self.before},
             notes=[f"Trained by {self.method.title} ({self.method.source}).", *self.rewards.notes, *self.notes],

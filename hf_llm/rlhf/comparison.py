@@ -14,12 +14,13 @@ from hf_llm.data.tasks import load_task
 from hf_llm.training.runs import set_cpu_threads
 from hf_llm.training.settings import build_section, load_settings
 from hf_llm.tuning.config import ModelSection
+from hf_llm.tuning.conversations import is_conversation
 from hf_llm.tuning.finetuning import describe_dataset
 from hf_llm.tuning.models import open_model, open_tokenizer
 
 from .comparison_page import write_page
 from .judging import Judge, best_of, distinct_n, labelled_texts, log_probs, sample_completions, standard_error
-from .preferences import PreferenceData, is_conversation, load_split, prompt_ids
+from .preferences import PreferenceData, load_split, prompt_ids
 from .reward_sources import open_reward_model
 from .rewards import RewardModel
 

@@ -3,6 +3,8 @@
 https://huggingface.co/docs/trl/dataset_formats: texts are strings or conversations (lists of role and content).
 """
 
+import math
+import string
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,9 +14,11 @@ from datasets import ClassLabel, Dataset
 from transformers import PreTrainedTokenizerBase
 
 from hf_llm.data.tasks import load_task
+from hf_llm.tuning.conversations import is_conversation, read_texts
+from hf_llm.tuning.labels import check_texts
 from hf_llm.tuning.pairs import take
 
-from .trl_internals import is_conversational, tokenize_like_reward_trainer
+from .trl_internals import tokenize_like_reward_trainer
 
 
 RENAMING = "rename by data.dataset.columns"
@@ -96,11 +100,15 @@ def load_split(section: PreferenceData, kind: str, split: str) -> Dataset:
             conversations, or nothing left.
     """
     form = KINDS[kind]
-    dataset = form.make(load_task(section.dataset, split), section)
+    dataset = load_task(section.dataset, split)
+    if section.prompt_words is not None:
+        need_columns(dataset, ("text",))
+        check_texts(dataset, "text", split)
+    dataset = form.make(dataset, section)
     texts = [name for name in form.texts if name in dataset.column_names]
     if not len(dataset):
         raise ValueError(f"data: nothing is left of the {split} split")
-    check_texts(dataset, texts)
+    dataset = read_texts(dataset, texts, split)
     if form.extra is not None:
         dataset = dataset.select_columns([*texts, *(name for name in form.extra if name in dataset.column_names)])
     return take(dataset, getattr(section, f"max_{split}_samples"), split)
@@ -115,33 +123,17 @@ def need_columns(dataset: Dataset, columns: tuple[str, ...]) -> None:
         )
 
 
-def check_texts(dataset: Dataset, columns: list[str]) -> None:
-    """Raise ValueError unless the texts of these columns are all strings or all conversations, in every row."""
-    conversations = is_conversation(dataset[0][columns[0]])
-    for name in columns:
-        for row, text in enumerate(dataset[name]):
-            fits = is_conversation(text) if conversations else isinstance(text, str)
-            if not fits:
-                what = "conversations (lists of role and content)" if conversations else "strings"
-                raise ValueError(
-                    f"data.dataset: row {row} of column {name!r} is {str(text)[:60]!r}, where {columns} of other rows "
-                    f"are {what}: all must be of one kind"
-                )
-
-
-def is_conversation(text: str | list) -> bool:
-    return isinstance(text, list) and len(text) > 0 and is_conversational({"prompt": text})
-
-
 # ---- kinds ----------------------------------------------------------------------------------------------------------
 
 
 def _with_prompts(dataset: Dataset, section: PreferenceData) -> Dataset:
     """The data set, with the column `prompt` that the section asks for."""
     if section.prompt_words is not None:
-        need_columns(dataset, ("text",))
         return dataset.map(lambda row: {"prompt": " ".join(row["text"].split()[: section.prompt_words])})
     if section.prompt_template is not None:
+        for _, column, _, _ in string.Formatter().parse(section.prompt_template):
+            if column in dataset.column_names and None in (values := dataset[column][:]):
+                raise ValueError(f"data.prompt_template: row {values.index(None)} of column {column!r} is null")
         try:
             return dataset.map(lambda row: {"prompt": section.prompt_template.format(**row)})
         except (KeyError, IndexError, ValueError) as error:
@@ -222,6 +214,9 @@ def pairs_of_ratings(dataset: Dataset, ratings: Ratings, seed: int = 0) -> Datas
     """
     columns = (ratings.text, ratings.rating, *((ratings.within,) if ratings.within else ()))
     need_columns(dataset, columns)
+    for row, rating in enumerate(dataset[ratings.rating]):
+        if not isinstance(rating, (int, float)) or not math.isfinite(rating):
+            raise ValueError(f"data.ratings.rating: row {row} of column {ratings.rating!r} is {rating!r}, no number")
     scores = numpy.asarray(dataset[ratings.rating], dtype=float)
     groups = dataset[ratings.within] if ratings.within else [""] * len(dataset)
     members: dict[Any, list[int]] = {}

@@ -16,12 +16,14 @@ from hf_llm.data.tasks import SPLITS
 from hf_llm.training.runs import run_directory, set_cpu_threads
 from hf_llm.tuning import figures
 from hf_llm.tuning.config import TuningConfig, load_tuning_config
+from hf_llm.tuning.conversations import is_conversation
+from hf_llm.tuning.encoding import check_tokens
 from hf_llm.tuning.finetuning import describe_dataset
 from hf_llm.tuning.models import open_config
 from hf_llm.tuning.report import Results
 from hf_llm.tuning.running import prepare_model, run
 
-from .preferences import PreferenceData, is_conversation, load_split, scored_ids
+from .preferences import PreferenceData, load_split, scored_ids
 from .rewards import RewardModel
 from .runs import MANAGED, AlignmentMixin, draw_history, make_arguments, open_text_tokenizer, settle_max_length
 
@@ -77,7 +79,7 @@ class _Run:
         model_config = open_config(config.model, AutoModelForSequenceClassification)
         with args.main_process_first():  # the first process fills the caches that the others read
             pairs = {split: load_split(config.data, "pairs of texts", split) for split in SPLITS}
-            self.tokenizer = open_text_tokenizer(config, pairs["train"], "chosen", needs_end=False)
+            self.tokenizer = open_text_tokenizer(config, pairs, needs_end=False)
             settle_max_length(config, args, model_config, self.tokenizer)
             self.notes: list[str] = []
             self.fingerprint = pairs["train"]._fingerprint
@@ -108,6 +110,8 @@ class _Run:
             return {f"{side}_ids": scored_ids(tokenizer, prompt, pair[side]) for side in ("chosen", "rejected")}
 
         encoded = pairs.map(encode_pair, desc="Tokenizing")
+        for side in ("chosen", "rejected"):
+            check_tokens(encoded, split, f"{side}_ids")
         limit = self.args.max_length
         if limit is None:
             return encoded

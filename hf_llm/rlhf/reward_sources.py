@@ -118,8 +118,10 @@ def open_reward_model(path: str) -> PreTrainedModel:
         if Path(path, "adapter_config.json").is_file():
             from peft import AutoPeftModelForSequenceClassification
 
+            from hf_llm.tuning.adapters import merge
+
             adapted = AutoPeftModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype=torch.float32)
-            merged = adapted.merge_and_unload()
+            merged = merge(adapted)
             merged.config._name_or_path = path  # else its name is its base's
             return merged
         return load_reward_model(path)

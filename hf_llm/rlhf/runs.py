@@ -9,11 +9,11 @@ from peft import PeftConfig, PeftModel
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from hf_llm.tuning.config import TuningConfig, training_arguments
+from hf_llm.tuning.conversations import check_calls, is_conversation
 from hf_llm.tuning.models import open_tokenizer, text_limit
 from hf_llm.tuning.running import TuningMixin
 from hf_llm.tuning.sft_data import set_chat_template
 
-from .preferences import is_conversation
 from .rollout import ShufflesByEpoch
 
 
@@ -36,7 +36,20 @@ Panels = tuple[tuple[str, tuple[str, ...]], ...]
 
 
 class AlignmentMixin(ShufflesByEpoch, TuningMixin):
-    """`TuningMixin` for TRL's trainers."""
+    """`TuningMixin` for TRL's trainers.
+
+    Attributes:
+        prepared: fingerprint of each data set -> its token ids, of which trainers of preferences leave out some
+            examples, and cut others as they collate them.
+    """
+
+    def __init__(self, *args, **kwargs):
+        self.prepared: dict[str, Dataset] = {}
+        super().__init__(*args, **kwargs)
+
+    def _prepare_dataset(self, dataset, *args, **kwargs):
+        prepared = self.prepared[dataset._fingerprint] = super()._prepare_dataset(dataset, *args, **kwargs)
+        return prepared
 
     def create_model_card(self, *args, **kwargs) -> None:
         """None of TRL's: the run writes a card from its own figures."""
@@ -69,23 +82,27 @@ def settle_max_length(
 
 
 def open_text_tokenizer(
-    config: TuningConfig, texts: Dataset, column: str, needs_end: bool = True
+    config: TuningConfig, data: dict[str, Dataset], needs_end: bool = True
 ) -> PreTrainedTokenizerBase:
     """
     The run's tokenizer, with a chat template where the texts are conversations.
 
     Args:
-        texts: has `column`, whose first text tells which it is.
+        data: the splits; the first text of the training split tells which it is.
         needs_end: whether there must be an end token.
 
     Raises:
-        ValueError: no tokenizer, no pad or end token, no chat template.
+        ValueError: no tokenizer, no pad or end token, no chat template, or one that does not write calls of tools.
     """
     tokenizer = open_tokenizer(config.model)
     if needs_end and tokenizer.eos_token_id is None:
         raise ValueError("model: the tokenizer has no end token (eos_token), and completions must end: set one")
-    if is_conversation(texts[0][column]):
+    first = data["train"][0]
+    columns = [name for name in ("prompt", "completion", "chosen", "rejected") if is_conversation(first.get(name))]
+    if columns:
         set_chat_template(tokenizer, config.data.chat_template, assistant_only=False)
+        for split, texts in data.items():
+            check_calls(texts, columns, split, tokenizer)
     return tokenizer
 
 

@@ -5,17 +5,21 @@ peft: {method: lora, target_parameters: [experts.gate_up_proj, experts.down_proj
 """
 
 import contextlib
+import copy
 import dataclasses
 import inspect
 import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 import peft
 import torch
 from peft import PeftConfig, PeftModel, PromptLearningConfig, get_peft_model
+from peft.tuners.trainable_tokens import TrainableTokensLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 
@@ -78,6 +82,7 @@ _HEAD_PARTS = ("score", "transform")
 # fields that the run fills in
 _MANAGED = ("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "inference_mode")
 _EMBEDDINGS = {"embed_tokens", "lm_head"}
+_TYING = ("ensure_weight_tying", "trainable_token_indices")  # fields by which PEFT adapts tied weights as one
 
 
 def check_peft_section(section: dict) -> None:
@@ -91,8 +96,8 @@ def check_peft_section(section: dict) -> None:
         raise ValueError(f"peft.method = {method!r} is unknown{suggestion(str(method), METHODS)}")
     fields = [f.name for f in dataclasses.fields(getattr(peft, METHODS[method].config)) if f.name not in _MANAGED]
     check_keys({k: v for k, v in section.items() if k != "method"}, fields, "peft")
-    if method == "qlora" and not torch.cuda.is_available():
-        raise ValueError("peft.method = 'qlora' needs a CUDA GPU, and none is here: use lora")
+    if method == "qlora" and find_spec("bitsandbytes") is None:
+        raise ValueError("peft.method = 'qlora' needs the package bitsandbytes, which is not installed: or use lora")
 
 
 def has_virtual_tokens(section: dict) -> bool:
@@ -113,21 +118,25 @@ def adapter_config(section: dict, model: PreTrainedModel, total_steps: int | Non
         ValueError: what PEFT refuses, or does wrong.
     """
     method = METHODS[section["method"]]
-    if section["method"] == "trainable_tokens" and model.config.is_encoder_decoder:
-        raise ValueError(
-            "peft.method = 'trainable_tokens': PEFT ties embeddings and head of one stack, not of an encoder-decoder; "
-            "use another method"
-        )
+    if model.config.is_encoder_decoder:
+        tying = [f"peft.{name} = {section[name]!r}" for name in _TYING if section.get(name)]
+        if section["method"] == "trainable_tokens":
+            tying = ["peft.method = 'trainable_tokens'"]
+        if tying:
+            raise ValueError(f"{tying[0]}: PEFT ties embeddings and head of one stack, not of an encoder-decoder")
     config_class = getattr(peft, method.config)
     legal = {f.name for f in dataclasses.fields(config_class)}
-    fields = {**method.fields, **{k: v for k, v in section.items() if k != "method"}}
+    fields = {
+        **method.fields,
+        **copy.deepcopy({k: v for k, v in section.items() if k != "method"}),
+    }  # PEFT edits lists
     fields["task_type"] = next((t for head, t in _TASK_TYPES.items() if type(model).__name__.endswith(head)), None)
     if has_virtual_tokens(section):
         _check_takes_virtual_tokens(section["method"], model, fields["task_type"])
     head = [name for name in _HEAD_PARTS if getattr(model, name, None) is not None]
     if head and "modules_to_save" in legal:
         fields["modules_to_save"] = sorted({*head, *(fields.get("modules_to_save") or ())})
-    if _EMBEDDINGS & _named(fields) and "ensure_weight_tying" in legal:
+    if _EMBEDDINGS & _named(fields) and method.config == "LoraConfig" and not model.config.is_encoder_decoder:
         fields.setdefault("ensure_weight_tying", bool(model.config.tie_word_embeddings))
     if method.config == "AdaLoraConfig" and total_steps is not None:
         fields.setdefault("total_step", total_steps)
@@ -187,6 +196,7 @@ def add_adapter(model: PreTrainedModel, section: dict, total_steps: int | None =
     try:
         with _without_noise():
             adapted = get_peft_model(model, config)
+        _check_biases(adapted)
     except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
         raise ValueError(f"peft: method {section['method']!r} does not fit this model: {error}") from error
     trainable, total = adapted.get_nb_trainable_parameters()
@@ -237,30 +247,106 @@ def merge_adapter(model: PreTrainedModel, path: str | Path) -> PreTrainedModel:
 
 def merge(adapted: PeftModel) -> PreTrainedModel:
     """
-    The base with the adapter's weights in its own, as PEFT's `merge_and_unload`.
+    The base with the adapter's weights in its own: it computes what base and adapter compute, and is trainable.
 
-    A head that is tied to adapted embeddings is merged beside them and tied again. PEFT alone would add the adapter to
-    the one weight twice, and leave all weights frozen.
+    PEFT's `merge_and_unload` adds the adapters of tied weights to the one weight that they share. Here each module
+    gets a weight of its own before the merge. Those that are equal afterwards are tied again; for the others the field
+    of the configuration that ties them (`tie_word_embeddings`, `share_embeddings`, `share_layers`) becomes False,
+    which a warning says.
 
     Raises:
-        ValueError: the adapter is one of virtual tokens, which no weight can stand for.
+        ValueError: the adapter is one of virtual tokens, which no weight can stand for, leaves out a bias of the base,
+            or changes one of two weights that the architecture always ties; or the base is quantised.
     """
-    if adapted.active_peft_config.is_prompt_learning:
-        kind = adapted.active_peft_config.peft_type.value
-        raise ValueError(f"an adapter of virtual tokens ({kind}) cannot be merged: open it by peft.PeftModel")
-    model = adapted.get_base_model()
+    model, config = adapted.get_base_model(), adapted.active_peft_config
+    if config.is_prompt_learning:
+        raise ValueError(
+            f"an adapter of virtual tokens ({config.peft_type.value}) cannot be merged: open it by peft.PeftModel"
+        )
+    if getattr(model, "is_quantized", False):
+        raise ValueError(
+            "the base is quantised, and would round the sum of its weights and the adapter's: merge into "
+            "its checkpoint opened without quantisation (hf_llm.tuning.adapters.merge_adapter)"
+        )
+    _check_biases(adapted)
     tied = model.config.tie_word_embeddings
-    head = getattr(model.get_output_embeddings(), "base_layer", None)
-    if tied and head is not None:
-        head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    one_adapter = {f"{name}.weight" for name in getattr(config, "target_modules_to_tie", None) or ()}
+    _separate_parameters(model)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Model with `tie_word_embeddings=True`")
         warnings.filterwarnings("ignore", "Input and output embeddings are no longer tied")
         merged = adapted.merge_and_unload()
-    if tied:
-        merged.config.tie_word_embeddings = True
-        merged.tie_weights()
+    for name, module in list(merged.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):  # LN-tuning leaves them where they are
+            merged.set_submodule(name, module.modules_to_save[module.active_adapter])
+    merged.config.tie_word_embeddings = tied
+    ties = merged.get_expanded_tied_weights_keys(all_submodels=True)
+    apart = {name for name, source in ties.items() if not _are_equal(merged, name, source, name in one_adapter)}
+    _untie(merged, apart)
+    merged.tie_weights()
     return merged.requires_grad_(True)
+
+
+def _separate_parameters(model: nn.Module) -> None:
+    """Give each module a copy of its own of a parameter that another one has, too."""
+    seen = set()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter in seen:
+                module.register_parameter(name, nn.Parameter(parameter.detach().clone(), requires_grad=False))
+            seen.add(parameter)
+
+
+def _are_equal(model: PreTrainedModel, name: str, other: str, one_adapter: bool) -> bool:
+    """Whether two weights are the same; up to rounding if they have one adapter, which PEFT adds in two ways."""
+    weight, other_weight = model.get_parameter(name), model.get_parameter(other)
+    if torch.equal(weight, other_weight):
+        return True
+    return one_adapter and torch.allclose(weight, other_weight, rtol=2 * torch.finfo(weight.dtype).eps, atol=1e-6)
+
+
+def _untie(model: PreTrainedModel, names: set[str]) -> None:
+    """Set the fields to False that tie these weights. Raises ValueError where none does."""
+    parts = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+
+    def still_tied() -> set[str]:
+        return names & model.get_expanded_tied_weights_keys(all_submodels=True).keys()
+
+    for tying in ("tie_word_embeddings", "share_embeddings", "share_layers"):
+        before = still_tied()
+        configs = {id(part.config): part.config for part in parts if getattr(part.config, tying, False)}.values()
+        for config in configs:
+            setattr(config, tying, False)
+        if parted := before - still_tied():
+            logger.warning("merged: %s no longer tied, %s = False", ", ".join(sorted(parted)), tying)
+        else:
+            for config in configs:
+                setattr(config, tying, True)
+    if still_tied():
+        raise ValueError(
+            f"the adapter changes one of two weights that a {type(model).__name__} always ties "
+            f"({', '.join(sorted(still_tied()))}): it cannot be merged, open it by peft.PeftModel"
+        )
+    for part in parts:
+        part.all_tied_weights_keys = part.get_expanded_tied_weights_keys(all_submodels=True)
+
+
+def _check_biases(adapted: PeftModel) -> None:
+    """Raise ValueError where PEFT computes a head without its bias."""
+    for name, module in adapted.named_modules():
+        if isinstance(module, TrainableTokensLayer):
+            base, copies = module.base_layer, [None]
+        elif isinstance(module, ModulesToSaveWrapper):
+            base, copies = module.original_module, module.modules_to_save.values()
+        else:
+            continue
+        if isinstance(base, nn.Linear) and base.bias is not None:
+            if any(getattr(saved, "bias", None) is None for saved in copies):
+                head = name.removeprefix("base_model.model.").removesuffix(".token_adapter")
+                raise ValueError(
+                    f"PEFT leaves out the bias of {head}, which is tied to the embeddings: adapt them by "
+                    "target_modules, not by modules_to_save or trainable tokens"
+                )
 
 
 def open_adapter(model: PreTrainedModel, path: str | Path, adapter_name: str = "default") -> PeftModel:
@@ -281,12 +367,16 @@ def open_adapter(model: PreTrainedModel, path: str | Path, adapter_name: str = "
         with _without_noise():
             warnings.filterwarnings("error", message=".*missing adapter keys.*")
             return PeftModel.from_pretrained(model, str(path), adapter_name=adapter_name, config=config)
-    except (RuntimeError, ValueError, UserWarning, KeyError) as error:
+    except (RuntimeError, ValueError, UserWarning, KeyError, AttributeError) as error:
         raise ValueError(f"model.adapter = {str(path)!r} is for another base, {base}: {error}") from error
 
 
 def open_quantised(model: PreTrainedModel) -> PreTrainedModel:
-    """The checkpoint that `model.name_or_path` names, its weights in NF4 on this process's GPU, for QLoRA."""
+    """The checkpoint that `model.name_or_path` names, its weights in NF4 on this process's device, for QLoRA.
+
+    Raises:
+        ValueError: bitsandbytes does not run here.
+    """
     from accelerate import PartialState
     from transformers import BitsAndBytesConfig
 
@@ -296,6 +386,15 @@ def open_quantised(model: PreTrainedModel) -> PreTrainedModel:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
-    device = {"": PartialState().process_index}
-    quantised = type(model).from_pretrained(model.name_or_path, quantization_config=quantization, device_map=device)
+    state = PartialState()
+    state.wait_for_everyone()  # the first process may still be saving the checkpoint
+    try:
+        quantised = type(model).from_pretrained(
+            model.name_or_path,
+            config=model.config,
+            quantization_config=quantization,
+            device_map={"": str(state.device)},
+        )
+    except (ImportError, RuntimeError) as error:
+        raise ValueError(f"peft.method = 'qlora': bitsandbytes does not run on {state.device}: {error}") from error
     return peft.prepare_model_for_kbit_training(quantised)

@@ -1,5 +1,6 @@
 """Simple methods that a fine-tuned model is compared with, on the same examples."""
 
+import re
 from collections import Counter, defaultdict
 
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
@@ -14,15 +15,30 @@ def most_frequent(labels: list, count: int) -> list:
 
 
 def naive_bayes(texts: list[str], labels: list, others: list[str]) -> list:
-    """Labels of `others` by multinomial naive Bayes on counts of words and pairs of words, learned on `texts`."""
+    """Labels of `others` by multinomial naive Bayes on counts of words and pairs of words, learned on `texts`.
+
+    The most frequent label, where those have no words of two letters or more.
+    """
+    if not _have_words(texts):
+        return most_frequent(labels, len(others))
     model = make_pipeline(CountVectorizer(ngram_range=(1, 2)), MultinomialNB())
     return model.fit(list(texts), labels).predict(list(others)).tolist()
 
 
 def ridge(texts: list[str], numbers: list[float], others: list[str]) -> list[float]:
-    """Numbers of `others` by ridge regression on tf-idf of words and pairs of words, learned on `texts`."""
+    """Numbers of `others` by ridge regression on tf-idf of words and pairs of words, learned on `texts`.
+
+    The mean, where those have no words of two letters or more.
+    """
+    if not _have_words(texts):
+        return [sum(numbers) / len(numbers)] * len(others)
     model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), Ridge())
     return model.fit(list(texts), numbers).predict(list(others)).tolist()
+
+
+def _have_words(texts: list[str]) -> bool:
+    """Whether scikit-learn finds words, of which it refuses to have none."""
+    return any(re.search(r"\b\w\w+\b", text) for text in texts)
 
 
 def tags_of_words(words: list[list[str]], tags: list[list[str]], others: list[list[str]]) -> list[list[str]]:

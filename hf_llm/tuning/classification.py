@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification
 from hf_llm.evaluation import load_metric
 
 from . import baselines, figures
-from .encoding import Encoder, was_cut
+from .encoding import Encoder
 from .labels import config_fields, find_classes
 from .task import Task, softmax
 
@@ -35,8 +35,9 @@ class SequenceClassification(Task):
         columns = _columns(examples)
 
         def encode_batch(batch: dict) -> dict:
-            encoded = encoder(*(batch[name] for name in columns))
-            return {**encoded, "labels": self.targets(batch["label"]), "cut": was_cut(encoded)}
+            texts = [batch[name] for name in columns]
+            encoded = encoder(*texts)
+            return {**encoded, "labels": self.targets(batch["label"]), "cut": encoder.was_cut(encoded, *texts)}
 
         return examples.map(encode_batch, batched=True, remove_columns=examples.column_names, desc="Tokenizing")
 

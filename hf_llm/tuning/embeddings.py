@@ -21,7 +21,7 @@ from hf_llm.training.settings import suggestion
 
 from .adapters import has_virtual_tokens
 from .config import TuningConfig, load_tuning_config, training_arguments
-from .encoding import Encoder, report_cut, was_cut
+from .encoding import Encoder, check_tokens, report_cut
 from .finetuning import describe_dataset
 from .labels import check_columns, check_texts
 from .models import is_encoder_decoder, open_config, open_tokenizer
@@ -187,6 +187,9 @@ class _Run:
             self.tokenizer.chat_template = None  # sentence-transformers would make a conversation of each text
             self.encoder = Encoder.of(self.tokenizer, model_config, config.data.max_length)
             self.features = {split: self.encode(texts) for split, texts in self.texts.items()}
+            for split, features in self.features.items():
+                for side in SIDES:
+                    check_tokens(features.select_columns(side), split, side)
         self.collator = TextPairCollator(self.tokenizer)
         self.notes = [report_cut(f["cut"], split, self.encoder.max_length) for split, f in self.features.items()]
         model = prepare_model(config, AutoModel, self.tokenizer, args, len(self.texts["train"]))
@@ -219,7 +222,7 @@ class _Run:
     def encode(self, texts: Dataset) -> Dataset:
         def encode_batch(batch: dict) -> dict:
             encoded = {side: self.encoder(batch[side]) for side in SIDES}
-            cut = [any(pair) for pair in zip(*(was_cut(e) for e in encoded.values()), strict=True)]
+            cut = [any(pair) for pair in zip(*(self.encoder.was_cut(encoded[s], batch[s]) for s in SIDES))]
             return {**{side: e["input_ids"] for side, e in encoded.items()}, "cut": cut}
 
         return texts.map(encode_batch, batched=True, desc="Tokenizing")

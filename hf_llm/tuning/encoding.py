@@ -4,6 +4,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy
+import pyarrow.compute
+from datasets import Dataset
 from transformers import BatchEncoding, PreTrainedConfig, PreTrainedTokenizerBase
 
 from .models import text_limit
@@ -52,18 +55,34 @@ class Encoder:
             return_token_type_ids=self.token_types,
         )
 
+    def was_cut(self, batch: BatchEncoding, *texts) -> list[bool]:
+        """Which texts of a batch that was made of `texts` lost their ends."""
+        if batch.is_fast:
+            return [bool(encoding.overflowing) for encoding in batch.encodings]
+        whole = self.tokenizer(*texts, verbose=False)["input_ids"]  # Python tokenizers do not say what they cut
+        return [len(ids) > self.max_length for ids in whole]
 
-def was_cut(batch: BatchEncoding) -> list[bool]:
-    """Which texts of a batch lost their ends."""
-    return [bool(encoding.overflowing) for encoding in batch.encodings]
+
+def check_tokens(features: Dataset, split: str, column: str = "input_ids") -> None:
+    """Raise ValueError on the first example of which the tokenizer makes no token at all."""
+    ids = features.with_format("arrow")[:][column].combine_chunks()
+    rows = numpy.arange(len(ids))
+    if pyarrow.types.is_list(ids.type.value_type):  # of the choices of a question
+        rows, ids = pyarrow.compute.list_parent_indices(ids).to_numpy(), ids.flatten()
+    empty = rows[pyarrow.compute.list_value_length(ids).to_numpy() == 0]
+    if len(empty):
+        number = features["example"][empty[0]] if "example" in features.column_names else empty[0]
+        raise ValueError(
+            f"data: the text of example {number} of {split} has no tokens, and the tokenizer adds none: leave it out"
+        )
 
 
 def report_cut(cut: Sequence[bool], split: str, max_length: int) -> str | None:
-    """Warn of texts that were cut (one entry for each), and return the sentence, or None if there were none."""
+    """Warn of examples that were cut (one entry for each), and return the sentence, or None if there were none."""
     count, total = sum(cut), len(cut)
     if not count:
         return None
     share = 100 * count / total
-    sentence = f"{count:,} of {total:,} {split} texts ({share:.1f} %) are longer than {max_length} tokens: cut."
+    sentence = f"{count:,} of {total:,} {split} examples ({share:.1f} %) are longer than {max_length} tokens: cut."
     logger.warning("data: %s", sentence)
     return sentence

@@ -12,13 +12,14 @@ from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from hf_llm.data.encoding import check_offsets
 from hf_llm.data.tasks import SPLITS, TASKS, load_task, parse_task
 from hf_llm.training.runs import run_directory, set_cpu_threads
 from hf_llm.training.settings import build_section, suggestion
 
 from .classification import Regression, SequenceClassification
 from .config import TuningConfig, load_tuning_config, training_arguments
-from .encoding import Encoder, report_cut
+from .encoding import Encoder, check_tokens, report_cut
 from .labels import check_columns
 from .models import open_config, open_tokenizer
 from .multiple_choice import MultipleChoice
@@ -144,8 +145,12 @@ class Finetuning:
             self.data = load_splits(config.data, task.columns)
             fields = task.prepare(self.data)
             tokenizer = open_tokenizer(config.model, **task.tokenizer_options)
+            if task.needs_offsets:
+                check_offsets(tokenizer, f"task.name = {task.hub_name.replace('-', '_')!r}")
             self.encoder = Encoder.of(tokenizer, model_config, config.data.max_length)
             self.features = {split: task.encode(examples, self.encoder) for split, examples in self.data.items()}
+            for split, features in self.features.items():
+                check_tokens(features, split)
         self.notes = [report_cut(f["cut"], split, self.encoder.max_length) for split, f in self.features.items()]
         num_features = len(self.features["train"])
         model = self.make_model(tokenizer, num_features, fields)

@@ -23,16 +23,22 @@ def check_columns(data: dict[str, Dataset], columns: tuple[str, ...]) -> None:
                 )
         for column in _TEXTS & {*columns, "text_pair"} & set(examples.column_names):
             check_texts(examples, column, split)
+        for column in _LISTS & set(columns):
+            check_texts(examples, column, split, lists=True)
 
 
 _TEXTS = {"text", "text_pair", "question", "context"}
+_LISTS = {"words", "choices"}
 
 
-def check_texts(examples: Dataset, column: str, split: str) -> None:
-    """Raise ValueError on the first row of a split that has something else than a text in `column`."""
+def check_texts(examples: Dataset, column: str, split: str, lists: bool = False) -> None:
+    """Raise ValueError on the first row of a split that has something else than a text, or a list of texts, in
+    `column`."""
     for i, value in enumerate(examples[column]):
-        if not isinstance(value, str):
-            raise ValueError(f"data: example {i} of {split} has {value!r} as {column!r}, which is no text")
+        texts = (value if isinstance(value, list) else [None]) if lists else [value]
+        if not all(isinstance(text, str) for text in texts):
+            kind = "list of texts" if lists else "text"
+            raise ValueError(f"data: example {i} of {split} has {value!r} as {column!r}, which is no {kind}")
 
 
 @dataclass(frozen=True)

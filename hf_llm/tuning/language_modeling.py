@@ -10,7 +10,7 @@ from datasets import Dataset
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, DataCollatorForLanguageModeling
 
-from .encoding import Encoder, was_cut
+from .encoding import Encoder
 from .task import Task
 
 
@@ -25,7 +25,7 @@ class _LanguageModeling(Task):
     def encode(self, examples: Dataset, encoder: Encoder) -> Dataset:
         def encode_batch(batch: dict) -> dict:
             encoded = encoder(batch["text"])
-            return {**encoded, "cut": was_cut(encoded)}
+            return {**encoded, "cut": encoder.was_cut(encoded, batch["text"])}
 
         return examples.map(encode_batch, batched=True, remove_columns=examples.column_names, desc="Tokenizing")
 

@@ -10,7 +10,7 @@ from transformers import AutoModelForMultipleChoice, DataCollatorForMultipleChoi
 from hf_llm.evaluation import load_metric
 
 from . import figures
-from .encoding import Encoder, was_cut
+from .encoding import Encoder
 from .task import Task, softmax
 
 
@@ -38,9 +38,10 @@ class MultipleChoice(Task):
     def encode(self, examples: Dataset, encoder: Encoder) -> Dataset:
         def encode_batch(batch: dict) -> dict:
             questions = [question for question in batch["question"] for _ in range(self.count)]
-            encoded = encoder(questions, [choice for choices in batch["choices"] for choice in choices])
+            texts = (questions, [choice for choices in batch["choices"] for choice in choices])
+            encoded = encoder(*texts)
             rows = {name: self._by_question(values) for name, values in encoded.items()}
-            cut = [any(some) for some in self._by_question(was_cut(encoded))]
+            cut = [any(some) for some in self._by_question(encoder.was_cut(encoded, *texts))]
             return {**rows, "labels": batch["label"], "cut": cut}
 
         return examples.map(encode_batch, batched=True, remove_columns=examples.column_names, desc="Tokenizing")

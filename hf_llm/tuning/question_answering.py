@@ -38,6 +38,7 @@ class QuestionAnswering(Task):
     auto_class: ClassVar[type] = AutoModelForQuestionAnswering
     columns: ClassVar[tuple[str, ...]] = ("question", "context", "answers")
     label_names: ClassVar[list[str]] = ["start_positions", "end_positions"]
+    needs_offsets: ClassVar[bool] = True
 
     def __post_init__(self):
         for name, lowest in (("stride", 0), ("n_best", 1), ("max_answer_tokens", 1)):

@@ -1,5 +1,6 @@
 """Supervised fine-tuning of decoders on conversations, instructions or text, with TRL's `SFTTrainer`."""
 
+import copy
 import logging
 import math
 import signal
@@ -7,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy
+import pyarrow.compute
 import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedConfig
@@ -18,6 +21,7 @@ from hf_llm.training.runs import run_directory, set_cpu_threads
 
 from .adapters import has_virtual_tokens
 from .config import ModelSection, TuningConfig, load_tuning_config, training_arguments
+from .conversations import check_calls, read_texts
 from .finetuning import describe_dataset
 from .models import is_encoder_decoder, open_config, open_tokenizer, text_limit
 from .pairs import take
@@ -26,12 +30,11 @@ from .running import TuningMixin, prepare_model, run
 from .sft_data import (
     FORMATS,
     TURN_END,
-    check_examples,
+    check_answers,
     has_messages,
     kind_of,
     prompt_text,
     set_chat_template,
-    token_ids,
 )
 
 
@@ -53,8 +56,9 @@ MANAGED = {
 class SftData:
     """
     Attributes:
-        dataset: anything that `hf_llm.data.tasks.load_task` takes, with a column `messages` (role and content each),
-            columns `prompt` and `completion` (texts, or messages), or a column `text`.
+        dataset: anything that `hf_llm.data.tasks.load_task` takes, with a column `messages` (role and content each;
+            a content is a text or a list of text parts), columns `prompt` and `completion` (texts, or messages), or a
+            column `text`.
         chat_template: None takes the tokenizer's; "chatml", or a file with a Jinja template. To train on what the
             assistant says alone, it must mark that with {% generation %}, as "chatml" does.
         max_train_samples, max_validation_samples, max_test_samples: take that many examples of a split, drawn once.
@@ -92,7 +96,61 @@ def load_sft_config(path: str | Path, overrides: list[str] = ()) -> SftConfig:
     return load_tuning_config(SftConfig, SFTConfig, path, overrides, MANAGED)
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What `max_length` did to a data set.
+
+    Attributes:
+        given: examples.
+        cut: of them that are longer, and learned from.
+        fate: what became of those.
+        left_out: of them in whose first (or last) `max_length` tokens nothing is to be learned.
+    """
+
+    given: int
+    cut: int = 0
+    fate: str = "were cut"
+    left_out: int = 0
+
+    @classmethod
+    def of(cls, tokens: Dataset, prepared: Dataset, args: SFTConfig, packing: bool) -> "Prepared":
+        """
+        Args:
+            tokens: `input_ids` and `labels` of whole examples.
+            prepared: what the trainer learns from.
+        """
+        limit = args.max_length
+        if limit is None:
+            return cls(len(tokens))
+        lengths = pyarrow.compute.list_value_length(tokens.with_format("arrow")[:]["input_ids"]).to_numpy()
+        longer = numpy.flatnonzero(lengths > limit)
+        if packing:
+            fate = cls.fate if args.packing_strategy == "bfd" else "were split over rows"
+            return cls(len(tokens), len(longer), fate)
+        kept = slice(limit) if args.truncation_mode == "keep_start" else slice(-limit, None)
+        cut = sum(any(label != -100 for label in row["labels"][kept]) for row in tokens.select(longer))
+        return cls(len(tokens), cut, left_out=len(tokens) - len(prepared))
+
+
 class SftTuner(TuningMixin, SFTTrainer):
+    """
+    Attributes:
+        prepared: fingerprint of each data set -> what became of it.
+    """
+
+    def __init__(self, *args, **kwargs):
+        self.prepared: dict[str, Prepared] = {}
+        super().__init__(*args, **kwargs)
+
+    def _prepare_dataset(self, dataset, processing_class, args, packing, *names):
+        """As in TRL, in two steps: token ids, then what `max_length` leaves of them, which is counted."""
+        whole = copy.copy(args)
+        whole.max_length, whole.shuffle_dataset = None, False
+        tokens = super()._prepare_dataset(dataset, processing_class, whole, False, *names)
+        prepared = super()._prepare_dataset(tokens, processing_class, args, packing, *names)
+        self.prepared[dataset._fingerprint] = Prepared.of(tokens, prepared, args, packing)
+        return prepared
+
     def create_model_card(self, *args, **kwargs) -> None:
         """None of TRL's: the run writes a card from its own figures."""
 
@@ -129,43 +187,48 @@ class _Run:
             self.is_chat = has_messages(self.texts["train"][0])
             if self.is_chat:
                 set_chat_template(self.tokenizer, data.chat_template, self.args.assistant_only_loss)
+                for split, texts in self.texts.items():
+                    check_calls(texts, texts.column_names, split, self.tokenizer)
             elif self.args.assistant_only_loss:
                 raise ValueError(f"training.assistant_only_loss = True needs conversations, the data is {self.kind}")
             elif self.tokenizer.eos_token is None:
                 raise ValueError("model: the tokenizer has no end token (eos_token), and texts must end: set one")
-            self.notes = [n for split, texts in self.texts.items() for n in self.report_length(split, texts)]
         self.trainer = self.make_trainer()
         self.before = self.measure()
+        self.notes = [note for split in SPLITS for note in self.report_length(split)]
         self.samples_before = self.answers()
         facts = {"fingerprint": self.texts["train"]._fingerprint}
         return run(self.trainer, self.config, self.evaluate, card_template, facts)
 
     def load(self, split: str, limit: int | None) -> Dataset:
         dataset = load_task(self.config.data.dataset, split)
-        dataset = dataset.select_columns(list(FORMATS[kind_of(dataset)]))
-        check_examples(dataset, split, self.args.assistant_only_loss)
+        columns = list(FORMATS[kind_of(dataset)])
+        dataset = read_texts(dataset.select_columns(columns), columns, split)
+        if self.args.assistant_only_loss:
+            check_answers(dataset, split)
         return take(dataset, limit, split)
 
-    def report_length(self, split: str, texts: Dataset) -> list[str]:
-        """Warn of examples that are longer than `training.max_length`; the same as sentences for the card."""
-        limit = self.args.max_length
-        if limit is None:
-            return []
-        lengths = texts.map(
-            lambda row: {"tokens": len(token_ids(self.tokenizer, row))},
-            remove_columns=texts.column_names,
-            desc="Measuring",
-        )["tokens"]
-        longer = sum(length > limit for length in lengths)
-        if not longer:
-            return []
-        fate = "were split over rows" if self.args.packing and self.args.packing_strategy != "bfd" else "were cut"
-        note = (
-            f"{longer:,} of {len(texts):,} examples of the {split} split are longer than training.max_length = "
-            f"{limit} tokens and {fate}."
-        )
-        logger.warning(note)
-        return [note]
+    def report_length(self, split: str) -> list[str]:
+        """Warn of examples that are longer than `training.max_length`; the same as sentences for the card.
+
+        Raises:
+            ValueError: nothing is left.
+        """
+        prepared = self.prepared(split)
+        limit, given = f"training.max_length = {self.args.max_length}", f"{prepared.given:,} examples of the {split}"
+        if prepared.left_out == prepared.given:
+            raise ValueError(f"{limit} leaves nothing to learn of the {split} split: raise it")
+        notes = []
+        if prepared.cut:
+            notes.append(f"{prepared.cut:,} of {given} split are longer than {limit} tokens and {prepared.fate}.")
+        if prepared.left_out:
+            notes.append(f"{prepared.left_out:,} of {given} split were left out: {limit} leaves nothing to learn.")
+        for note in notes:
+            logger.warning(note)
+        return notes
+
+    def prepared(self, split: str) -> Prepared:
+        return self.trainer.prepared[self.texts[split]._fingerprint]
 
     def make_trainer(self) -> SftTuner:
         model = prepare_model(
@@ -213,14 +276,19 @@ class _Run:
         with preserved_rng(), torch.no_grad():
             for row in self.texts["test"].select(range(min(section.count, len(self.texts["test"])))):
                 prompt = prompt_text(self.tokenizer, row)
-                ids = self.tokenizer(prompt, return_tensors="pt", add_special_tokens=not self.is_chat)
+                ids = self.tokenizer(prompt, add_special_tokens=not self.is_chat)["input_ids"]
+                if not ids:  # of an empty prompt
+                    begin = self.tokenizer.bos_token_id
+                    ids = [self.tokenizer.eos_token_id if begin is None else begin]
+                inputs = torch.tensor([ids], device=model.device)
                 output = model.generate(
-                    **ids.to(model.device),
+                    inputs,
+                    attention_mask=torch.ones_like(inputs),
                     max_new_tokens=section.max_new_tokens,
                     do_sample=False,
                     pad_token_id=self.tokenizer.pad_token_id,
                 )
-                said = self.tokenizer.decode(output[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+                said = self.tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)
                 pairs.append((prompt, said))
         model.train(was_training)
         return pairs
@@ -234,7 +302,7 @@ class _Run:
             task="text-generation",
             dataset=describe_dataset(self.config.data.dataset),
             metrics=self.measure(),
-            rows={split: len(texts) for split, texts in self.texts.items()},
+            rows={split: found.given - found.left_out for split in SPLITS for found in [self.prepared(split)]},
             usage=_USAGE.format(path=Path(self.config.output_dir).name, prompt=_EXAMPLE if self.is_chat else '"..."'),
             baselines={"before fine-tuning": self.before},
             notes=[f"The loss is over {learned}.", *self.notes],

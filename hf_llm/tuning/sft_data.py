@@ -6,6 +6,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl.chat_template_utils import has_generation_markers
 
+from hf_llm.data.encoding import check_offsets
 from hf_llm.data.tokenization import CHAT_TEMPLATE
 
 
@@ -29,32 +30,14 @@ def kind_of(dataset: Dataset) -> str:
     )
 
 
-def check_examples(dataset: Dataset, split: str, assistant_only: bool) -> None:
-    """Check that all examples are texts, or all are messages.
-
-    Args:
-        assistant_only: whether each must have something that an assistant says.
-
-    Raises:
-        ValueError: naming the first example that is neither.
-    """
-    chat = has_messages(dataset[0])
-    legal = "a list of messages, with role and content each" if chat else "a text"
-    for column in dataset.column_names:
+def check_answers(dataset: Dataset, split: str) -> None:
+    """Raise ValueError on the first conversation in which no assistant says anything."""
+    for column in set(dataset.column_names) - {"prompt"}:
         for i, value in enumerate(dataset[column]):
-            if not (_is_conversation(value) if chat else isinstance(value, str)):
-                raise ValueError(
-                    f"data: example {i} of {split} has {str(value)[:80]!r} as {column!r}: must be {legal}"
-                )
-            if chat and assistant_only and column != "prompt" and all(m["role"] != "assistant" for m in value):
+            if isinstance(value, list) and all(message["role"] != "assistant" for message in value):
                 raise ValueError(
                     f"training.assistant_only_loss = True: in example {i} of {split} no assistant says anything"
                 )
-
-
-def _is_conversation(value) -> bool:
-    messages = value if isinstance(value, list) else []
-    return bool(messages) and all(isinstance(m, dict) and m.get("role") and "content" in m for m in messages)
 
 
 def has_messages(row: dict) -> bool:
@@ -70,7 +53,8 @@ def set_chat_template(tokenizer: PreTrainedTokenizerBase, template: str | None, 
         assistant_only: whether it must mark what the assistant says.
 
     Raises:
-        ValueError: there is none, it has no such marks, or it needs tokens that the tokenizer lacks.
+        ValueError: there is none, it has no such marks, it needs tokens that the tokenizer lacks, or the tokenizer
+            cannot find the marks.
     """
     if template == "chatml":
         if missing := {TURN_START, TURN_END} - set(tokenizer.get_vocab()):
@@ -86,20 +70,14 @@ def set_chat_template(tokenizer: PreTrainedTokenizerBase, template: str | None, 
             "the tokenizer has no chat template, and the data is conversations: set data.chat_template to 'chatml' or "
             "to a file with a Jinja template"
         )
+    if assistant_only:
+        check_offsets(tokenizer, "training.assistant_only_loss = True")
     if assistant_only and not has_generation_markers(tokenizer.chat_template):
         raise ValueError(
             "training.assistant_only_loss = True needs a chat template that marks what the assistant says with "
             "{% generation %} ... {% endgeneration %}, which the tokenizer's does not: set data.chat_template to "
             "'chatml' or to a file with such a template"
         )
-
-
-def token_ids(tokenizer: PreTrainedTokenizerBase, row: dict) -> list[int]:
-    """The ids of a whole example as SFTTrainer makes them: plain text ends with the end token."""
-    whole = row["prompt"] + row["completion"] if "prompt" in row else row.get("messages", row.get("text"))
-    if has_messages(row):
-        return tokenizer.apply_chat_template(whole, return_dict=False)
-    return tokenizer(whole if whole.endswith(tokenizer.eos_token) else whole + tokenizer.eos_token)["input_ids"]
 
 
 def prompt_text(tokenizer: PreTrainedTokenizerBase, row: dict) -> str:

@@ -20,6 +20,7 @@ class Task(ABC):
         columns: that its examples must have.
         label_names: what of a feature are labels.
         tokenizer_options: for `AutoTokenizer.from_pretrained`.
+        needs_offsets: whether the tokenizer must tell which words or characters a token stands for.
     """
 
     hub_name: ClassVar[str]
@@ -27,6 +28,7 @@ class Task(ABC):
     columns: ClassVar[tuple[str, ...]]
     label_names: ClassVar[list[str]] = ["labels"]
     tokenizer_options: ClassVar[dict] = {}
+    needs_offsets: ClassVar[bool] = False
 
     @abstractmethod
     def prepare(self, data: dict[str, Dataset]) -> dict:

@@ -17,7 +17,7 @@ from hf_llm.evaluation import load_metric
 from hf_llm.evaluation.answers import are_spans
 
 from . import baselines, figures
-from .encoding import Encoder, was_cut
+from .encoding import Encoder
 from .labels import config_fields, find_classes
 from .task import Task
 
@@ -37,13 +37,15 @@ class TokenClassification(Task):
     hub_name: ClassVar[str] = "token-classification"
     auto_class: ClassVar[type] = AutoModelForTokenClassification
     columns: ClassVar[tuple[str, ...]] = ("words", "tags")
+    needs_offsets: ClassVar[bool] = True
     tokenizer_options: ClassVar[dict] = {"add_prefix_space": True}  # of byte-level BPE, which knows no words otherwise
 
     def prepare(self, data: dict[str, Dataset]) -> dict:
         for split, examples in data.items():
             for i, (words, tags) in enumerate(zip(examples["words"], examples["tags"])):
-                if len(words) != len(tags):
-                    raise ValueError(f"data: example {i} of {split} has {len(words)} words, but {len(tags)} tags")
+                if not isinstance(tags, list) or len(words) != len(tags):
+                    count = f"{len(tags)} tags" if isinstance(tags, list) else f"{tags!r} as 'tags'"
+                    raise ValueError(f"data: example {i} of {split} has {len(words)} words, but {count}")
         self.classes = find_classes(data, "tags")
         self.names = self.classes.names
         self.seen = set()
@@ -70,7 +72,8 @@ class TokenClassification(Task):
                 labels.append([numbers[word] if count else IGNORED for word, count in zip(words, counts)])
                 firsts.append([place for place, f in enumerate(first) if f])
                 kept.append([words[place] for place in firsts[-1]])
-            return {**encoded, "labels": labels, "first_tokens": firsts, "kept_words": kept, "cut": was_cut(encoded)}
+            cut = encoder.was_cut(encoded)
+            return {**encoded, "labels": labels, "first_tokens": firsts, "kept_words": kept, "cut": cut}
 
         return examples.map(encode_batch, batched=True, remove_columns=examples.column_names, desc="Tokenizing")
 

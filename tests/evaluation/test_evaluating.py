@@ -63,8 +63,10 @@ def test_perplexity_reaches_file_table_and_card(language_models, decoder, tmp_pa
     assert shown == pytest.approx({k: expected[k] for k in ("loss", "perplexity", "bits_per_byte")}, abs=1e-4)
 
 
-def test_an_adapter_is_evaluated_on_its_base(language_models, decoder, tmp_path):
-    model = get_peft_model(LLMDecoderForCausalLM.from_pretrained(decoder), LoraConfig(task_type="CAUSAL_LM", r=2))
+@pytest.mark.parametrize("fields", [{}, {"modules_to_save": ["lm_head"]}], ids=["lora", "tied head"])
+def test_an_adapter_is_evaluated_on_its_base(language_models, decoder, tmp_path, fields):
+    base, config = LLMDecoderForCausalLM.from_pretrained(decoder), LoraConfig(task_type="CAUSAL_LM", r=2, **fields)
+    model = get_peft_model(base, config)
     redraw(torch.nn.ParameterList(p for p in model.parameters() if p.requires_grad))
     model.save_pretrained(tmp_path / "adapter")
     tokenizer = language_models["decoder"].tokenizer
@@ -145,7 +147,7 @@ def test_texts_that_are_cut_and_labels_that_the_model_lacks(tokenizers, tmp_path
     data = write(tmp_path / "data.jsonl", [{"text": text, "label": i % 2} for i, text in enumerate(TEXTS)])
     spec = f"{{name: {data}, splits: {{validation: {data}}}}}"
     evaluate(config_of("model", path, "data", spec, "task", "text-classification", "window", "8"))
-    assert "3 of 4 validation texts (75.0 %) are longer than 8 tokens: cut." in caplog.text
+    assert "3 of 4 validation examples (75.0 %) are longer than 8 tokens: cut." in caplog.text
     write(tmp_path / "data.jsonl", [{"text": text, "label": 2} for text in TEXTS])
     with pytest.raises(ValueError, match="label 2 is unknown to the model; it has 0 to 1"):
         evaluate(config_of("model", path, "data", spec, "task", "text-classification"))

@@ -11,7 +11,8 @@ import torch
 from datasets import Dataset
 from models.tiny import tiny_config
 from peft import AutoPeftModelForSequenceClassification
-from transformers import AutoTokenizer, TrainerCallback, pipeline
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer, ByT5Tokenizer, TrainerCallback, pipeline
 
 from hf_llm import (
     LLMDecoderForCausalLM,
@@ -20,7 +21,10 @@ from hf_llm import (
     LLMEncoderForSequenceClassification,
 )
 from hf_llm.data import train_tokenizer
+from hf_llm.data.tasks import load_task
 from hf_llm.tuning import running
+from hf_llm.tuning.baselines import naive_bayes, ridge
+from hf_llm.tuning.encoding import check_tokens
 from hf_llm.tuning.finetuning import finetune, load_finetune_config, make_task
 
 
@@ -283,6 +287,9 @@ def test_classes_that_differ_between_splits_are_named(checkpoints, tmp_path):
         ("regression", {"text": "a", "label": "five"}, "has 'five', which is no number"),
         ("regression", {"text": "a", "label": float("nan")}, "has nan, which is no number"),
         ("token_classification", {"words": ["a", "b"], "tags": ["O"]}, "has 2 words, but 1 tags"),
+        ("token_classification", {"words": ["a", None], "tags": ["O", "O"]}, "as 'words', which is no list of texts"),
+        ("token_classification", {"words": ["a"], "tags": None}, "has 1 words, but None as 'tags'"),
+        ("multiple_choice", {"question": "?", "choices": ["a", None], "label": 0}, "which is no list of texts"),
         (
             "question_answering",
             {"question": "?", "context": "abc", "answers": "a"},
@@ -309,6 +316,64 @@ def test_labels_that_make_no_sense_are_refused(task, example, message, checkpoin
     assert message in refusal(run_config(tmp_path, checkpoints / "encoder", options, data))
 
 
+@pytest.fixture(scope="module")
+def python_tokenizers(tmp_path_factory):
+    """A tiny encoder and a tokenizer without offsets: ByT5's, which is written in Python."""
+    folder = tmp_path_factory.mktemp("byt5")
+    LLMEncoderForMaskedLM(tiny_config("encoder", vocab_size=384)).save_pretrained(folder / "encoder")
+    ByT5Tokenizer().save_pretrained(folder / "encoder")
+    return folder
+
+
+def test_python_tokenizers_serve_where_no_offsets_are_needed(python_tokenizers, tmp_path):
+    """And cut texts are counted: "it is good 7" is 12 bytes and an end token."""
+    path = make_run(tmp_path, python_tokenizers, "sequence_classification", "encoder")
+    config = load_finetune_config(path, ["--data.max_length", "13"])
+    assert finetune(config, TEMPLATE) is None
+    texts = [json.loads(line)["text"] for line in Path(config.data.dataset).read_text().splitlines()]
+    card = (tmp_path / "run" / "README.md").read_text()
+    cut = re.findall(r"([\d,]+) of [\d,]+ \w+ examples .* are longer than 13 tokens: cut", card)
+    assert sum(map(int, cut)) == sum(len(text) + 1 > 13 for text in texts)
+
+
+@pytest.mark.parametrize("task", ["token_classification", "question_answering"])
+def test_python_tokenizers_are_refused_where_offsets_are_needed(task, python_tokenizers, tmp_path):
+    message = refusal(make_run(tmp_path, python_tokenizers, task, "encoder"))
+    assert f"task.name = '{task}' needs to know which characters a token stands for, which a ByT5Tokenizer" in message
+
+
+def test_empty_texts(checkpoints, tmp_path):
+    """Special tokens make them examples like others; where a tokenizer adds none, the first of them is named."""
+    examples = [EXAMPLES["sequence_classification"](n) | {"number": n} for n in range(90)]
+    data = write_examples(tmp_path / "data.jsonl", [e | {"text": ""} if e["number"] % 3 else e for e in examples])
+    path = run_config(tmp_path, checkpoints / "encoder", "sequence_classification", data)
+    assert finetune(load_finetune_config(path)) is None
+    bare = AutoTokenizer.from_pretrained(checkpoints / "encoder")
+    bare._tokenizer.post_processor = TemplateProcessing("$A", "$A $B")
+    bare.save_pretrained(tmp_path / "bare")
+    message = refusal(path, ["--model.tokenizer", str(tmp_path / "bare")])
+    first = load_task(data, "train")["text"][:].index("")
+    assert f"data: the text of example {first} of train has no tokens, and the tokenizer adds none" in message
+
+
+@pytest.mark.parametrize(
+    ("features", "number"),
+    [
+        ({"input_ids": [[1], []]}, 1),
+        ({"input_ids": [[[1], [2]], [[3], [4]], [[5], []]]}, 2),
+        ({"input_ids": [[1], [1], []], "example": [0, 7, 7]}, 7),
+    ],
+    ids=["texts", "choices", "windows"],
+)
+def test_the_example_without_tokens_is_named(features, number):
+    with pytest.raises(ValueError, match=f"the text of example {number} of test has no tokens"):
+        check_tokens(Dataset.from_dict(features), "test")
+
+
+def test_baselines_of_texts_without_words():
+    assert naive_bayes(["a", "?"], ["x", "x"], ["b"]) == ["x"] and ridge(["a", ""], [1.0, 3.0], ["b"]) == [2.0]
+
+
 def test_questions_with_fewer_choices_are_refused(checkpoints, tmp_path):
     examples = [{"question": f"{n}?", "choices": ["a", "b", "c"][: 2 + n % 2], "label": 0} for n in range(60)]
     data = write_examples(tmp_path / "data.jsonl", examples)
@@ -327,7 +392,7 @@ def test_cut_texts_are_counted(checkpoints, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         finetune(load_finetune_config(path, ["--data.max_length", "9"]), TEMPLATE)
     train = json.loads((tmp_path / "run" / "metrics.json").read_text())["rows"]["train"]
-    sentence = f"{train} of {train} train texts (100.0 %) are longer than 9 tokens: cut."
+    sentence = f"{train} of {train} train examples (100.0 %) are longer than 9 tokens: cut."
     assert sentence in caplog.text and sentence in (tmp_path / "run" / "README.md").read_text()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import runpy
 import shutil
 import sys
@@ -18,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from trl import RewardConfig, RewardTrainer
 
 from hf_llm.rlhf.methods import METHODS, load_align_config
-from hf_llm.rlhf.preferences import Ratings, pairs_of_ratings, scored_ids
+from hf_llm.rlhf.preferences import PreferenceData, Ratings, load_split, pairs_of_ratings, prompt_ids, scored_ids
 from hf_llm.rlhf.reward_functions import make_reward_function
 from hf_llm.rlhf.reward_modeling import judge, load_reward_config
 from hf_llm.rlhf.reward_sources import open_reward_model
@@ -228,12 +229,62 @@ def test_two_steps_on_a_decoder(recipe, run, weights_change, name, data, trainin
     assert found["parameters"] == AutoModelForCausalLM.from_pretrained(run).num_parameters()
 
 
-def test_what_is_cut_is_reported_of_every_split(recipe, run):
-    status, error = recipe("dpo", "pairs", {}, {"max_length": 6, "max_steps": 1})
+@pytest.mark.parametrize(("name", "data"), [("kto", "judged"), ("dpo", "conversations")])
+def test_what_is_cut_and_left_out_is_reported_of_every_split(name, data, recipe, run, files, checkpoints):
+    """TRL leaves out examples whose prompt alone fills max_length, and cuts the others."""
+    limit = 8 if data != "conversations" else 24
+    status, error = recipe(name, data, {}, {"max_length": limit, "max_steps": 1})
     assert status == 0, error
-    card = (run / "README.md").read_text()
-    for split, rows in figures(run)["rows"].items():
-        assert f"of {rows} examples of the {split} split are longer than training.max_length = 6 tokens" in card
+    card, tokenizer = (run / "README.md").read_text(), AutoTokenizer.from_pretrained(checkpoints["decoder"])
+    for split in ("train", "validation", "test"):
+        rows = load_split(PreferenceData(files[data]), METHODS[name].data, split)
+        prompts = [len(ids) for ids in prompt_ids(tokenizer, rows["prompt"][:])]
+        sides = [side for side in ("chosen", "rejected", "completion") if side in rows.column_names]
+        wholes = [max(len(scored_ids(tokenizer, row["prompt"], row[side])) for side in sides) for row in rows]
+        left_out = sum(prompt >= limit for prompt in prompts)
+        cut = sum(whole > limit > prompt for prompt, whole in zip(prompts, wholes))
+        assert figures(run)["rows"][split] == len(rows) - left_out
+        fates = {cut: f"are longer than training.max_length = {limit} tokens and were cut.", left_out: "were left out"}
+        for count, fate in fates.items():
+            assert (f"{count} of {len(rows)} examples of the {split} split {fate}" in card) == bool(count)
+        assert split != "train" or (cut and left_out)
+
+
+def test_conversations_of_parts(files, tmp_path):
+    """Contents that are lists of text parts are read as texts, in every column."""
+    parts = [{"type": "text", "text": "red"}, {"type": "text", "text": "cat"}]
+    said = [{"role": "assistant", "content": parts}]
+    rows = [{"prompt": [{"role": "user", "content": f"{n}"}], "chosen": said, "rejected": said[:0]} for n in range(30)]
+    rows = [{**row, "rejected": [{"role": "assistant", "content": "blue"}]} for row in rows]
+    data = PreferenceData(write_jsonl(tmp_path / "rows.jsonl", rows))
+    loaded = load_split(data, "pairs of completions", "train")
+    assert loaded[0]["chosen"] == [{"role": "assistant", "content": "red\ncat"}]
+    assert loaded[0]["rejected"] == [{"role": "assistant", "content": "blue"}]
+
+
+SILENT = [{"role": "assistant", "content": None}]
+BAD_ROWS = {
+    "null content": ({"prompt": "a", "chosen": SILENT, "rejected": SILENT * 2}, {}, "must be a text"),
+    "null in a conversation": (
+        {"prompt": SILENT, "chosen": SILENT, "rejected": SILENT * 2},
+        {},
+        "of train has 'prompt' whose message 0 (assistant) has the content null",
+    ),
+    "null text": ({"prompt": "a", "chosen": None, "rejected": "b"}, {}, "of train has 'None' as 'chosen'"),
+    "null rating": ({"text": "a", "rating": None}, {"ratings": Ratings()}, "of column 'rating' is None, no number"),
+    "null column": ({"q": None, "chosen": "a", "rejected": "b"}, {"prompt_template": "{q}"}, "of column 'q' is null"),
+    "null words": ({"text": None}, {"prompt_words": 3}, "of train has None as 'text'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ROWS)
+def test_bad_rows_are_named(case, tmp_path):
+    row, options, message = BAD_ROWS[case]
+    good = {"text": "b", "rating": 1.0} if "rating" in row else {}
+    rows = [{**row, **(good if n % 2 else {}), "number": n} for n in range(40)]
+    kind = "prompts" if "prompt_words" in options else "pairs of texts"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_split(PreferenceData(write_jsonl(tmp_path / "rows.jsonl", rows), **options), kind, "train")
 
 
 def test_ppo_with_a_reward_model_adapter_and_an_encoder_decoder(recipe, run, checkpoints):

@@ -1,8 +1,11 @@
 """PEFT on every stack: each method trains, saves, reloads onto a fresh base, and merges where it can."""
 
+import copy
 import importlib
 import subprocess
 import sys
+from importlib.util import find_spec
+from types import SimpleNamespace
 
 import peft
 import pytest
@@ -11,8 +14,13 @@ from models.tiny import EXPERTS, STACKS, inputs_of, logits_of, redraw, tiny_conf
 from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification, LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
-from hf_llm import LLMEncoderForSequenceClassification
+from hf_llm import (
+    LLMEncoderDecoderConfig,
+    LLMEncoderDecoderForConditionalGeneration,
+    LLMEncoderForSequenceClassification,
+)
 from hf_llm.models.adapters import MODEL_TYPES, register_adapter_targets
+from hf_llm.tuning import adapters
 from hf_llm.tuning.adapters import (
     METHODS,
     AllocateRanks,
@@ -115,7 +123,8 @@ def test_a_method_trains_saves_reloads_and_merges(method, stack, bases, tmp_path
         torch.testing.assert_close(logits_of(merged, inputs), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["lora", "prompt", "p_tuning"])
+@pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")
+@pytest.mark.parametrize("method", ["lora", "ln_tuning", "prompt", "p_tuning"])
 def test_a_task_head_is_trained_and_saved_beside_the_adapter(method, tmp_path):
     """The classifier of an encoder, transform included; the adapter's folder opens through AutoPeftModel."""
     config = tiny_config("encoder", classifier_transform=True, num_labels=3)
@@ -133,9 +142,11 @@ def test_a_task_head_is_trained_and_saved_beside_the_adapter(method, tmp_path):
     model.save_pretrained(tmp_path / "adapter")
     reloaded = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "adapter").eval()
     torch.testing.assert_close(logits_of(reloaded, inputs), expected, rtol=0, atol=1e-5)
-    if method == "lora":
-        after = reloaded.merge_and_unload().state_dict()
-        assert all((after[name] - value).abs().max() > 1e-3 for name, value in before.items())
+    if method not in VIRTUAL:
+        merge(reloaded).save_pretrained(tmp_path / "merged")
+        merged = LLMEncoderForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
+        torch.testing.assert_close(logits_of(merged, inputs), expected, rtol=0, atol=1e-5)
+        assert all((merged.state_dict()[name] - value).abs().max() > 1e-3 for name, value in before.items())
 
 
 def test_experts_are_adapted_by_target_parameters(tmp_path):
@@ -156,27 +167,90 @@ def test_experts_are_adapted_by_target_parameters(tmp_path):
     torch.testing.assert_close(logits_of(merged, inputs), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"target_modules": ["q_proj", "embed_tokens"]},
-        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
-        {"target_modules": ["q_proj"], "trainable_token_indices": [5, 6]},
-    ],
-    ids=["adapted", "saved", "tokens"],
-)
-def test_tied_embeddings_stay_tied(fields, bases, tmp_path):
-    """Whatever changes the embeddings changes the head with them, also when merged, saved and opened again."""
-    inputs = inputs_of("decoder")
-    adapted = add_adapter(opened(bases["decoder"], "decoder"), {"method": "lora", **fields})
-    train(adapted, inputs)
+BOTH = ["embed_tokens", "lm_head"]
+UNTIED = {"ensure_weight_tying": False}
+# section -> whether embeddings and head of one stack are one weight afterwards
+ON_TIED_WEIGHTS = {
+    "embeddings": ({"method": "lora", "target_modules": ["embed_tokens"], **UNTIED}, False),
+    "head": ({"method": "lora", "target_modules": ["lm_head"], **UNTIED}, False),
+    "both": ({"method": "lora", "target_modules": BOTH, **UNTIED}, False),
+    "both-as-one": ({"method": "lora", "target_modules": BOTH}, True),
+    "head-as-one": ({"method": "lora", "target_modules": ["lm_head"]}, True),
+    "dora": ({"method": "dora", "target_modules": BOTH}, False),  # each has its magnitudes
+    "saved-embeddings": ({"method": "lora", "modules_to_save": ["embed_tokens"], **UNTIED}, False),
+    "saved-head": ({"method": "lora", "modules_to_save": ["lm_head"], **UNTIED}, False),
+    "saved-both": ({"method": "lora", "modules_to_save": BOTH, **UNTIED}, False),
+    "saved-as-one": ({"method": "lora", "modules_to_save": ["lm_head"]}, True),
+    "saved-ia3": ({"method": "ia3", "modules_to_save": ["lm_head"]}, False),
+    "saved-ln_tuning": ({"method": "ln_tuning", "modules_to_save": ["lm_head"]}, False),
+    "tokens": ({"method": "trainable_tokens", "token_indices": [5, 6, 7]}, True),
+    "tokens-lora": ({"method": "lora", "trainable_token_indices": [5, 6, 7]}, True),
+    "tokens-apart": ({"method": "lora", "trainable_token_indices": {"embed_tokens": [5], "lm_head": [6]}}, False),
+    "ia3": ({"method": "ia3", "target_modules": ["lm_head"], "feedforward_modules": []}, False),
+    "loha": ({"method": "loha", "target_modules": ["lm_head"]}, False),
+    "adalora": ({"method": "adalora", "target_modules": ["lm_head"], **FIELDS["adalora"]}, False),
+    "parameters": ({"method": "lora", "target_modules": [], "target_parameters": ["lm_head.weight"]}, False),
+}
+ONE_STACK = ("tokens", "tokens-lora", "tokens-apart")  # PEFT ties the adapters of one stack alone
+ALIKE = ("both", "saved-both", "saved-ia3", "ia3", "loha", "adalora", "parameters")  # slow on the other stacks
+TIED_CASES = [
+    pytest.param(stack, name, marks=[pytest.mark.slow] if stack != "decoder" and name in ALIKE else [])
+    for stack in STACKS
+    for name in ON_TIED_WEIGHTS
+    if stack != "encoder_decoder" or name not in ONE_STACK
+]
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
+@pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")
+@pytest.mark.parametrize(("stack", "name"), TIED_CASES)
+def test_merged_adapters_of_tied_weights_compute_the_same(stack, name, tmp_path):
+    """Each weight has its own adapter, or they have one: merged, saved and opened again, the logits are those of base
+    and adapter."""
+    section, stays_tied = ON_TIED_WEIGHTS[name]
+    given = copy.deepcopy(section)
+    inputs = inputs_of(stack)
+    adapted = add_adapter(tiny_model(stack), section, total_steps=10).eval()
+    assert section == given
+    redraw(torch.nn.ParameterList(p for p in adapted.parameters() if p.requires_grad), seed=1)
     expected = logits_of(adapted, inputs)
+    assert (expected - logits_of(tiny_model(stack), inputs)).abs().max() > 1e-2
     merged = merge(adapted)
-    assert merged.config.tie_word_embeddings
+    torch.testing.assert_close(logits_of(merged, inputs), expected, rtol=0, atol=1e-5)
     merged.save_pretrained(tmp_path)
-    again = opened(tmp_path, "decoder").eval()
-    assert again.lm_head.weight is again.model.embed_tokens.weight
-    torch.testing.assert_close(logits_of(again, inputs), expected, rtol=0, atol=1e-5)
+    again, found = AUTO_CLASSES[stack].from_pretrained(tmp_path, output_loading_info=True)
+    assert not found["missing_keys"] and not found["unexpected_keys"]
+    torch.testing.assert_close(logits_of(again.eval(), inputs), expected, rtol=0, atol=1e-5)
+    if stack != "encoder_decoder":
+        assert again.config.tie_word_embeddings == stays_tied
+        assert (again.lm_head.weight is again.model.embed_tokens.weight) == stays_tied
+
+
+@pytest.mark.parametrize(("targets", "stays_shared"), [("q_proj", False), (r".*\.cross_attn\.q_proj", True)])
+def test_merged_halves_share_their_layers_if_they_still_can(targets, stays_shared, tmp_path):
+    """The halves' layers are one weight each under `share_layers`, but each has an adapter of its own."""
+    config = tiny_config("encoder_decoder").to_dict() | {"share_layers": True}
+    model = redraw(LLMEncoderDecoderForConditionalGeneration(LLMEncoderDecoderConfig(**config)))
+    adapted = get_peft_model(model, LoraConfig(target_modules=targets if "." in targets else [targets])).eval()
+    redraw(torch.nn.ParameterList(p for p in adapted.parameters() if p.requires_grad), seed=1)
+    expected = logits_of(adapted, inputs_of("encoder_decoder"))
+    merge(adapted).save_pretrained(tmp_path)
+    again = opened(tmp_path, "encoder_decoder").eval()
+    assert again.config.share_layers == stays_shared and again.config.tie_word_embeddings
+    torch.testing.assert_close(logits_of(again, inputs_of("encoder_decoder")), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["saved-as-one", "tokens", "tokens-lora"])
+def test_a_bias_that_peft_would_leave_out_is_refused(name):
+    """PEFT computes a head that is tied to embeddings without its bias."""
+    with pytest.raises(ValueError, match="PEFT leaves out the bias of lm_head"):
+        add_adapter(tiny_model("encoder", lm_head_bias=True), ON_TIED_WEIGHTS[name][0])
+
+
+def test_an_adapter_that_left_out_a_bias_is_not_merged():
+    config = LoraConfig(target_modules=["q_proj"], trainable_token_indices=[5, 6])
+    with pytest.raises(ValueError, match="PEFT leaves out the bias of lm_head"):
+        merge(get_peft_model(tiny_model("decoder", lm_head_bias=True), config))
 
 
 @pytest.mark.parametrize("stack", STACKS)
@@ -245,15 +319,59 @@ def test_wrong_sections_are_refused(section, message):
         check_peft_section(section)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is what QLoRA needs")
-def test_qlora_without_a_gpu_is_refused():
-    with pytest.raises(ValueError, match="'qlora' needs a CUDA GPU"):
+def test_qlora_without_bitsandbytes_is_refused(monkeypatch):
+    monkeypatch.setattr(adapters, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="'qlora' needs the package bitsandbytes"):
         check_peft_section({"method": "qlora"})
 
 
-def test_tokens_of_an_encoder_decoder_are_refused(bases):
+@pytest.mark.parametrize(
+    ("device", "placed"),
+    [(torch.device("cpu"), "cpu"), (torch.device("cuda", 1), "cuda:1"), (torch.device("mps"), "mps")],
+)
+def test_a_quantised_base_is_placed_on_the_device_of_its_process(device, placed, bases, monkeypatch):
+    """Process 9 of a second node has local rank 1; where there is no accelerator, the device is the CPU."""
+    state = SimpleNamespace(device=device, process_index=9, local_process_index=1, wait_for_everyone=lambda: None)
+    monkeypatch.setattr("accelerate.PartialState", lambda: state)
+    base, given = opened(bases["decoder"], "decoder"), {}
+    monkeypatch.setattr(
+        type(base), "from_pretrained", lambda path, **options: given.update(options, path=path) or base
+    )
+    assert adapters.open_quantised(base) is base and not any(p.requires_grad for p in base.parameters())
+    assert given["path"] == bases["decoder"] and given["device_map"] == {"": placed}
+    assert given["quantization_config"].load_in_4bit and given["config"] is base.config
+
+
+def test_a_base_that_cannot_be_quantised_here_is_refused(bases, monkeypatch):
+    """transformers' own check of bitsandbytes, which is asked for before a weight is read."""
+    quantizer = "transformers.quantizers.quantizer_bnb_4bit"
+    monkeypatch.setattr(f"{quantizer}.is_bitsandbytes_available", lambda: False)
+    with pytest.raises(ValueError, match="'qlora': bitsandbytes does not run on cpu: .*pip install"):
+        adapters.open_quantised(opened(bases["decoder"], "decoder"))
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
+@pytest.mark.parametrize("stack", STACKS)
+def test_qlora_trains_on_a_cpu(stack, tmp_path):
+    tiny_model(stack, hidden_size=64, head_dim=16).save_pretrained(tmp_path)
+    adapted = add_adapter(adapters.open_quantised(opened(tmp_path, stack)), {"method": "qlora"})
+    losses = train(adapted, inputs_of(stack))
+    assert losses[-1] < losses[0]
+    with pytest.raises(ValueError, match="the base is quantised"):
+        merge(adapted)
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"method": "trainable_tokens", "token_indices": [5]},
+        {"method": "lora", "trainable_token_indices": [5]},
+        {"method": "lora", "target_modules": ["lm_head"], "ensure_weight_tying": True},
+    ],
+)
+def test_one_adapter_for_the_tied_weights_of_an_encoder_decoder_is_refused(section, bases):
     with pytest.raises(ValueError, match="not of an encoder-decoder"):
-        add_adapter(opened(bases["encoder_decoder"], "encoder_decoder"), {"method": "trainable_tokens"})
+        add_adapter(opened(bases["encoder_decoder"], "encoder_decoder"), section)
 
 
 @pytest.mark.parametrize("fields", [{"target_modules": ["embed_tokens"]}, {"trainable_token_indices": [5, 6, 7]}])

@@ -5,11 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import AutoPeftModelForCausalLM
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hf_llm.tuning.sft import SftTuner, load_sft_config, sft_arguments, train_sft
-from hf_llm.tuning.sft_data import set_chat_template, token_ids
+from hf_llm.data.tasks import load_task
+from hf_llm.tuning.conversations import check_calls, read_texts
+from hf_llm.tuning.sft import Prepared, SftTuner, load_sft_config, sft_arguments, train_sft
+from hf_llm.tuning.sft_data import set_chat_template
 
 from .small_models import SHORT_TRAINING, save_checkpoint, sentences, write_config, write_jsonl
 
@@ -67,13 +71,11 @@ def settings(tmp_path, files, checkpoints):
     return make
 
 
-def tuner(config, rows: list[dict]) -> SftTuner:
-    import datasets
-
+def tuner(config, rows: list[dict], tokenizer=None) -> SftTuner:
     model = AutoModelForCausalLM.from_pretrained(config.model.path)
-    tokenizer = AutoTokenizer.from_pretrained(config.model.path)
+    tokenizer = tokenizer or AutoTokenizer.from_pretrained(config.model.path)
     args = sft_arguments(config, model.config)
-    data = datasets.Dataset.from_list(rows)
+    data = Dataset.from_list(rows, on_mixed_types="use_json")
     return SftTuner(model=model, args=args, train_dataset=data, eval_dataset=data, processing_class=tokenizer)
 
 
@@ -120,8 +122,6 @@ def test_a_run_from_conversations_to_card(settings):
     assert metrics["loss"] < metrics["baselines"]["before fine-tuning"]["loss"] - 0.1
     model, tokenizer = AutoModelForCausalLM.from_pretrained(run), AutoTokenizer.from_pretrained(run)
     assert tokenizer.convert_tokens_to_ids("<|im_end|>") in model.generation_config.eos_token_id
-    from hf_llm.data.tasks import load_task
-
     total, count = 0.0, 0
     for row in load_task(config.data.dataset, "test"):
         encoded = tokenizer.apply_chat_template(
@@ -154,17 +154,54 @@ def test_prompts_and_completions_of_messages(settings, files, checkpoints):
         train_sft(settings(data={"dataset": files["asked"]}, model={"tokenizer": checkpoints["no template"]}))
 
 
-def test_what_is_cut_is_reported(settings, caplog):
-    train_sft(settings(training={"max_length": 24, "max_steps": 1}))
-    assert "examples of the train split are longer than training.max_length = 24 tokens and were cut" in caplog.text
+LONG = "red green blue one two three four five"
+FATES = [
+    ({}, Prepared(7, cut=3, left_out=2)),
+    ({"truncation_mode": "keep_end"}, Prepared(7, cut=5)),
+    ({"completion_only_loss": False}, Prepared(7, cut=5)),
+    ({"packing": True}, Prepared(7, cut=5)),
+    ({"packing": True, "packing_strategy": "bfd_split"}, Prepared(7, cut=5, fate="were split over rows")),
+    ({"max_length": None}, Prepared(7)),
+]
 
 
-def test_lengths_are_those_that_are_trained_on(settings, files):
-    """The end token included, which SFTTrainer puts behind plain text."""
-    tokenizer = AutoTokenizer.from_pretrained(settings().model.path)
-    for row in ({"text": "one two"}, {"prompt": "one two =", "completion": " red cat"}):
-        trained = tuner(settings(), [row] * 2).train_dataset[0]["input_ids"]
-        assert token_ids(tokenizer, row) == list(trained) and trained[-1] == tokenizer.eos_token_id
+@pytest.mark.parametrize(("training", "expected"), FATES)
+def test_what_max_length_does_is_counted(settings, training, expected):
+    """Two examples fit, three lose the end of a completion, of two the prompt alone is too long."""
+    rows = [{"prompt": "now =", "completion": " then"}] * 2
+    rows += [{"prompt": "now =", "completion": f" {LONG}"}] * 3 + [{"prompt": f"{LONG} =", "completion": " then"}] * 2
+    trainer = tuner(settings(training={"max_length": 8, **training}), rows)
+    assert list(trainer.prepared.values()) == [expected]
+    if "packing" not in training:
+        left = trainer.train_dataset
+        assert len(left) == expected.given - expected.left_out
+        assert sum(row["input_ids"][-1] != trainer.processing_class.eos_token_id for row in left) == (
+            expected.cut if training.get("truncation_mode") != "keep_end" else 0
+        )
+
+
+def test_card_log_and_metrics_tell_what_was_cut_and_left_out(settings, tmp_path, caplog):
+    texts = sentences(60)
+    rows = [{"prompt": f"{t} =" if n % 2 else f"{t} {LONG} =", "completion": " then"} for n, t in enumerate(texts)]
+    config = settings(
+        data={"dataset": write_jsonl(tmp_path / "rows.jsonl", rows)}, training={"max_length": 14, "max_steps": 1}
+    )
+    train_sft(config, TEMPLATE)
+    given, tokenizer = load_task(config.data.dataset, "train"), AutoTokenizer.from_pretrained(config.model.path)
+    prompts, wholes = (
+        [len(tokenizer(row["prompt"] + end)["input_ids"]) for row in given] for end in ("", " then<|eos|>")
+    )
+    left_out = sum(prompt >= 14 for prompt in prompts)
+    cut = sum(whole > 14 > prompt for prompt, whole in zip(prompts, wholes))
+    assert 0 < cut and 0 < left_out
+    card = Path(config.output_dir, "README.md").read_text()
+    for count, fate in (
+        (cut, "are longer than training.max_length = 14 tokens and were cut"),
+        (left_out, "were left"),
+    ):
+        sentence = f"{count} of {len(given)} examples of the train split {fate}"
+        assert sentence in card and sentence in caplog.text
+    assert json.loads(Path(config.output_dir, "metrics.json").read_text())["rows"]["train"] == len(given) - left_out
 
 
 def test_chatml_begins_once():
@@ -205,6 +242,11 @@ def test_bad_configurations(settings, checkpoints, files, changes, message):
         train_sft(settings(**{**changes, "model": model, "data": data}))
 
 
+USER = {"role": "user", "content": "red"}
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": {"name": "sing"}}]}
+SAYS = r"example 0 of train has 'messages' whose message 1 (\(assistant\) )?"
+
+
 @pytest.mark.parametrize(
     ("rows", "training", "message"),
     [
@@ -212,6 +254,19 @@ def test_bad_configurations(settings, checkpoints, files, changes, message):
         ([{"messages": []}], {}, "must be a list of messages"),
         ([{"messages": [{"from": "human", "value": "red"}]}], {}, "must be a list of messages, with role and content"),
         ([{"text": 5}], {}, "has '5' as 'text': must be a text"),
+        ([{"text": "red"}, {"text": None}], {}, "example .* of train has 'None' as 'text': must be a text"),
+        ([{"messages": [USER, {"role": "assistant", "content": None}]}], {}, SAYS + "has the content null"),
+        (
+            [{"messages": [USER, {"role": "assistant", "content": [{"type": "image_url", "image_url": "x"}]}]}],
+            {},
+            SAYS + "has a part .*image_url.*: a language model reads parts of type text alone",
+        ),
+        ([{"messages": [USER, {"role": "assistant", "content": 5}]}], {}, SAYS + "has the content '5'"),
+        (
+            [{"messages": [USER, CALL]}],
+            {},
+            "a message with tool_calls in 'messages', which the chat template does not",
+        ),
         (
             [{"messages": [{"role": "user", "content": "red"}]}],
             {"assistant_only_loss": True},
@@ -223,6 +278,46 @@ def test_bad_examples(settings, tmp_path, rows, training, message):
     dataset = write_jsonl(tmp_path / "rows.jsonl", [{**row, "number": n} for row in rows for n in range(60)])
     with pytest.raises(ValueError, match=message):
         train_sft(settings(data={"dataset": dataset}, training=training))
+
+
+PARTS = [{"type": "text", "text": "red cat"}, {"type": "text", "text": "sings"}]
+WITH_CALLS = """{% for message in messages %}{{ message.role + ': ' }}{{ message.content or '' }}
+{%- for call in message.tool_calls or [] %}{{ '<call>' + call.function.name }}{% endfor %}{% endfor %}"""
+
+
+def test_contents_of_parts_and_calls_of_tools(settings, tmp_path):
+    """Text parts are joined by line breaks; a null content beside a call is the template's to write."""
+    template = tmp_path / "calls.jinja"
+    template.write_text(WITH_CALLS)
+    rows = [
+        {"messages": [{"role": "user", "content": c}, CALL, {"role": "assistant", "content": PARTS}]}
+        for c in ("now", PARTS)
+    ]
+    dataset = load_task(write_jsonl(tmp_path / "rows.jsonl", rows * 9), "train")
+    dataset = read_texts(dataset, ["messages"], "train")
+    tokenizer = AutoTokenizer.from_pretrained(settings().model.path)
+    set_chat_template(tokenizer, str(template), assistant_only=False)
+    check_calls(dataset, ["messages"], "train", tokenizer)
+    trainer = tuner(settings(), list(dataset), tokenizer)
+    texts = set(tokenizer.batch_decode(trainer.train_dataset["input_ids"][:]))
+    answer = "assistant: <call>singassistant: red cat\nsings"
+    assert texts == {f"user: now{answer}", f"user: red cat\nsings{answer}"}
+
+
+def test_prompts_without_tokens_are_answered_from_the_beginning(settings, tmp_path):
+    """Of texts of less than four characters, nothing is the prompt; this tokenizer adds no token of its own."""
+    model = Path(settings().model.path)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer._tokenizer.post_processor = TemplateProcessing("$A", "$A $B")
+    tokenizer.save_pretrained(tmp_path / "plain")
+    rows = [{"text": "" if n % 2 else "red", "number": n} for n in range(60)]
+    config = settings(
+        model={"path": str(model), "tokenizer": str(tmp_path / "plain")},
+        data={"dataset": write_jsonl(tmp_path / "rows.jsonl", rows)},
+        training={"max_steps": 1},
+    )
+    train_sft(config)
+    assert Path(config.output_dir, "metrics.json").is_file()
 
 
 def test_a_length_that_leaves_nothing_to_learn(settings):
