@@ -17,12 +17,15 @@ from pathlib import Path
 
 import peft
 import torch
+import transformers
+from packaging.version import Version
 from peft import PeftConfig, PeftModel, PromptLearningConfig, get_peft_model
 from peft.tuners.trainable_tokens import TrainableTokensLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 
+from hf_llm.models.compat import CACHE
 from hf_llm.training.settings import check_keys, suggestion
 
 
@@ -148,8 +151,18 @@ def adapter_config(section: dict, model: PreTrainedModel, total_steps: int | Non
         raise ValueError(f"peft: {error}") from error
 
 
+def _check_generates_behind_virtual_tokens(what: str) -> None:
+    """Raise ValueError where PEFT passes the cache by a name that transformers has dropped."""
+    if CACHE != "past_key_values" and Version(peft.__version__) < Version("0.22"):
+        raise ValueError(
+            f"{what}: behind virtual tokens, PEFT {peft.__version__} generates wrong text with transformers "
+            f"{transformers.__version__}, which asks for PEFT 0.22: use lora, or transformers 5.23"
+        )
+
+
 def _check_takes_virtual_tokens(method: str, model: PreTrainedModel, task_type: str | None) -> None:
     """Raise ValueError where PEFT would fail in the first step, or move the text from under its labels."""
+    _check_generates_behind_virtual_tokens(f"peft.method = {method!r}")
     if task_type not in _PROMPTED_TASKS:
         raise ValueError(
             f"peft.method = {method!r} puts tokens of its own before the text, and the labels of a "
@@ -360,6 +373,8 @@ def open_adapter(model: PreTrainedModel, path: str | Path, adapter_name: str = "
         config = PeftConfig.from_pretrained(str(path))
     except (OSError, ValueError) as error:
         raise ValueError(f"model.adapter = {str(path)!r} is no PEFT adapter: {error}") from error
+    if config.is_prompt_learning:
+        _check_generates_behind_virtual_tokens(f"model.adapter = {str(path)!r}")
     base = config.base_model_name_or_path
     if base and model.name_or_path and Path(base).resolve() != Path(model.name_or_path).resolve():
         logger.warning("the adapter %s was trained on %s, not on %s", path, base, model.name_or_path)

@@ -1,7 +1,9 @@
 """Adapters of PEFT on every stack: they train, generate, and merge."""
 
+import peft
 import pytest
 import torch
+from packaging.version import Version
 from peft import (
     AdaLoraConfig,
     IA3Config,
@@ -12,6 +14,8 @@ from peft import (
     PromptTuningConfig,
     get_peft_model,
 )
+
+from hf_llm.models.compat import CACHE
 
 from .tiny import STACKS, inputs_of, redraw, tiny_model, tokens
 
@@ -35,12 +39,17 @@ ADAPTERS = {
     "p_tuning": lambda task: PromptEncoderConfig(task_type=task, num_virtual_tokens=3),
     "prefix": lambda task: PrefixTuningConfig(task_type=task, num_virtual_tokens=3),
 }
-# virtual tokens are for models that generate
+VIRTUAL = ("prompt", "p_tuning", "prefix")
+# native Llama gives wrong tokens there as well
+behind_virtual_tokens = pytest.mark.skipif(
+    CACHE == "cache" and Version(peft.__version__) < Version("0.22"),
+    reason="PEFT before 0.22 does not know the cache of transformers 5.24",
+)
 PAIRS = [
-    (name, stack)
+    pytest.param(name, stack, marks=behind_virtual_tokens if name in VIRTUAL else ())
     for name in ADAPTERS
     for stack in STACKS
-    if stack != "encoder" or name not in ("prompt", "p_tuning", "prefix")
+    if stack != "encoder" or name not in VIRTUAL  # virtual tokens are for models that generate
 ]
 
 
@@ -72,6 +81,7 @@ def test_adapters_train_and_generate(name, stack):
         assert output.shape == (2, 9 + 4 if stack == "decoder" else 1 + 4)
 
 
+@behind_virtual_tokens
 @pytest.mark.parametrize("fields", [{}, {"position_embedding": "learned"}, {"position_embedding": "alibi"}])
 def test_virtual_tokens_act_like_tokens(fields):
     """Prompt tuning whose vectors are those of real tokens gives what these tokens give, alone and generating."""
@@ -88,6 +98,7 @@ def test_virtual_tokens_act_like_tokens(fields):
         assert model.generate(**inputs, **settings)[:, 6:].equal(generated[:, 9:])
 
 
+@behind_virtual_tokens
 @pytest.mark.parametrize("stack", ("decoder", "encoder_decoder"))
 def test_a_prefix_stays_in_the_cache(stack):
     """Tokens generated behind a prefix are those that whole forward passes with the prefix give."""

@@ -292,6 +292,14 @@ def test_an_adapter_of_another_base_is_refused(bases, tmp_path):
         merge_adapter(opened(bases["decoder"], "decoder"), tmp_path)
 
 
+@pytest.mark.parametrize("method", VIRTUAL)
+def test_virtual_tokens_are_refused_where_peft_is_older_than_transformers(method, bases, monkeypatch):
+    monkeypatch.setattr(adapters, "CACHE", "cache")
+    monkeypatch.setattr(peft, "__version__", "0.21.2")
+    with pytest.raises(ValueError, match=f"peft.method = '{method}': behind virtual tokens, PEFT 0.21.2"):
+        add_adapter(tiny_model("decoder"), {"method": method, **FIELDS[method]})
+
+
 def test_no_adapter_at_all_is_refused(bases, tmp_path):
     with pytest.raises(ValueError, match="is no PEFT adapter"):
         merge_adapter(opened(bases["decoder"], "decoder"), tmp_path)
