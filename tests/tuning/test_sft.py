@@ -72,7 +72,7 @@ def tuner(config, rows: list[dict]) -> SftTuner:
 
     model = AutoModelForCausalLM.from_pretrained(config.model.path)
     tokenizer = AutoTokenizer.from_pretrained(config.model.path)
-    args = sft_arguments(config, model.config)
+    args = sft_arguments(config)
     data = datasets.Dataset.from_list(rows)
     return SftTuner(model=model, args=args, train_dataset=data, eval_dataset=data, processing_class=tokenizer)
 
