@@ -501,6 +501,7 @@ class LLMDecoderConfig(LLMStackConfig):
     """
 
     model_type: ClassVar[str] = "hf_llm_decoder"
+    is_decoder: ClassVar[bool] = True  # for transformers' VisionEncoderDecoderModel, which asks
 
     num_key_value_heads: int | None = 2
     classifier_bias: bool = False

@@ -17,7 +17,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .base import LLMPreTrainedModel
 from .configuration import LLMEncoderDecoderConfig
-from .decoder import LLMDecoderModel
+from .decoder import LLMDecoderModel, outgrows_longrope
 from .decoding import TakesTokenSteps
 from .documents import resolve_documents
 from .encoder import LLMEncoderModel
@@ -114,6 +114,8 @@ class LLMEncoderDecoderModel(_EncoderDecoder):
         attention_mask: torch.Tensor | None = None,
         decoder_input_ids: torch.LongTensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        decoder_token_type_ids: torch.LongTensor | None = None,
         position_ids: torch.LongTensor | None = None,
         decoder_position_ids: torch.LongTensor | None = None,
         document_ids: torch.LongTensor | None = None,
@@ -126,17 +128,18 @@ class LLMEncoderDecoderModel(_EncoderDecoder):
         **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqMoEModelOutput:
         """
-        input_ids, attention_mask, position_ids, document_ids (batch, source): see [`LLMEncoderModel`]; those with
-        `decoder_` (batch, target): see [`LLMDecoderModel`]. A document has the same id in source and target; where ids
-        are not passed, they are found from positions that start again, and the n-th document of the target belongs to
-        the n-th of the source. The decoder's inputs must be passed: BART makes them from the source where they are
-        missing, but then a forgotten argument goes unnoticed. Returns `last_hidden_state` (batch, target, hidden) of
-        the decoder.
+        input_ids, attention_mask, token_type_ids, position_ids, document_ids (batch, source): see [`LLMEncoderModel`];
+        those with `decoder_` (batch, target): see [`LLMDecoderModel`]. A document has the same id in source and
+        target; where ids are not passed, they are found from positions that start again, and the n-th document of the
+        target belongs to the n-th of the source. The decoder's inputs must be passed: BART makes them from the source
+        where they are missing, but then a forgotten argument goes unnoticed. Returns `last_hidden_state` (batch,
+        target, hidden) of the decoder.
         """
         if encoder_outputs is None:
             encoder_outputs = self.encoder(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
+                token_type_ids=token_type_ids,
                 position_ids=position_ids,
                 inputs_embeds=inputs_embeds,
                 document_ids=document_ids,
@@ -152,6 +155,7 @@ class LLMEncoderDecoderModel(_EncoderDecoder):
         decoder_outputs = self.decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
+            token_type_ids=decoder_token_type_ids,
             position_ids=decoder_position_ids,
             document_ids=decoder_document_ids,
             encoder_hidden_states=encoder_outputs[0],
@@ -218,6 +222,20 @@ class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, _EncoderDecod
         pad = self.config.pad_token_id
         return self._start_token_id() if pad is None else pad
 
+    def prepare_inputs_for_generation(self, input_ids, past_key_values=None, decoder_token_type_ids=None, **kwargs):
+        """As in transformers, and as in [`LLMDecoderForCausalLM`] where a text outgrows longrope's short frequencies;
+        new tokens have the last one's `decoder_token_type_ids`."""
+        new, positions = kwargs.get("next_sequence_length"), kwargs.get("decoder_position_ids")
+        if outgrows_longrope(self.config.decoder, past_key_values, new, positions):
+            past_key_values, kwargs["next_sequence_length"] = None, None
+        inputs = super().prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)
+        if decoder_token_type_ids is not None:
+            types, length = decoder_token_type_ids, inputs["decoder_input_ids"].shape[1]
+            if not kwargs.get("is_first_iteration"):
+                types = torch.cat((types, types[:, -1:].expand(-1, input_ids.shape[1] - types.shape[1])), dim=1)
+            inputs["decoder_token_type_ids"] = types[:, -length:]
+        return inputs
+
     def _prepare_cache_for_generation(self, generation_config, model_kwargs: dict, *args, **kwargs) -> None:
         """As in transformers, which lets the cross-attention cache slide where the decoder's layers do: ours holds the
         whole source."""
@@ -238,6 +256,8 @@ class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, _EncoderDecod
         attention_mask: torch.Tensor | None = None,
         decoder_input_ids: torch.LongTensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        decoder_token_type_ids: torch.LongTensor | None = None,
         position_ids: torch.LongTensor | None = None,
         decoder_position_ids: torch.LongTensor | None = None,
         document_ids: torch.LongTensor | None = None,
@@ -271,6 +291,8 @@ class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, _EncoderDecod
             attention_mask=attention_mask,
             decoder_input_ids=decoder_input_ids,
             decoder_attention_mask=decoder_attention_mask,
+            token_type_ids=token_type_ids,
+            decoder_token_type_ids=decoder_token_type_ids,
             position_ids=position_ids,
             decoder_position_ids=decoder_position_ids,
             document_ids=document_ids,
@@ -339,7 +361,6 @@ class _EncoderDecoderHead(TaskHead, _EncoderDecoder):
             if self.config.decoder_start == "start_token":
                 start = pad if self.config.decoder_start_token_id is None else self.config.decoder_start_token_id
             decoder_input_ids = shift_right(input_ids, start, pad)
-        inputs.setdefault("use_cache", False)
         return super()._backbone(
             input_ids=input_ids,
             decoder_input_ids=decoder_input_ids,

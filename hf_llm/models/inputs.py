@@ -62,6 +62,20 @@ def check_aligned(
         )
 
 
+def check_token_types(token_type_ids: torch.LongTensor, tokens: torch.Tensor, types: int) -> None:
+    """Whether there is a token type for each token (batch, seq, ...), and other types than 0 only in a model that has
+    them. Values are looked at on a CPU only."""
+    if token_type_ids.shape != tokens.shape[:2]:
+        raise ValueError(
+            f"`token_type_ids` has shape {tuple(token_type_ids.shape)}, but must have one for each token: "
+            f"{tuple(tokens.shape[:2])}."
+        )
+    if types or token_type_ids.device.type != "cpu" or is_torchdynamo_compiling():
+        return
+    if token_type_ids.any():
+        raise ValueError("`token_type_ids` were passed, but `type_vocab_size=0`: the model has no token types.")
+
+
 def check_documents(document_ids: torch.LongTensor) -> None:
     """Whether document ids (batch, tokens) are integers that never fall along a row, but for -1 at padding. Values are
     looked at on a CPU only."""

@@ -5,6 +5,7 @@ import torch
 from transformers import DynamicCache
 from transformers.models.roberta.modeling_roberta import RobertaEmbeddings
 
+import hf_llm
 from hf_llm import (
     LLMDecoderForSequenceClassification,
     LLMEncoderDecoderForSequenceClassification,
@@ -188,3 +189,19 @@ def test_padding_is_nothing_to_multiple_choice():
     batch = {name: value[None] for name, value in pad(rows, "right").items()}
     expected = torch.cat([logits_of(model, {"input_ids": row["input_ids"][None]}) for row in rows], dim=1)
     torch.testing.assert_close(logits_of(model, batch), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("stack", ("Decoder", "EncoderDecoder"))
+@pytest.mark.parametrize("task", ("SequenceClassification", "TokenClassification", "QuestionAnswering"))
+def test_task_heads_make_a_cache_on_request_alone(stack, task, flash_kernels):
+    """With one, flash attention would run on padding."""
+    config = tiny_config("decoder" if stack == "Decoder" else "encoder_decoder", "flash_attention_2")
+    model = getattr(hf_llm, f"LLM{stack}For{task}")(config)
+    batch = pad([{"input_ids": tokens(1, length)} for length in (9, 4)], "right")
+    for training in (True, False):
+        flash_kernels.calls.clear()
+        assert model.train(training)(**batch).get("past_key_values") is None
+        kernels = {call["kernel"] for call in flash_kernels.calls}
+        assert kernels == {"varlen"} or stack == "EncoderDecoder"  # whose targets have no mask
+    if task == "SequenceClassification":
+        assert model(**batch, use_cache=True).past_key_values is not None
