@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
-from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache, StaticLayer
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import (
     BaseModelOutputWithPastAndCrossAttentions,
@@ -75,10 +75,7 @@ class LLMDecoderModel(TransformerStack):
             past_key_values = self._new_cache()
         cross_cache = getattr(past_key_values, "cross_attention_cache", None)
         if cross_cache is not None and any(cross_cache.is_sliding):
-            raise ValueError(
-                "The cross-attention cache slides, but must hold the whole source: make it without a config, as in "
-                "`EncoderDecoderCache(DynamicCache(config=...), DynamicCache())`."
-            )
+            _hold_whole_source(past_key_values, encoder_hidden_states)
         self_cache = getattr(past_key_values, "self_attention_cache", past_key_values)
         position_ids, documents = self.locate(
             input_ids, inputs_embeds, attention_mask, position_ids, document_ids, self_cache
@@ -153,6 +150,20 @@ class LLMDecoderModel(TransformerStack):
         cache = DynamicCache(config=self.config)
         # the cross-attention cache has no configuration: it never slides
         return EncoderDecoderCache(cache, DynamicCache()) if self.config.add_cross_attention else cache
+
+
+def _hold_whole_source(cache: EncoderDecoderCache, encoder_hidden_states: torch.Tensor | None) -> None:
+    """Make an empty cross-attention cache hold the whole source: transformers' slides where the decoder's layers do.
+    Raises ValueError if it has slid already."""
+    if encoder_hidden_states is None or any(cache.is_updated.values()):
+        raise ValueError(
+            "The cross-attention cache slides, but must hold the whole source: make it without a config, as in "
+            "`EncoderDecoderCache(DynamicCache(config=...), DynamicCache())`."
+        )
+    layers, length = cache.cross_attention_cache.layers, encoder_hidden_states.shape[1]
+    for i, layer in enumerate(layers):
+        if layer.is_sliding:
+            layers[i] = StaticLayer(max_cache_len=length) if isinstance(layer, StaticLayer) else DynamicLayer()
 
 
 def _check_packing(documents: torch.LongTensor | None, encoder_documents: torch.LongTensor | None) -> None:

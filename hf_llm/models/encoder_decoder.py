@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache, StaticLayer
+from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import (
     BaseModelOutput,
@@ -235,19 +235,6 @@ class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, _EncoderDecod
                 types = torch.cat((types, types[:, -1:].expand(-1, input_ids.shape[1] - types.shape[1])), dim=1)
             inputs["decoder_token_type_ids"] = types[:, -length:]
         return inputs
-
-    def _prepare_cache_for_generation(self, generation_config, model_kwargs: dict, *args, **kwargs) -> None:
-        """As in transformers, which lets the cross-attention cache slide where the decoder's layers do: ours holds the
-        whole source."""
-        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
-        cache = model_kwargs.get("past_key_values")
-        if not isinstance(cache, EncoderDecoderCache) or any(cache.is_updated.values()):
-            return
-        length = model_kwargs["encoder_outputs"][0].shape[1]
-        layers = cache.cross_attention_cache.layers
-        for i, layer in enumerate(layers):
-            if layer.is_sliding:
-                layers[i] = StaticLayer(max_cache_len=length) if isinstance(layer, StaticLayer) else DynamicLayer()
 
     @can_return_tuple
     def forward(

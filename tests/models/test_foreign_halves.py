@@ -39,6 +39,7 @@ HALVES = {
     "vit": lambda: ViTModel(ViTConfig(**BERT, image_size=8, patch_size=4)),
     "wav2vec2": lambda: Wav2Vec2Model(Wav2Vec2Config(**SPEECH)),
     "our decoder": lambda: LLMDecoderForCausalLM(tiny_config("decoder")),
+    "our sliding decoder": lambda: LLMDecoderForCausalLM(tiny_config("decoder", layer_types="SL", sliding_window=4)),
     "our experts": lambda: LLMDecoderForCausalLM(tiny_config("decoder", **EXPERTS)),
     "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=64)),
     "bert decoder": lambda: BertLMHeadModel(BertConfig(**BERT, is_decoder=True)),
@@ -49,7 +50,7 @@ CASES = [
     (EncoderDecoderModel, "bert encoder", "gpt2", TEXT),  # the control
     (EncoderDecoderModel, "our encoder", "our decoder", TEXT),
     (EncoderDecoderModel, "our wider encoder", "our experts", TEXT),
-    (EncoderDecoderModel, "bert encoder", "our decoder", TEXT),
+    (EncoderDecoderModel, "bert encoder", "our sliding decoder", TEXT),
     (EncoderDecoderModel, "our encoder", "gpt2", TEXT),
     (EncoderDecoderModel, "our encoder", "bert decoder", TEXT),
     (VisionEncoderDecoderModel, "vit", "our decoder", {"pixel_values": torch.randn(2, 3, 8, 8)}),
