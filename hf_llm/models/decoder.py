@@ -14,7 +14,7 @@ from transformers.modeling_outputs import (
 )
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, can_return_tuple, is_torchdynamo_compiling
+from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
@@ -33,6 +33,7 @@ from .heads import (
 )
 from .inputs import check_labels, check_source
 from .masks import AttentionInputs, cross_attention_inputs, self_attention_inputs
+from .operators import values_are_known
 from .packing import real_documents, repad, row_documents, unpad, unpadded_cross
 from .stack import TransformerStack
 
@@ -170,7 +171,7 @@ def _check_packing(documents: torch.LongTensor | None, encoder_documents: torch.
     """Raise ValueError if only one of the two sides of cross-attention is packed."""
     if documents is not None and encoder_documents is None:
         raise ValueError("Documents are packed in the decoder: pass `encoder_document_ids` as well.")
-    if documents is None and encoder_documents is not None and not is_torchdynamo_compiling():
+    if documents is None and encoder_documents is not None and values_are_known():
         if bool(encoder_documents.max() > 0):
             raise ValueError("Documents are packed in the encoder: pass the decoder's `document_ids` as well.")
 

@@ -8,9 +8,9 @@ which come later know the documents before them.
 import torch
 from torch.nn import functional as F
 from transformers.cache_utils import Cache
-from transformers.utils import is_torchdynamo_compiling
 
 from .inputs import check_documents
+from .operators import values_are_known
 
 
 def past_length(past_key_values: Cache | None) -> int | torch.Tensor:
@@ -51,12 +51,12 @@ def resolve_documents(
 ) -> torch.LongTensor | None:
     """The document of every token so far (batch, past + seq), or `None` where nothing is packed.
 
-    While compiling, where values cannot be looked at, positions always give documents, and those of a cache none.
+    Where values cannot be looked at, as in a graph, positions always give documents, and those of a cache none.
     Raises ValueError if `document_ids` has another shape than (batch, seq) or (batch, past + seq).
     """
     batch, length = shape
     known = getattr(past_key_values, "document_ids", None)
-    if document_ids is None and known is None and past_key_values is not None and is_torchdynamo_compiling():
+    if document_ids is None and known is None and past_key_values is not None and not values_are_known():
         return None
     past = int(past_length(past_key_values))
     known = None if known is None else known[:, :past]
@@ -93,7 +93,7 @@ def _find_documents(position_ids, attention_mask, known, past: int, shape) -> to
         return None if known is None else last + known.new_zeros(shape)
     mask = None if attention_mask is None else attention_mask[:, past:]
     begins = starts_again(position_ids.expand(shape), mask, past)
-    if known is None and not is_torchdynamo_compiling() and not begins.any():
+    if known is None and values_are_known() and not begins.any():
         return None
     return last + begins.long().cumsum(-1)
 

@@ -30,6 +30,7 @@ from .heads import (
     last_chosen,
     last_token,
 )
+from .operators import values_are_known
 
 
 @dataclass
@@ -335,7 +336,7 @@ class _EncoderDecoderHead(TaskHead, _EncoderDecoder):
         if input_ids is None or ends is None:
             raise ValueError("`classifier_pooling='eos'` needs `input_ids`, and `eos_token_id` in the configuration.")
         found = torch.isin(input_ids, torch.as_tensor(ends, device=input_ids.device))
-        if not torch.compiler.is_compiling() and not bool(found.any(-1).all()):
+        if values_are_known() and not bool(found.any(-1).all()):
             raise ValueError(f"`classifier_pooling='eos'`: a text of the batch has no `eos_token_id={ends}`.")
         return found
 
