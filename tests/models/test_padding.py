@@ -193,15 +193,13 @@ def test_padding_is_nothing_to_multiple_choice():
 
 @pytest.mark.parametrize("stack", ("Decoder", "EncoderDecoder"))
 @pytest.mark.parametrize("task", ("SequenceClassification", "TokenClassification", "QuestionAnswering"))
-def test_task_heads_make_a_cache_on_request_alone(stack, task, flash_kernels):
-    """With one, flash attention would run on padding."""
-    config = tiny_config("decoder" if stack == "Decoder" else "encoder_decoder", "flash_attention_2")
+def test_task_heads_make_a_cache_on_request_alone(stack, task):
+    """With one, the layers would run on padding where attention takes lengths."""
+    config = tiny_config("decoder" if stack == "Decoder" else "encoder_decoder")
     model = getattr(hf_llm, f"LLM{stack}For{task}")(config)
-    batch = pad([{"input_ids": tokens(1, length)} for length in (9, 4)], "right")
+    caches = []
+    model.model.register_forward_hook(lambda module, args, output: caches.append(output.past_key_values))
     for training in (True, False):
-        flash_kernels.calls.clear()
-        assert model.train(training)(**batch).get("past_key_values") is None
-        kernels = {call["kernel"] for call in flash_kernels.calls}
-        assert kernels == {"varlen"} or stack == "EncoderDecoder"  # whose targets have no mask
-    if task == "SequenceClassification":
-        assert model(**batch, use_cache=True).past_key_values is not None
+        model.train(training)(tokens(1, 5))
+    model(tokens(1, 5), use_cache=True)
+    assert caches[:2] == [None, None] and caches[2] is not None
