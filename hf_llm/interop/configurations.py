@@ -2,8 +2,8 @@
 
 import copy
 import dataclasses
+import functools
 import typing
-from operator import attrgetter
 from typing import Any
 
 import transformers
@@ -111,7 +111,7 @@ def to_native_config(family: Family, ours: PreTrainedConfig, head: str | None = 
             if isinstance(entry, Group):
                 values |= entry.to_native(ours)
             else:
-                values[entry.native] = entry.to_native(copy.deepcopy(attrgetter(entry.ours[0])(ours)))
+                values[entry.native] = entry.to_native(copy.deepcopy(_read(ours, entry.ours[0])))
         values |= {name: getattr(ours, name) for name in TOKENS if hasattr(ours, name)}
         values |= {name: getattr(ours, name) for name in CARRIED if getattr(ours, name, None) is not None}
         native = _native_config(family, values)
@@ -126,6 +126,11 @@ def to_native_config(family: Family, ours: PreTrainedConfig, head: str | None = 
         details = "; ".join(f"`{n}={meant.get(n)!r}` (would become {read_back.get(n)!r})" for n in lost)
         raise InteropError(f"{family.name} cannot express {details}.")
     return native
+
+
+def _read(ours: PreTrainedConfig, name: str) -> Any:
+    """A field by its name or path; `None` where this configuration does not have it."""
+    return functools.reduce(lambda config, part: getattr(config, part, None), name.split("."), ours)
 
 
 def _native_config(family: Family, values: dict[str, Any]) -> PreTrainedConfig:

@@ -87,7 +87,7 @@ def flatten(config: PreTrainedConfig) -> dict[str, Any]:
     """Every field of one of our configurations as it is set, `encoder.x` and `decoder.x` for nested ones."""
     flat = {}
     for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
+        value = getattr(config, f.name, None)  # some fields are of mixtures alone
         if isinstance(value, PreTrainedConfig):
             flat |= {f"{f.name}.{name}": item for name, item in flatten(value).items()}
         else:
@@ -99,7 +99,7 @@ def architecture(config: PreTrainedConfig) -> dict[str, Any]:
     """What decides the outputs of a model: the fields that say something, each with the value that it stands for."""
     meaning = {}
     for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
+        value = getattr(config, f.name, None)  # some fields are of mixtures alone
         if isinstance(value, PreTrainedConfig):
             meaning |= {f"{f.name}.{name}": item for name, item in architecture(value).items()}
         elif f.name not in NOT_ARCHITECTURE and f.name not in TOKENS and APPLIES.get(f.name, _always)(config):

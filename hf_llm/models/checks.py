@@ -131,7 +131,7 @@ class StackChecks:
             (PROBABILITIES, lambda value: 0 <= value < 1, "in [0, 1)"),
         ):
             for field in fields:
-                value = getattr(self, field)
+                value = getattr(self, field, None)
                 if value is not None and not legal(value):
                     raise ValueError(f"`{field}={value}` must be {meaning}.")
         if self.num_attention_heads % self.num_key_value_heads:
@@ -239,7 +239,7 @@ class StackChecks:
                 raise ValueError(f"`{field}={getattr(self, field)}` means nothing without `num_experts`.")
         if self.shared_expert_gate and self.shared_expert_intermediate_size is None:
             raise ValueError("`shared_expert_gate=True` means nothing without `shared_expert_intermediate_size`.")
-        if (self.num_experts or 0) > 0 and not 1 <= self.num_experts_per_tok <= self.num_experts:
+        if self.is_moe and not 1 <= self.num_experts_per_tok <= self.num_experts:
             raise ValueError(
                 f"`num_experts_per_tok={self.num_experts_per_tok}` must be between 1 and "
                 f"`num_experts={self.num_experts}`."

@@ -81,6 +81,11 @@ def _tile(field: str, pattern: str, letters: dict[str, str], length: int) -> lis
     return [letters[pattern[i % len(pattern)]] for i in range(length)]
 
 
+def _of_mixtures(default) -> dataclasses.Field:
+    """A field that configurations without sparse layers do not have. A factory leaves the class without it as well."""
+    return dataclasses.field(default_factory=lambda: default, metadata={"of_mixtures": True})
+
+
 class _Common:
     """What all configurations share: fields are read as they are, are the same for all layers, and are saved with the
     code that opens them."""
@@ -197,6 +202,8 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
             (https://arxiv.org/abs/2101.03961) and the router z-loss (https://arxiv.org/abs/2202.08906), added to the
             training loss: over all tokens at once, or, with `num_items_in_batch`, row by row (see losses.py).
         router_jitter_noise: multiplicative uniform noise on the router's input in training (Mixtral).
+        num_experts_per_tok, router_aux_loss_coef and output_router_logits are attributes of a mixture alone: without
+        sparse layers there are none, since TRL and others take a model with such attributes for a mixture.
 
     Embeddings and head:
         tie_word_embeddings; embedding_multiplier: factor on the token embeddings (Gemma: sqrt(hidden_size)).
@@ -280,7 +287,7 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
     mlp_bias: bool = False
     num_experts: int | None = None
     mlp_layer_types: list[str] | str | None = None
-    num_experts_per_tok: int = 2
+    num_experts_per_tok: int = _of_mixtures(2)
     norm_topk_prob: bool = True
     moe_intermediate_size: int | None = None
     shared_expert_intermediate_size: int | None = None
@@ -289,10 +296,10 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
     expert_bias: bool = False
     swiglu_limit: float | int | None = None
     swiglu_alpha: float | int | None = None
-    router_aux_loss_coef: float | int = 0.01
+    router_aux_loss_coef: float | int = _of_mixtures(0.01)
     router_z_loss_coef: float | int = 0.0
     router_jitter_noise: float | int = 0.0
-    output_router_logits: bool = False
+    output_router_logits: bool = _of_mixtures(False)
 
     # Embeddings and head
     tie_word_embeddings: bool = True
@@ -357,6 +364,10 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
             self.mlp_layer_types = ["sparse"] * self.num_hidden_layers
         if self.num_experts and self.moe_intermediate_size is None:
             self.moe_intermediate_size = self.intermediate_size
+        if not self.is_moe:
+            for field in dataclasses.fields(self):
+                if field.metadata.get("of_mixtures"):
+                    delattr(self, field.name)
         super().__post_init__(**kwargs)
 
     def convert_rope_params_to_dict(self, **kwargs):
@@ -509,6 +520,7 @@ class LLMDecoderConfig(LLMStackConfig):
     """
 
     model_type: ClassVar[str] = "hf_llm_decoder"
+    is_decoder: ClassVar[bool] = True  # for transformers' VisionEncoderDecoderModel, which asks
 
     num_key_value_heads: int | None = 2
     classifier_bias: bool = False
@@ -709,7 +721,7 @@ class LLMEncoderDecoderConfig(_Common, PreTrainedConfig):
             )
         if self.share_layers:
             for field in _FIELDS_OF_SHARED_LAYERS:
-                encoder, decoder = getattr(self.encoder, field), getattr(self.decoder, field)
+                encoder, decoder = getattr(self.encoder, field, None), getattr(self.decoder, field, None)
                 if encoder != decoder:
                     raise ValueError(
                         f"`share_layers=True` needs equal `{field}`: encoder {encoder}, decoder {decoder}."

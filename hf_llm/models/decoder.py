@@ -1,17 +1,19 @@
 """The causal decoder (GPT- and Llama-like) and its heads."""
 
+from dataclasses import dataclass
+
 import torch
 from torch.nn import functional as F
-from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache, StaticLayer
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import (
     BaseModelOutputWithPastAndCrossAttentions,
-    CausalLMOutputWithPast,
+    CausalLMOutputWithCrossAttentions,
     MoeCausalLMOutputWithPast,
     SequenceClassifierOutputWithPast,
 )
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, can_return_tuple, is_torchdynamo_compiling
+from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
@@ -32,6 +34,7 @@ from .heads import (
 )
 from .inputs import check_labels, check_source
 from .masks import AttentionInputs, cross_attention_inputs, self_attention_inputs
+from .operators import values_are_known
 from .packing import real_documents, repad, row_documents, unpad, unpadded_cross
 from .stack import TransformerStack
 
@@ -57,6 +60,7 @@ class LLMDecoderModel(TransformerStack):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        token_type_ids: torch.LongTensor | None = None,
         document_ids: torch.LongTensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
@@ -65,10 +69,10 @@ class LLMDecoderModel(TransformerStack):
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """
         input_ids (batch, seq) int64, or inputs_embeds (batch, seq, embedding size); attention_mask (batch, past + seq)
-        with 0 at padding; position_ids (batch, seq) int64; document_ids (batch, seq) int64: 0, 1, ... for the
-        documents packed into a row, -1 for padding (found from `position_ids` that start again, if not passed).
-        encoder_hidden_states (batch, source, width), encoder_attention_mask and encoder_document_ids (batch, source):
-        for decoders with cross-attention. Returns `last_hidden_state` (batch, seq, hidden) and the cache.
+        with 0 at padding; position_ids, token_type_ids (batch, seq) int64; document_ids (batch, seq) int64: 0, 1, ...
+        for the documents packed into a row, -1 for padding (found from `position_ids` that start again, if not
+        passed). encoder_hidden_states (batch, source, width), encoder_attention_mask and encoder_document_ids (batch,
+        source): for decoders with cross-attention. Returns `last_hidden_state` (batch, seq, hidden) and the cache.
         """
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
             past_key_values, use_cache = None, False  # a layer that is computed again would append its keys again
@@ -76,15 +80,12 @@ class LLMDecoderModel(TransformerStack):
             past_key_values = self._new_cache()
         cross_cache = getattr(past_key_values, "cross_attention_cache", None)
         if cross_cache is not None and any(cross_cache.is_sliding):
-            raise ValueError(
-                "The cross-attention cache slides, but must hold the whole source: make it without a config, as in "
-                "`EncoderDecoderCache(DynamicCache(config=...), DynamicCache())`."
-            )
+            _hold_whole_source(past_key_values, encoder_hidden_states)
         self_cache = getattr(past_key_values, "self_attention_cache", past_key_values)
         position_ids, documents = self.locate(
             input_ids, inputs_embeds, attention_mask, position_ids, document_ids, self_cache
         )
-        hidden_states = self.embed(input_ids, inputs_embeds, position_ids)
+        hidden_states = self.embed(input_ids, inputs_embeds, position_ids, token_type_ids)
         if encoder_hidden_states is not None:
             self._check_source(encoder_hidden_states, encoder_attention_mask, hidden_states.shape[0])
             _check_packing(documents, encoder_document_ids)
@@ -154,13 +155,49 @@ class LLMDecoderModel(TransformerStack):
         return EncoderDecoderCache(cache, DynamicCache()) if self.config.add_cross_attention else cache
 
 
+def _hold_whole_source(cache: EncoderDecoderCache, encoder_hidden_states: torch.Tensor | None) -> None:
+    """Make an empty cross-attention cache hold the whole source: transformers' slides where the decoder's layers do.
+    Raises ValueError if it has slid already."""
+    if encoder_hidden_states is None or any(cache.is_updated.values()):
+        raise ValueError(
+            "The cross-attention cache slides, but must hold the whole source: make it without a config, as in "
+            "`EncoderDecoderCache(DynamicCache(config=...), DynamicCache())`."
+        )
+    layers, length = cache.cross_attention_cache.layers, encoder_hidden_states.shape[1]
+    for i, layer in enumerate(layers):
+        if layer.is_sliding:
+            layers[i] = StaticLayer(max_cache_len=length) if isinstance(layer, StaticLayer) else DynamicLayer()
+
+
 def _check_packing(documents: torch.LongTensor | None, encoder_documents: torch.LongTensor | None) -> None:
     """Raise ValueError if only one of the two sides of cross-attention is packed."""
     if documents is not None and encoder_documents is None:
         raise ValueError("Documents are packed in the decoder: pass `encoder_document_ids` as well.")
-    if documents is None and encoder_documents is not None and not is_torchdynamo_compiling():
+    if documents is None and encoder_documents is not None and values_are_known():
         if bool(encoder_documents.max() > 0):
             raise ValueError("Documents are packed in the encoder: pass the decoder's `document_ids` as well.")
+
+
+def outgrows_longrope(
+    config: LLMDecoderConfig, cache: Cache | None, new: int | None, position_ids: torch.LongTensor | None
+) -> bool:
+    """Whether longrope rotates `new` tokens by its long frequencies, but rotated those of the cache by its short ones.
+
+    position_ids (batch, cached + new), or `None` where the place in the row is the position."""
+    limit = config.longrope_limit
+    if limit is None or new is None or cache is None:
+        return False
+    past = int(past_length(cache))
+    if past and position_ids is not None and position_ids.shape[-1] == past + new:
+        return bool(position_ids[:, :past].max() < limit <= position_ids.max())
+    return 0 < past <= limit < past + new
+
+
+@dataclass
+class MoeCausalLMOutputWithCrossAttentions(MoeCausalLMOutputWithPast):
+    """Beside what mixtures of experts give, the weights of cross-attention."""
+
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 class LLMDecoderForCausalLM(LanguageModelHead, LLMPreTrainedModel, TakesTokenSteps, GenerationMixin):
@@ -191,9 +228,12 @@ class LLMDecoderForCausalLM(LanguageModelHead, LLMPreTrainedModel, TakesTokenSte
     def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, **kwargs):
         """As in transformers, but when a text outgrows longrope's short frequencies, its cached keys have been rotated
         by the wrong ones: the cache is computed anew, once (as in transformers' Phi-3)."""
-        limit, cache = self.config.longrope_limit, kwargs.get(CACHE)
-        outgrown = limit is not None and cache is not None and input_ids.shape[1] > limit
-        if outgrown and cache.get_seq_length() <= limit:
+        new, cache = kwargs.get("next_sequence_length"), kwargs.get(CACHE)
+        if outgrows_longrope(self.config, cache, new, kwargs.get("position_ids")):
+            if inputs_embeds is not None:  # of the prompt; what has been generated since has ids
+                generated = past_length(cache) + new - inputs_embeds.shape[1]
+                embeddings = self.get_input_embeddings()(input_ids[:, input_ids.shape[1] - generated :])
+                inputs_embeds, kwargs["is_first_iteration"] = torch.cat((inputs_embeds, embeddings), dim=1), True
             kwargs[CACHE] = kwargs["next_sequence_length"] = None
         return super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
 
@@ -208,12 +248,15 @@ class LLMDecoderForCausalLM(LanguageModelHead, LLMPreTrainedModel, TakesTokenSte
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
+        token_type_ids: torch.LongTensor | None = None,
         document_ids: torch.LongTensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         skip_logits: bool | None = None,
         output_router_logits: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> CausalLMOutputWithPast | MoeCausalLMOutputWithPast:
+    ) -> CausalLMOutputWithCrossAttentions | MoeCausalLMOutputWithCrossAttentions:
         """
         As [`LLMDecoderModel`], and labels (batch, seq) int64, aligned with `input_ids` and shifted here, -100 where
         there is no target; a document's first token is never one. logits_to_keep: how many last positions, or which,
@@ -229,7 +272,10 @@ class LLMDecoderForCausalLM(LanguageModelHead, LLMPreTrainedModel, TakesTokenSte
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            token_type_ids=token_type_ids,
             document_ids=document_ids,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
             output_router_logits=self.wants_router_logits(output_router_logits, labels),
             **kwargs,
         )
@@ -256,10 +302,12 @@ class LLMDecoderForCausalLM(LanguageModelHead, LLMPreTrainedModel, TakesTokenSte
             CACHE: outputs.get(CACHE),
             "hidden_states": outputs.hidden_states,
             "attentions": outputs.attentions,
+            "cross_attentions": outputs.cross_attentions,
         }
         if self.config.is_moe:
-            return MoeCausalLMOutputWithPast(**fields, aux_loss=aux_loss, router_logits=outputs.get("router_logits"))
-        return CausalLMOutputWithPast(**fields)
+            router_logits = outputs.get("router_logits")
+            return MoeCausalLMOutputWithCrossAttentions(**fields, aux_loss=aux_loss, router_logits=router_logits)
+        return CausalLMOutputWithCrossAttentions(**fields)
 
 
 def next_tokens(

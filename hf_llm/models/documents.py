@@ -10,9 +10,9 @@ import functools
 import torch
 from torch.nn import functional as F
 from transformers.cache_utils import Cache
-from transformers.utils import is_torchdynamo_compiling
 
 from .inputs import check_documents
+from .operators import values_are_known
 
 
 class _RemembersDocuments:
@@ -37,7 +37,7 @@ def _remembering(cls: type[Cache]) -> type[Cache]:
 
 
 def _remember(cache: Cache, documents: torch.LongTensor) -> None:
-    if not isinstance(cache, _RemembersDocuments) and not is_torchdynamo_compiling():
+    if not isinstance(cache, _RemembersDocuments) and values_are_known():
         cache.__class__ = _remembering(type(cache))
     cache.document_ids = documents
 
@@ -78,7 +78,7 @@ def resolve_documents(
 ) -> torch.LongTensor | None:
     """The document of every token so far (batch, past + seq), or `None` where nothing is packed.
 
-    While compiling, where values cannot be looked at, positions always give documents, and those behind a cache none.
+    Where values cannot be looked at, as in a graph, positions always give documents, and those behind a cache none.
     Behind a cache, the position of a single token begins none either (only `document_ids` do): looking at it would
     make an accelerator wait for every generated token. Raises ValueError if `document_ids` has another shape than
     (batch, seq) or (batch, past + seq).
@@ -86,7 +86,7 @@ def resolve_documents(
     batch, length = shape
     known = getattr(past_key_values, "document_ids", None)
     if document_ids is None and known is None and past_key_values is not None:
-        if length == 1 or is_torchdynamo_compiling():
+        if length == 1 or not values_are_known():
             return None
     past = int(past_length(past_key_values))
     known = None if known is None else known[:, :past]
@@ -123,7 +123,7 @@ def _find_documents(position_ids, attention_mask, known, past: int, shape) -> to
         return None if known is None else last + known.new_zeros(shape)
     mask = None if attention_mask is None else attention_mask[:, past:]
     begins = starts_again(position_ids.expand(shape), mask, past)
-    if known is None and not is_torchdynamo_compiling() and not begins.any():
+    if known is None and values_are_known() and not begins.any():
         return None
     return last + begins.long().cumsum(-1)
 

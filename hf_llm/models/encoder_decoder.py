@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache, StaticLayer
+from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import (
     BaseModelOutput,
@@ -18,7 +18,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from .base import LLMPreTrainedModel
 from .compat import CACHE, takes_cache
 from .configuration import LLMEncoderDecoderConfig
-from .decoder import LLMDecoderModel
+from .decoder import LLMDecoderModel, outgrows_longrope
 from .decoding import TakesTokenSteps
 from .documents import resolve_documents
 from .encoder import LLMEncoderModel
@@ -31,6 +31,7 @@ from .heads import (
     last_chosen,
     last_token,
 )
+from .operators import values_are_known
 
 
 @dataclass
@@ -115,6 +116,8 @@ class LLMEncoderDecoderModel(_EncoderDecoder):
         attention_mask: torch.Tensor | None = None,
         decoder_input_ids: torch.LongTensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        decoder_token_type_ids: torch.LongTensor | None = None,
         position_ids: torch.LongTensor | None = None,
         decoder_position_ids: torch.LongTensor | None = None,
         document_ids: torch.LongTensor | None = None,
@@ -127,17 +130,18 @@ class LLMEncoderDecoderModel(_EncoderDecoder):
         **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqMoEModelOutput:
         """
-        input_ids, attention_mask, position_ids, document_ids (batch, source): see [`LLMEncoderModel`]; those with
-        `decoder_` (batch, target): see [`LLMDecoderModel`]. A document has the same id in source and target; where ids
-        are not passed, they are found from positions that start again, and the n-th document of the target belongs to
-        the n-th of the source. The decoder's inputs must be passed: BART makes them from the source where they are
-        missing, but then a forgotten argument goes unnoticed. Returns `last_hidden_state` (batch, target, hidden) of
-        the decoder.
+        input_ids, attention_mask, token_type_ids, position_ids, document_ids (batch, source): see [`LLMEncoderModel`];
+        those with `decoder_` (batch, target): see [`LLMDecoderModel`]. A document has the same id in source and
+        target; where ids are not passed, they are found from positions that start again, and the n-th document of the
+        target belongs to the n-th of the source. The decoder's inputs must be passed: BART makes them from the source
+        where they are missing, but then a forgotten argument goes unnoticed. Returns `last_hidden_state` (batch,
+        target, hidden) of the decoder.
         """
         if encoder_outputs is None:
             encoder_outputs = self.encoder(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
+                token_type_ids=token_type_ids,
                 position_ids=position_ids,
                 inputs_embeds=inputs_embeds,
                 document_ids=document_ids,
@@ -153,6 +157,7 @@ class LLMEncoderDecoderModel(_EncoderDecoder):
         decoder_outputs = self.decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
+            token_type_ids=decoder_token_type_ids,
             position_ids=decoder_position_ids,
             document_ids=decoder_document_ids,
             encoder_hidden_states=encoder_outputs[0],
@@ -220,18 +225,19 @@ class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, _EncoderDecod
         new = getattr(super(), "_prepare_text_encoder_decoder_kwargs_for_generation", None)
         return (new or super()._prepare_encoder_decoder_kwargs_for_generation)(*args, **kwargs)
 
-    def _prepare_cache_for_generation(self, generation_config, model_kwargs: dict, *args, **kwargs) -> None:
-        """As in transformers, which lets the cross-attention cache slide where the decoder's layers do: ours holds the
-        whole source."""
-        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
-        cache = model_kwargs.get(CACHE)
-        if not isinstance(cache, EncoderDecoderCache) or any(cache.is_updated.values()):
-            return
-        length = model_kwargs["encoder_outputs"][0].shape[1]
-        layers = cache.cross_attention_cache.layers
-        for i, layer in enumerate(layers):
-            if layer.is_sliding:
-                layers[i] = StaticLayer(max_cache_len=length) if isinstance(layer, StaticLayer) else DynamicLayer()
+    def prepare_inputs_for_generation(self, input_ids, decoder_token_type_ids=None, **kwargs):
+        """As in transformers, and as in [`LLMDecoderForCausalLM`] where a text outgrows longrope's short frequencies;
+        new tokens have the last one's `decoder_token_type_ids`."""
+        new, positions = kwargs.get("next_sequence_length"), kwargs.get("decoder_position_ids")
+        if outgrows_longrope(self.config.decoder, kwargs.get(CACHE), new, positions):
+            kwargs[CACHE] = kwargs["next_sequence_length"] = None
+        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
+        if decoder_token_type_ids is not None:
+            types, length = decoder_token_type_ids, inputs["decoder_input_ids"].shape[1]
+            if not kwargs.get("is_first_iteration"):
+                types = torch.cat((types, types[:, -1:].expand(-1, input_ids.shape[1] - types.shape[1])), dim=1)
+            inputs["decoder_token_type_ids"] = types[:, -length:]
+        return inputs
 
     @takes_cache
     @can_return_tuple
@@ -241,6 +247,8 @@ class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, _EncoderDecod
         attention_mask: torch.Tensor | None = None,
         decoder_input_ids: torch.LongTensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        decoder_token_type_ids: torch.LongTensor | None = None,
         position_ids: torch.LongTensor | None = None,
         decoder_position_ids: torch.LongTensor | None = None,
         document_ids: torch.LongTensor | None = None,
@@ -274,6 +282,8 @@ class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, _EncoderDecod
             attention_mask=attention_mask,
             decoder_input_ids=decoder_input_ids,
             decoder_attention_mask=decoder_attention_mask,
+            token_type_ids=token_type_ids,
+            decoder_token_type_ids=decoder_token_type_ids,
             position_ids=position_ids,
             decoder_position_ids=decoder_position_ids,
             document_ids=document_ids,
@@ -330,7 +340,7 @@ class _EncoderDecoderHead(TaskHead, _EncoderDecoder):
         if input_ids is None or ends is None:
             raise ValueError("`classifier_pooling='eos'` needs `input_ids`, and `eos_token_id` in the configuration.")
         found = torch.isin(input_ids, torch.as_tensor(ends, device=input_ids.device))
-        if not torch.compiler.is_compiling() and not bool(found.any(-1).all()):
+        if values_are_known() and not bool(found.any(-1).all()):
             raise ValueError(f"`classifier_pooling='eos'`: a text of the batch has no `eos_token_id={ends}`.")
         return found
 
@@ -343,7 +353,6 @@ class _EncoderDecoderHead(TaskHead, _EncoderDecoder):
             if self.config.decoder_start == "start_token":
                 start = pad if self.config.decoder_start_token_id is None else self.config.decoder_start_token_id
             decoder_input_ids = shift_right(input_ids, start, pad)
-        inputs.setdefault("use_cache", False)
         return super()._backbone(
             input_ids=input_ids,
             decoder_input_ids=decoder_input_ids,

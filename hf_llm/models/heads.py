@@ -154,7 +154,12 @@ class TaskHead:
     """Shared by the task heads: what to pass on to the backbone, and the transform before the last linear layer."""
 
     def _backbone(self, **inputs):
-        return self.model(**{name: value for name, value in inputs.items() if value is not None})
+        """The backbone's outputs; without a cache unless it is asked for: no token follows a text that is classified,
+        and where there is a cache, the layers run on padding as well."""
+        given = {name: value for name, value in inputs.items() if value is not None}
+        if getattr(self.config, "use_cache", False):
+            given.setdefault("use_cache", False)
+        return self.model(**given)
 
     output_classes = {
         "sequence": SequenceClassifierOutput,

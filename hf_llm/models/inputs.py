@@ -5,7 +5,8 @@ Shapes are looked at always; values only where that makes no accelerator wait.
 
 import torch
 from torch import nn
-from transformers.utils import is_torchdynamo_compiling
+
+from .operators import values_are_known
 
 
 class IdEmbedding(nn.Embedding):
@@ -62,12 +63,26 @@ def check_aligned(
         )
 
 
+def check_token_types(token_type_ids: torch.LongTensor, tokens: torch.Tensor, types: int) -> None:
+    """Whether there is a token type for each token (batch, seq, ...), and other types than 0 only in a model that has
+    them. Values are looked at on a CPU only."""
+    if token_type_ids.shape != tokens.shape[:2]:
+        raise ValueError(
+            f"`token_type_ids` has shape {tuple(token_type_ids.shape)}, but must have one for each token: "
+            f"{tuple(tokens.shape[:2])}."
+        )
+    if types or token_type_ids.device.type != "cpu" or not values_are_known():
+        return
+    if token_type_ids.any():
+        raise ValueError("`token_type_ids` were passed, but `type_vocab_size=0`: the model has no token types.")
+
+
 def check_documents(document_ids: torch.LongTensor) -> None:
     """Whether document ids (batch, tokens) are integers that never fall along a row, but for -1 at padding. Values are
     looked at on a CPU only."""
     if document_ids.is_floating_point():
         raise ValueError(f"`document_ids` has the dtype {document_ids.dtype}, but must hold integers.")
-    if document_ids.device.type != "cpu" or is_torchdynamo_compiling():
+    if document_ids.device.type != "cpu" or not values_are_known():
         return
     falls = (document_ids >= 0) & (document_ids < document_ids.cummax(-1).values)
     if falls.any():
@@ -101,7 +116,7 @@ def check_labels(labels: torch.LongTensor | None, tokens: torch.Tensor) -> None:
 
 def check_classes(labels: torch.LongTensor, classes: int, ignore_index: int) -> None:
     """Whether there is a logit for each label. Looked at on a CPU only."""
-    if labels.device.type != "cpu" or is_torchdynamo_compiling():
+    if labels.device.type != "cpu" or not values_are_known():
         return
     wrong = labels[(labels != ignore_index) & ((labels < 0) | (labels >= classes))]
     if len(wrong):

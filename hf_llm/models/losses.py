@@ -15,7 +15,7 @@ from transformers.utils import is_torchdynamo_compiling
 
 from .checks import check_choice
 from .inputs import check_classes
-from .operators import cpu_operator
+from .operators import cpu_operator, is_transformed
 from .plain import is_plain
 from .precision import cast_once
 
@@ -243,6 +243,10 @@ def linear_cross_entropy(
     or the sum divided by `num_items_in_batch`; 0 where there is no target. It has no second derivatives.
     """
     hidden, labels = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1).to(hidden.device)
+    if is_transformed():
+        logits = transform_logits(head(hidden if transform is None else transform(hidden)), logit_scale, softcap)
+        options = {"label_smoothing": label_smoothing, "z_loss": z_loss, "ignore_index": ignore_index}
+        return logits_cross_entropy(logits, labels, **options, num_items_in_batch=num_items_in_batch)
     if _is_readable(head):
         check_classes(labels, head.out_features, ignore_index)
     count = (labels != ignore_index).sum()

@@ -19,6 +19,7 @@ from transformers.masking_utils import (
     sliding_window_causal_mask_function,
 )
 
+from .operators import is_transformed
 from .packing import is_flash, length_arguments, padded_length_arguments, real_documents
 
 
@@ -81,6 +82,7 @@ def make_mask(
             key_documents = F.pad(key_documents, (0, missing), value=-2)
         rule = and_masks(_same_document(query_documents, key_documents), rule)
         may_skip = False
+    may_skip = may_skip and not is_transformed()  # it would look for padding
     return ALL_MASK_ATTENTION_FUNCTIONS[config._attn_implementation](
         batch_size=batch,
         q_length=q_length,

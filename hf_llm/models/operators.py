@@ -21,17 +21,26 @@ def cpu_operator(module: str, name: str) -> Callable:
     return torch.library.custom_op(f"hf_llm_{namespace}::{name}", mutates_args=(), device_types="cpu")
 
 
+def values_are_known() -> bool:
+    """Whether Python may look at a tensor's values: not in a graph that is being made, nor under torch.func or
+    forward-mode differentiation, where one tensor may stand for many."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+    )
+
+
+def is_transformed() -> bool:
+    """Whether torch.func or forward-mode differentiation looks on, which know torch's own operators alone."""
+    return not (torch.compiler.is_compiling() or values_are_known())
+
+
 def runs_plainly_on_cpu(states: torch.Tensor) -> bool:
     """Whether a tensor is on a CPU and what is done to it is done now: not in graphs (torch's compiler fuses by
     itself, traces and exports hold no Python), under torch.func or forward-mode differentiation, or in float64, in
     which gradients are checked."""
-    return (
-        states.is_cpu
-        and states.dtype != torch.float64
-        and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and forward_ad._current_level < 0
-    )
+    return states.is_cpu and states.dtype != torch.float64 and values_are_known() and not torch.jit.is_tracing()
 
 
 def needs_gradients(*tensors: torch.Tensor) -> bool:

@@ -7,7 +7,8 @@ are, and so does attention on a CPU, where it costs the squares of the documents
 
 import torch
 from torch.nn import functional as F
-from transformers.utils import is_torchdynamo_compiling
+
+from .operators import is_transformed, values_are_known
 
 
 def is_flash(config) -> bool:
@@ -18,13 +19,13 @@ def is_flash(config) -> bool:
 def runs_cpu_attention(backend: str, states: torch.Tensor) -> bool:
     """Whether sdpa is that of `cpu_attention`."""
     on_cpu = backend == "sdpa" and states.device.type == "cpu"
-    return on_cpu and not (torch.jit.is_tracing() or torch.compiler.is_exporting())
+    return on_cpu and not (torch.jit.is_tracing() or torch.compiler.is_exporting() or is_transformed())
 
 
 def takes_lengths(config, states: torch.Tensor) -> bool:
     """Whether attention takes the lengths of documents, which `cpu_attention` does, but not in a graph, which would be
     compiled again for every set of them."""
-    return runs_cpu_attention(config._attn_implementation, states) and not is_torchdynamo_compiling()
+    return runs_cpu_attention(config._attn_implementation, states) and values_are_known()
 
 
 def real_documents(documents: torch.LongTensor | None, attention_mask) -> torch.LongTensor | None:

@@ -11,7 +11,7 @@ from transformers.cache_utils import Cache
 from .base import LLMPreTrainedModel
 from .configuration import LLMStackConfig
 from .documents import default_positions, past_length, positions_in_documents, resolve_documents
-from .inputs import IdEmbedding, check_aligned, check_tokens
+from .inputs import IdEmbedding, check_aligned, check_token_types, check_tokens
 from .layer import TransformerLayer
 from .masks import AttentionInputs
 from .norms import get_norm
@@ -149,12 +149,12 @@ class TransformerStack(LLMPreTrainedModel):
         early = self.config.embedding_projection == "tokens"
         if early:
             hidden_states = self.embed_projection(hidden_states)
+        if token_type_ids is not None:
+            check_token_types(token_type_ids, hidden_states, self.config.type_vocab_size)
         if self.embed_token_types is not None:
             if token_type_ids is None:
                 token_type_ids = torch.zeros(hidden_states.shape[:2], dtype=torch.long, device=hidden_states.device)
             hidden_states = hidden_states + self.embed_token_types(token_type_ids)
-        elif token_type_ids is not None and input_ids is not None and bool(token_type_ids.any()):
-            raise ValueError("`token_type_ids` were passed, but `type_vocab_size=0`: the model has no token types.")
         if self.embed_positions is not None:
             hidden_states = hidden_states + self.embed_positions(position_ids).to(hidden_states.dtype)
         if self.embed_norm is not None:

@@ -71,10 +71,9 @@ class _Run:
     def __init__(self, method: Method, config: AlignConfig, args: Any):
         self.method, self.config, self.args = method, config, args
         model_config = self.check_model()
-        if not method.takes_encoder_decoders and not model_config.num_experts:
-            args.router_aux_loss_coef = 0.0  # TRL takes whoever has the field for a mixture of experts
-            if args.ddp_find_unused_parameters is None:
-                args.ddp_find_unused_parameters = False  # each step uses all
+        dense_decoder = not method.takes_encoder_decoders and not model_config.num_experts
+        if dense_decoder and args.ddp_find_unused_parameters is None:
+            args.ddp_find_unused_parameters = False  # each step uses all
         with args.main_process_first():  # the first process fills the caches that the others read
             self.data = {split: load_split(config.data, method.data, split) for split in SPLITS}
             self.tokenizer = open_text_tokenizer(config, self.data)

@@ -103,10 +103,10 @@ def encoder_decoder_config(decoder: LLMDecoderConfig, tied: bool = False, **fiel
 
 
 def _encoder_fields(decoder: LLMDecoderConfig) -> dict[str, Any]:
-    copied = {name: getattr(decoder, name) for name in COPIED}
+    copied = {name: getattr(decoder, name) for name in COPIED if hasattr(decoder, name)}
     return copied | {name: change(decoder) for name, change in CHANGED.items()}
 
 
 def _decoder_fields(decoder: LLMDecoderConfig) -> dict[str, Any]:
     names = (*COPIED, *CHANGED, "alibi_dtype", "use_cache", "classifier_bias")
-    return {name: getattr(decoder, name) for name in names}
+    return {name: getattr(decoder, name) for name in names if hasattr(decoder, name)}

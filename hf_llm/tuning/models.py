@@ -1,5 +1,6 @@
 """Open what a run starts from: a checkpoint of ours or a native one, with the head that the job needs."""
 
+import dataclasses
 import logging
 from collections.abc import Iterable
 
@@ -126,7 +127,7 @@ def _head_class(auto_class: type, config: PreTrainedConfig) -> type[PreTrainedMo
 
 def _set_fields(config: PreTrainedConfig, fields: dict) -> PreTrainedConfig:
     """The configuration with some fields changed and checked."""
-    known = {**config.to_dict(), **dict.fromkeys(("num_labels", "id2label", "label2id", "problem_type"))}
+    known = {*config.to_dict(), *(f.name for f in dataclasses.fields(config)), "num_labels", "id2label", "label2id"}
     check_keys(fields, known, "model.fields")
     try:
         return type(config)(**{**config.to_dict(), **fields})

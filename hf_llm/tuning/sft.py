@@ -165,7 +165,8 @@ def train_sft(config: SftConfig, card_template: Path | None = None) -> signal.Si
         ValueError: anything wrong with the configuration, the data or the checkpoint, before training starts.
     """
     set_cpu_threads(config.cpu_threads)
-    args = sft_arguments(config, open_decoder_config(config.model))
+    open_decoder_config(config.model)
+    args = sft_arguments(config)
     check_packing(config, args)
     with run_directory(args):
         return _Run(config, args).run(card_template)
@@ -338,11 +339,9 @@ def open_decoder_config(section: ModelSection) -> PreTrainedConfig:
     return open_config(section, AutoModelForCausalLM)
 
 
-def sft_arguments(config: SftConfig, model_config: PreTrainedConfig) -> SFTConfig:
-    """The run's arguments, with two defaults of TRL's mended: activations are recomputed on accelerators alone, which
-    lack memory, and a model without experts has no router loss."""
-    routing = {} if model_config.num_experts else {"router_aux_loss_coef": 0.0}
-    return training_arguments(config, SFTConfig, activation_checkpointing=torch.accelerator.is_available(), **routing)
+def sft_arguments(config: SftConfig) -> SFTConfig:
+    """The run's arguments; activations are recomputed on accelerators alone, which lack memory."""
+    return training_arguments(config, SFTConfig, activation_checkpointing=torch.accelerator.is_available())
 
 
 def check_packing(config: SftConfig, args: SFTConfig) -> None:

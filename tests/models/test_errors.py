@@ -275,6 +275,20 @@ def test_inputs_that_do_not_fit(fields, inputs, message):
             {"token_type_ids": torch.ones_like(IDS)},
             "`type_vocab_size=0`: the model has no token types.",
         ),
+        ("decoder", {}, {"token_type_ids": torch.ones_like(IDS)}, "the model has no token types."),
+        ("encoder_decoder", {}, {**SOURCE, "token_type_ids": torch.ones_like(IDS)}, "the model has no token types."),
+        (
+            "encoder_decoder",
+            {},
+            {**SOURCE, "decoder_token_type_ids": torch.ones_like(IDS)},
+            "the model has no token types.",
+        ),
+        (
+            "decoder",
+            {"type_vocab_size": 2},
+            {"token_type_ids": torch.zeros_like(IDS)[:, 1:]},
+            "`token_type_ids` has shape (2, 8), but must have one for each token: (2, 9).",
+        ),
         (
             "encoder",
             {"type_vocab_size": 2},

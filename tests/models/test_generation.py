@@ -84,9 +84,48 @@ def test_a_prompt_in_chunks_gives_the_same_tokens(fields):
 @stacks
 def test_a_text_outgrows_the_short_frequencies_of_longrope(stack, kwargs):
     """All keys are rotated anew, once."""
-    model = tiny_model(stack, rope_parameters=LONGROPE)
+    model = tiny_model(stack, seed=1, rope_parameters=LONGROPE)
     whole = generate(model, prompts(), use_cache=False, max_new_tokens=16)
+    assert whole[0].unique().numel() > 5
     assert_same(generate(model, prompts(), max_new_tokens=16, **kwargs), whole)
+
+
+def test_longrope_counts_real_tokens_and_those_given_as_embeddings():
+    """Not the length of `input_ids`, which has padding and lacks what is passed as `inputs_embeds`."""
+    model = tiny_model("decoder", seed=1, rope_parameters=LONGROPE)
+    whole = generate(model, prompts(), use_cache=False, max_new_tokens=16)
+    assert_same(generate(model, pad(prompts(), "left", 5), max_new_tokens=16), whole)
+    embeds = model.get_input_embeddings()(prompts()["input_ids"])
+    inputs = {"inputs_embeds": embeds, "attention_mask": prompts()["attention_mask"]}
+    assert_same(generate(model, inputs, max_new_tokens=16), whole)
+    assert_same(generate(model, {**inputs, **prompts()}, max_new_tokens=16), whole)
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"num_beams": 3}, {"cache_implementation": "static", "disable_compile": True}])
+@stacks
+def test_new_tokens_have_the_type_of_the_last(stack, kwargs):
+    """As in GPT-2: what is generated is what a forward pass gives with these types."""
+    model, half = tiny_model(stack, seed=1, type_vocab_size=3), "" if stack == "decoder" else "decoder_"
+    ids = prompts()["input_ids"].index_fill(1, torch.tensor([0]), 1)  # the start token of an encoder-decoder
+    inputs = {f"{half}input_ids": ids, f"{half}token_type_ids": ids % 2 + 1, f"{half}attention_mask": ids.ge(0).long()}
+    if stack == "encoder_decoder":
+        inputs |= {**prompts(), "token_type_ids": (ids + 1) % 3}
+    settings = {"max_new_tokens": NEW, "do_sample": False, "num_beams": kwargs.get("num_beams", 1)}
+    found = model.generate(**inputs, **{**settings, **kwargs})
+    assert found.equal(model.generate(**inputs, **settings, use_cache=False))
+    for name in (name for name in inputs if name.endswith("token_type_ids")):
+        other = model(**{**inputs, name: torch.zeros_like(ids)}).logits
+        assert not torch.allclose(other, model(**inputs).logits)
+    if not kwargs:
+        types = inputs[f"{half}token_type_ids"]
+        types = torch.cat((types, types[:, -1:].expand(-1, NEW)), dim=1)
+        grown = {
+            f"{half}input_ids": found,
+            f"{half}token_type_ids": types,
+            f"{half}attention_mask": types.ge(0).long(),
+        }
+        logits = model(**{**inputs, **grown}).logits
+        assert logits[:, PROMPT - 1 : -1].argmax(-1).equal(found[:, PROMPT:])
 
 
 @pytest.mark.parametrize("name", FLASH)
@@ -119,16 +158,18 @@ def test_a_sliding_cache_holds_a_window_and_a_cross_attention_cache_the_whole_so
             assert {layer.keys.shape[2] for layer in cache.cross_attention_cache.layers} == {PROMPT}
 
 
-def test_a_cross_attention_cache_that_slides_is_refused():
+def test_a_cross_attention_cache_does_not_slide():
+    """One that was made to slide holds the whole source, unless it has slid already."""
     model = tiny_model("encoder_decoder", **SLIDING)
     config = model.config.decoder
-    start = torch.ones(2, 1, dtype=torch.long)
-    sliding = EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
+    expected = generate(model, prompts())[0].tolist()
+    for cross in (DynamicCache(config=config), DynamicCache()):
+        cache = EncoderDecoderCache(DynamicCache(config=config), cross)
+        assert generate(model, prompts(), past_key_values=cache)[0].tolist() == expected
+    slid = EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
+    slid.is_updated[0] = True
     with pytest.raises(ValueError, match="cross-attention cache slides, but must hold the whole source"):
-        model(**prompts(), decoder_input_ids=start, past_key_values=sliding)
-    whole = EncoderDecoderCache(DynamicCache(config=config), DynamicCache())
-    new, _ = generate(model, prompts(), past_key_values=whole)
-    assert new.tolist() == generate(model, prompts())[0].tolist()
+        model(**prompts(), decoder_input_ids=torch.ones(2, 1, dtype=torch.long), past_key_values=slid)
 
 
 def test_a_conversation_goes_on_from_its_cache():

@@ -5,6 +5,7 @@ import torch
 from transformers import DynamicCache
 from transformers.models.roberta.modeling_roberta import RobertaEmbeddings
 
+import hf_llm
 from hf_llm import (
     LLMDecoderForSequenceClassification,
     LLMEncoderDecoderForSequenceClassification,
@@ -188,3 +189,17 @@ def test_padding_is_nothing_to_multiple_choice():
     batch = {name: value[None] for name, value in pad(rows, "right").items()}
     expected = torch.cat([logits_of(model, {"input_ids": row["input_ids"][None]}) for row in rows], dim=1)
     torch.testing.assert_close(logits_of(model, batch), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("stack", ("Decoder", "EncoderDecoder"))
+@pytest.mark.parametrize("task", ("SequenceClassification", "TokenClassification", "QuestionAnswering"))
+def test_task_heads_make_a_cache_on_request_alone(stack, task):
+    """With one, the layers would run on padding where attention takes lengths."""
+    config = tiny_config("decoder" if stack == "Decoder" else "encoder_decoder")
+    model = getattr(hf_llm, f"LLM{stack}For{task}")(config)
+    caches = []
+    model.model.register_forward_hook(lambda module, args, output: caches.append(output.past_key_values))
+    for training in (True, False):
+        model.train(training)(tokens(1, 5))
+    model(tokens(1, 5), use_cache=True)
+    assert caches[:2] == [None, None] and caches[2] is not None

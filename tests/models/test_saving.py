@@ -16,7 +16,12 @@ from transformers import (
 )
 
 import hf_llm
-from hf_llm import LLMEncoderDecoderConfig, LLMEncoderDecoderForConditionalGeneration
+from hf_llm import (
+    LLMDecoderConfig,
+    LLMEncoderConfig,
+    LLMEncoderDecoderConfig,
+    LLMEncoderDecoderForConditionalGeneration,
+)
 from hf_llm.models.configuration import auto_map
 from hf_llm.models.positions import RotaryEmbedding
 
@@ -216,3 +221,16 @@ def test_a_subclass_may_give_fields_other_names():
     assert config.n_embd == config.hidden_size == 32
     config.n_embd = 64
     assert config.hidden_size == 64
+
+
+@pytest.mark.parametrize("fields", [{}, {**EXPERTS, "mlp_layer_types": "D"}], ids=["no experts", "no sparse layer"])
+def test_only_mixtures_have_the_fields_by_which_others_know_them(fields, tmp_path):
+    """TRL asks `hasattr`. A checkpoint of an earlier version that has the fields opens."""
+    marks = {"num_experts_per_tok": 2, "router_aux_loss_coef": 0.01, "output_router_logits": False}
+    for config_class in (LLMDecoderConfig, LLMEncoderConfig):
+        dense, sparse = config_class(**{**SIZES, **fields, **marks}), config_class(**SIZES, num_experts=4)
+        assert not any(hasattr(dense, name) for name in marks) and marks.keys().isdisjoint(dense.to_dict())
+        assert {name: getattr(sparse, name) for name in marks} == marks
+        for config in (dense, sparse):
+            config.save_pretrained(tmp_path)
+            assert config_class.from_pretrained(tmp_path).to_dict() == config.to_dict()

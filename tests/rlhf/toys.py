@@ -9,8 +9,10 @@ from hf_llm import (
     LLMDecoderConfig,
     LLMDecoderForCausalLM,
     LLMDecoderForSequenceClassification,
+    LLMEncoderConfig,
     LLMEncoderDecoderConfig,
     LLMEncoderDecoderForConditionalGeneration,
+    LLMEncoderForMaskedLM,
 )
 from hf_llm.rlhf import PPOConfig, PPOTrainer
 
@@ -39,6 +41,11 @@ def make_tokenizer(order: str = LETTERS, pad_token: str = "<pad>") -> PreTrained
 def decoder(seed: int = 0, **fields) -> LLMDecoderForCausalLM:
     torch.manual_seed(seed)
     return LLMDecoderForCausalLM(LLMDecoderConfig(**{**SIZES, **fields}))
+
+
+def encoder(seed: int = 0, **fields) -> LLMEncoderForMaskedLM:
+    torch.manual_seed(seed)
+    return LLMEncoderForMaskedLM(LLMEncoderConfig(**{**SIZES, **fields}))
 
 
 def encoder_decoder(seed: int = 0, **fields) -> LLMEncoderDecoderForConditionalGeneration:

@@ -74,7 +74,7 @@ def settings(tmp_path, files, checkpoints):
 def tuner(config, rows: list[dict], tokenizer=None) -> SftTuner:
     model = AutoModelForCausalLM.from_pretrained(config.model.path)
     tokenizer = tokenizer or AutoTokenizer.from_pretrained(config.model.path)
-    args = sft_arguments(config, model.config)
+    args = sft_arguments(config)
     data = Dataset.from_list(rows, on_mixed_types="use_json")
     return SftTuner(model=model, args=args, train_dataset=data, eval_dataset=data, processing_class=tokenizer)
 
