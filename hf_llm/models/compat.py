@@ -6,9 +6,11 @@ interfaces are looked up when they are used, so that a name which a version lack
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable
 from dataclasses import fields
 
+import torch
 import transformers
 from packaging.version import Version
 from transformers.utils import logging
@@ -52,7 +54,7 @@ CACHE_NAMES = ["past_key_values", "cache"]
 def takes_cache(forward: Callable) -> Callable:
     """
     Decorator of a forward with a parameter `past_key_values`: takes the cache under its new name, `cache`, as well,
-    and shows both in its signature.
+    and shows both in its signature. The old name is deprecated where transformers deprecates it.
 
     A paged cache (continuous batching), which is no [`Cache`], remains a keyword argument `cache`: the attention
     modules take it.
@@ -60,8 +62,11 @@ def takes_cache(forward: Callable) -> Callable:
 
     @functools.wraps(forward)
     def wrapper(self, *args, **kwargs):
+        old = kwargs.get("past_key_values")
+        if old is not None and CACHE == "cache" and not torch.compiler.is_compiling():
+            warnings.warn("`past_key_values` is deprecated. Use `cache` instead.", FutureWarning, stacklevel=2)
         if isinstance(cache := kwargs.get("cache"), Cache):
-            if kwargs.get("past_key_values") is not None:
+            if old is not None:
                 raise ValueError("Pass the cache once: as `past_key_values` or as `cache`.")
             kwargs["past_key_values"] = cache
             del kwargs["cache"]

@@ -269,7 +269,6 @@ class LLMDecoderForCausalLM(LanguageModelHead, LLMPreTrainedModel, TakesTokenSte
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             token_type_ids=token_type_ids,
@@ -277,7 +276,7 @@ class LLMDecoderForCausalLM(LanguageModelHead, LLMPreTrainedModel, TakesTokenSte
             encoder_hidden_states=encoder_hidden_states,
             encoder_attention_mask=encoder_attention_mask,
             output_router_logits=self.wants_router_logits(output_router_logits, labels),
-            **kwargs,
+            **{CACHE: past_key_values, **kwargs},
         )
         hidden_states = outputs.last_hidden_state
         kept = None

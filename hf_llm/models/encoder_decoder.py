@@ -163,10 +163,9 @@ class LLMEncoderDecoderModel(_EncoderDecoder):
             encoder_hidden_states=encoder_outputs[0],
             encoder_attention_mask=attention_mask,
             encoder_document_ids=document_ids,
-            past_key_values=past_key_values,
             inputs_embeds=decoder_inputs_embeds,
             use_cache=self.config.use_cache if use_cache is None else use_cache,
-            **kwargs,
+            **{CACHE: past_key_values, **kwargs},
         )
         return Seq2SeqMoEModelOutput(
             last_hidden_state=decoder_outputs.last_hidden_state,
@@ -289,12 +288,11 @@ class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, _EncoderDecod
             document_ids=document_ids,
             decoder_document_ids=decoder_document_ids,
             encoder_outputs=encoder_outputs,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             decoder_inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
             output_router_logits=self.wants_router_logits(output_router_logits, labels),
-            **kwargs,
+            **{CACHE: past_key_values, **kwargs},
         )
         logits, loss = self.logits_and_loss(outputs.last_hidden_state, labels, skip_logits, **kwargs)
         weights = self.row_weights(labels, **kwargs)

@@ -15,7 +15,7 @@ from transformers.modeling_outputs import (
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
-from .compat import takes_cache
+from .compat import CACHE, takes_cache
 from .inputs import check_labels
 from .losses import (
     classification_loss,
@@ -230,9 +230,8 @@ class SequenceClassificationHead(TaskHead):
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
-            past_key_values=past_key_values,
             use_cache=use_cache,
-            **kwargs,
+            **{CACHE: past_key_values, **kwargs},
         )
         pooled = self.pool(outputs.last_hidden_state, input_ids, attention_mask, **kwargs)
         logits = self._classify(pooled)
