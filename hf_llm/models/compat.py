@@ -41,7 +41,6 @@ def check_version(found: str = transformers.__version__) -> None:
 check_version()
 
 # These need transformers 5, which is certain from here on.
-from transformers import PreTrainedConfig  # noqa: E402
 from transformers.cache_utils import Cache  # noqa: E402
 from transformers.modeling_outputs import BaseModelOutputWithPast  # noqa: E402
 
@@ -93,6 +92,8 @@ def update_paged_cache(key, value, layer_idx: int, kwargs: dict) -> tuple:
     return kwargs.pop("cache").update(key, value, layer_idx, kwargs=kwargs)
 
 
-def sub_configurations(classes: dict[str, type]) -> dict[str, dict[str, type]]:
-    """The class attribute by which a composite configuration names the classes of its parts."""
-    return {"sub_configs_defaults" if hasattr(PreTrainedConfig, "sub_configs_defaults") else "sub_configs": classes}
+def sub_config(cls: type) -> object:
+    """A part of a composite configuration, in `sub_configs_defaults`: a specification, which newer versions make of a
+    class by themselves, and 5.20 does not."""
+    specification = getattr(transformers.configuration_utils, "SubConfigSpec", None)
+    return cls if specification is None else specification(config_class=cls)

@@ -9,7 +9,7 @@ configuration is made and are never changed afterwards.
 import dataclasses
 from typing import Any, ClassVar
 
-from .compat import CACHE_NAMES  # first: it refuses the versions of transformers that lack what follows
+from .compat import CACHE_NAMES, sub_config  # first: it refuses the versions of transformers that lack what follows
 
 
 # isort: split
@@ -641,7 +641,7 @@ class LLMEncoderDecoderConfig(_Common, PreTrainedConfig):
     model_type: ClassVar[str] = "hf_llm_encoder_decoder"
     keys_to_ignore_at_inference: ClassVar = CACHE_NAMES
     base_model_fsdp_plan: ClassVar = {}  # the halves have theirs
-    sub_configs_defaults: ClassVar = _HALVES
+    sub_configs_defaults: ClassVar = {half: sub_config(cls) for half, cls in _HALVES.items()}
     sub_configs: ClassVar = _HALVES  # the name of it until transformers 5.19
 
     encoder: LLMEncoderConfig | dict | None = None
