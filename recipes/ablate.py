@@ -14,9 +14,9 @@ from pathlib import Path
 
 from datasets import disable_progress_bars
 
-from hf_llm.evaluation.ablation import MATCHES, Study, parse_variations, table
-from hf_llm.evaluation.cells import Stopped
 from hf_llm.training.settings import load_settings, load_yaml
+from studies.ablation import MATCHES, Study, parse_variations, table
+from studies.cells import Stopped
 
 
 def main() -> int:

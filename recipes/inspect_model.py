@@ -14,9 +14,9 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-from hf_llm.evaluation import pictures
-from hf_llm.evaluation.interpretation import attention_maps, integrated_gradients, logit_lens, make_example, shown
 from hf_llm.evaluation.opening import open_language_model
+from studies import pictures
+from studies.interpretation import attention_maps, integrated_gradients, logit_lens, make_example, shown
 
 
 ATTENTION = {

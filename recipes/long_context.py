@@ -15,10 +15,10 @@ from pathlib import Path
 
 from datasets import disable_progress_bars
 
-from hf_llm.evaluation import long_context, needle
-from hf_llm.evaluation.cells import Stopped
 from hf_llm.training.runs import set_cpu_threads
 from hf_llm.training.settings import build_section, load_settings
+from studies import long_context, needle
+from studies.cells import Stopped
 
 
 def positions(settings: dict, output_dir: Path) -> None:

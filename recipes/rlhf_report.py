@@ -5,8 +5,8 @@ python recipes/rlhf_report.py --config recipes/configs/demo-rlhf/report.yaml [--
 
 import sys
 
-from hf_llm.rlhf.comparison import compare, load_comparison_config
 from hf_llm.training.command import main
+from studies.comparison import compare, load_comparison_config
 
 
 if __name__ == "__main__":

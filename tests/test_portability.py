@@ -17,7 +17,7 @@ import builtins, os, pkgutil, runpy, sys
 
 def guarded(name, globals=None, *args, find=__import__, **kwargs):
     if name in ("fcntl", "grp", "pwd", "resource", "termios"):
-        if (globals or {}).get("__name__", "").split(".")[0] in ("hf_llm", "recipe"):
+        if (globals or {}).get("__name__", "").split(".")[0] in ("hf_llm", "recipe", "studies"):
             raise ModuleNotFoundError(name)
     return find(name, globals, *args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""How good a model is: perplexity, task metrics, bias, what goes on inside, and how it scales."""
+"""How good a model is: perplexity, task metrics, and bias."""
 
 from .metrics import METRICS, load_metric
 

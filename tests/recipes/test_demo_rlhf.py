@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hf_llm.rlhf.comparison import load_comparison_config
 from hf_llm.rlhf.methods import load_align_config
 from hf_llm.rlhf.reward_modeling import load_reward_config
 from hf_llm.training.config import load_run_config
 from hf_llm.tuning.sft import load_sft_config
+from studies.comparison import load_comparison_config
 
 
 ROOT = Path(__file__).parents[2]

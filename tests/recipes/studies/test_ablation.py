@@ -6,8 +6,8 @@ import math
 import pytest
 from scipy import stats
 
-from hf_llm.evaluation import ablation, cells
-from hf_llm.evaluation.ablation import Study, mean_interval, parse_variations
+from studies import ablation, cells
+from studies.ablation import Study, mean_interval, parse_variations
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy
 
-from hf_llm.evaluation.pictures import png
+from .pictures import png
 
 
 # figure -> (heading, format, figure with its standard error)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .opening import Opened
+from hf_llm.evaluation.opening import Opened
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from hf_llm.evaluation import cells
 from hf_llm.evaluation.evaluating import EvaluationConfig
-from hf_llm.evaluation.long_context import LongContext
-from hf_llm.evaluation.needle import NeedleConfig
-from hf_llm.evaluation.scaling_study import Ladder
 from hf_llm.training.settings import build_section, load_settings
+from studies import cells
+from studies.long_context import LongContext
+from studies.needle import NeedleConfig
+from studies.scaling_study import Ladder
 
 
 RECIPES = Path(__file__).parents[2] / "recipes"

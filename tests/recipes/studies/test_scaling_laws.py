@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.optimize import check_grad
 
-from hf_llm.evaluation import scaling_laws, scaling_study
-from hf_llm.evaluation.scaling_laws import ScalingLaw, fit_scaling_law
+from studies import scaling_laws, scaling_study
+from studies.scaling_laws import ScalingLaw, fit_scaling_law
 
 
 # E, A, B, alpha, beta

@@ -11,6 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_llm.data.checkpoints import checkpoint_path
 from hf_llm.data.tasks import load_task
+from hf_llm.rlhf.preferences import PreferenceData, load_split, prompt_ids
+from hf_llm.rlhf.reward_sources import open_reward_model
+from hf_llm.rlhf.rewards import RewardModel
 from hf_llm.training.runs import set_cpu_threads
 from hf_llm.training.settings import build_section, load_settings
 from hf_llm.tuning.config import ModelSection
@@ -18,11 +21,8 @@ from hf_llm.tuning.conversations import is_conversation
 from hf_llm.tuning.finetuning import describe_dataset
 from hf_llm.tuning.models import open_model, open_tokenizer
 
-from .comparison_page import write_page
+from .comparison_page import table_text, write_page
 from .judging import Judge, best_of, distinct_n, labelled_texts, log_probs, sample_completions, standard_error
-from .preferences import PreferenceData, load_split, prompt_ids
-from .reward_sources import open_reward_model
-from .rewards import RewardModel
 
 
 @dataclass
@@ -211,8 +211,6 @@ class Comparison:
 
 def compare(config: ComparisonConfig, card_template: Path | None = None) -> None:
     """Run a comparison and print its table."""
-    from .comparison_page import table_text
-
     set_cpu_threads(config.cpu_threads)
     results = Comparison(config).run()
     print(table_text(results))

@@ -12,12 +12,12 @@ import torch
 from models.tiny import tiny_model
 from transformers import BertConfig, BertForMaskedLM
 
-from hf_llm.evaluation import pictures
-from hf_llm.evaluation.interpretation import attention_maps, integrated_gradients, logit_lens, make_example, shown
 from hf_llm.evaluation.opening import opened
+from studies import pictures
+from studies.interpretation import attention_maps, integrated_gradients, logit_lens, make_example, shown
 
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "inspect_model.py"
+RECIPE = Path(__file__).parents[3] / "recipes" / "inspect_model.py"
 STACKS = ("decoder", "encoder", "encoder-decoder")
 TEXTS = {"decoder": ("To be, or", ""), "encoder": ("To [MASK], or", ""), "encoder-decoder": ("To be, or", "Être")}
 

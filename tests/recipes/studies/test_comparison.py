@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from hf_llm.rlhf.comparison import Comparison, load_comparison_config
-from hf_llm.rlhf.comparison_page import table_text
-from hf_llm.rlhf.judging import Judge, best_of, distinct_n, log_probs, sample_completions, standard_error
+from studies.comparison import Comparison, load_comparison_config
+from studies.comparison_page import table_text
+from studies.judging import Judge, best_of, distinct_n, log_probs, sample_completions, standard_error
 
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tuning"))  # for small_models
+sys.path.insert(0, str(Path(__file__).parents[2] / "tuning"))  # for small_models
 
 from small_models import save_checkpoint, sentences, write_config, write_jsonl  # noqa: E402
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from models.tiny import tiny_model
 
-from hf_llm.evaluation import long_context, needle
-from hf_llm.evaluation.needle import ASK, FIRST, MARK, QUESTIONS, NeedleConfig
+from studies import long_context, needle
+from studies.needle import ASK, FIRST, MARK, QUESTIONS, NeedleConfig
 
 
 TEXT = "".join(chr(97 + i * 7 % 26) for i in range(150))

@@ -10,11 +10,11 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from hf_llm.data import load_corpus
+from hf_llm.evaluation.opening import LANGUAGE_MODELS, Opened, opened
+from hf_llm.evaluation.perplexity import score_texts
 from hf_llm.training.settings import build_section
 
 from .cells import checked, quiet, run_cell, share_tokenizer, with_value
-from .opening import LANGUAGE_MODELS, Opened, opened
-from .perplexity import score_texts
 
 
 @dataclass
