@@ -95,7 +95,7 @@ def test_trainer_takes_every_stack(stack, kind, attention, method, saved, tmp_pa
     collator = DataCollatorForLanguageModeling(tokenizer, mlm=stack == "encoder")
     if stack == "encoder_decoder":
         rows = [{**row, "labels": row["input_ids"]} for row in rows]
-        collator = DataCollatorForSeq2Seq(tokenizer, model=model)
+        collator = DataCollatorForSeq2Seq(tokenizer)
     if method == "lora":
         model = get_peft_model(model, LoraConfig(task_type="SEQ_2_SEQ_LM" if stack == "encoder_decoder" else None))
     args = transformers.TrainingArguments(output_dir=str(tmp_path / "run"), max_steps=2, logging_steps=1, use_cpu=True)

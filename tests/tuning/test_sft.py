@@ -310,7 +310,7 @@ def test_prompts_without_tokens_are_answered_from_the_beginning(settings, tmp_pa
     tokenizer = AutoTokenizer.from_pretrained(model)
     tokenizer._tokenizer.post_processor = TemplateProcessing("$A", "$A $B")
     tokenizer.save_pretrained(tmp_path / "plain")
-    rows = [{"text": "" if n % 2 else "red", "number": n} for n in range(60)]
+    rows = [{"text": "red green blue" if n % 4 == 0 else "red"[: n % 2 * 3], "number": n} for n in range(60)]
     config = settings(
         model={"path": str(model), "tokenizer": str(tmp_path / "plain")},
         data={"dataset": write_jsonl(tmp_path / "rows.jsonl", rows)},
