@@ -28,7 +28,7 @@ from .checks import (
 from .lookup import name_in_transformers
 
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 LAYER_TYPE_LETTERS = {"S": "sliding_attention", "L": "full_attention"}
 MLP_TYPE_LETTERS = {"D": "dense", "E": "sparse"}
 

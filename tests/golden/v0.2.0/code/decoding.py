@@ -1,0 +1,253 @@
+"""One token at a time: what the layers of a stack do, in a straight line.
+
+Where a few texts are continued on a CPU, the kernels of a layer are so small that the calls of its modules, and the
+questions that these ask of every input anew, take about a third of the time. `make_token_steps` asks once, when
+`generate` begins to add tokens (greedily or by sampling; beams keep to the layers): whether the modules of the layers
+are plain (see plain.py) and do nothing that is not written here. The steps then call the same kernels with the same
+numbers, so that what they give is what the layers give, to the bit; where the answer is another, there are no steps,
+and the layers run.
+
+Shapes: B batch, H query heads, K key-value heads, S key length, D head_dim.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache, EncoderDecoderCache
+
+from .attention import Attention
+from .cpu_attention import attend_to_cache
+from .feedforward import FEED_FORWARDS, FeedForward, GatedFeedForward
+from .layer import TransformerLayer
+from .masks import AttentionInputs
+from .norms import LayerNorm, RMSNorm, cpu_rms_norm, norm_constants
+from .plain import all_plain_on_cpu
+from .positions import rotate_halves
+
+
+Function = Callable[[torch.Tensor], torch.Tensor]
+
+# keywords that ask nothing of layers without experts, nor of a single query, of which the mask says what it sees
+HARMLESS = {"use_cache", "is_causal", "output_router_logits"}
+
+
+def _attends_plainly(attention: Attention) -> bool:
+    config = attention.config
+    return (
+        config._attn_implementation == "sdpa"
+        and config.qk_norm in (None, "head")
+        and config.rope_interleaved is False
+        and set(config.rotary_dim.values()) <= {config.head_dim}
+        and not (config.attention_sinks or config.scale_attention_by_inverse_layer_idx)
+        and not (attention.training and config.attention_dropout)
+        and (config.attn_logit_softcapping, config.clip_qkv, attention.position_bias) == (None, None, None)
+    )
+
+
+def _drops(layer: TransformerLayer) -> bool:
+    """Whether something is left out by chance, or the cache by a layer that will be computed again."""
+    mlp = layer.mlp
+    return bool(
+        (layer.training and (layer.residual_dropout or layer.gradient_checkpointing)) or (mlp.training and mlp.dropout)
+    )
+
+
+def _has_a_step(layer: TransformerLayer) -> bool:
+    """Whether a step does all that the layer does."""
+    return (
+        type(layer.mlp) in FEED_FORWARDS.values()
+        and all_plain_on_cpu(layer)
+        and layer.placement != "parallel"
+        and not _drops(layer)
+        and all(_attends_plainly(attention) for attention in (layer.self_attn, layer.cross_attn) if attention)
+    )
+
+
+def _norm(norm: LayerNorm | None) -> Function | None:
+    if norm is None:
+        return None
+    if not isinstance(norm, RMSNorm) or norm.weight is None or norm.weight.dtype == torch.float64:
+        return norm.forward
+    factor, floor = norm_constants(norm.scale(), norm.eps)
+    return lambda states: cpu_rms_norm(states, factor, floor)
+
+
+def _linear(projection: nn.Linear) -> Function:
+    """Of states (B, in), as a product of matrices: `F.linear` would ask first whether it is one."""
+    weight, bias = projection.weight.t(), projection.bias
+    if bias is None:
+        return lambda states: torch.mm(states, weight)
+    return lambda states: torch.addmm(bias, states, weight)
+
+
+def _self_attention(attention: Attention, layer_idx: int) -> Callable:
+    """Of states (B, hidden), with cos and sin or `None`, a mask or `None`, and the cache."""
+    query_of, key_of, value_of = map(_linear, (attention.q_proj, attention.k_proj, attention.v_proj))
+    norm_query, norm_key, project = _norm(attention.q_norm), _norm(attention.k_norm), _linear(attention.o_proj)
+    width, scaling = attention.head_dim, attention.scaling
+
+    def attend(states: torch.Tensor, rotation, mask: torch.Tensor | None, cache: Cache) -> torch.Tensor:
+        batch = states.shape[0]
+        query = query_of(states).view(batch, -1, 1, width)
+        key = key_of(states).view(batch, -1, 1, width)
+        value = value_of(states).view(batch, -1, 1, width)
+        if norm_query is not None:
+            query, key = norm_query(query), norm_key(key)
+        if rotation is not None:
+            cos, sin = rotation
+            query, key = rotate_halves(query, cos, sin), rotate_halves(key, cos, sin)
+        key, value = cache.update(key, value, layer_idx)
+        return project(attend_to_cache(query, key, value, mask, scaling).view(batch, -1))
+
+    return attend
+
+
+def _cross_attention(attention: Attention, layer_idx: int) -> Callable:
+    """Of states (B, hidden), with a mask or `None`, and the cache of the source."""
+    query_of, norm_query, project = _linear(attention.q_proj), _norm(attention.q_norm), _linear(attention.o_proj)
+    width, scaling = attention.head_dim, attention.scaling
+
+    def attend(states: torch.Tensor, mask: torch.Tensor | None, cache: Cache) -> torch.Tensor:
+        batch = states.shape[0]
+        query = query_of(states).view(batch, -1, 1, width)
+        if norm_query is not None:
+            query = norm_query(query)
+        source = cache.layers[layer_idx]
+        return project(attend_to_cache(query, source.keys, source.values, mask, scaling).view(batch, -1))
+
+    return attend
+
+
+def _feed_forward(mlp: FeedForward) -> Function:
+    act_fn, up, down = mlp.act_fn.forward, _linear(mlp.up_proj), _linear(mlp.down_proj)
+    if not isinstance(mlp, GatedFeedForward):
+        return lambda states: down(act_fn(up(states)))
+    combine, gate = mlp.gate, _linear(mlp.gate_proj)
+    return lambda states: down(combine(act_fn, gate(states), up(states)))
+
+
+def _branch(layer: TransformerLayer, name: str, function: Callable) -> Callable:
+    """A residual branch and its norms: `TransformerLayer._branch`."""
+    norm, placement = _norm(getattr(layer, f"{name}_norm")), layer.placement
+    before = norm if placement in ("pre", "sandwich") else None
+    inside = norm if placement == "branch" else None
+    if placement == "sandwich":
+        inside = _norm(getattr(layer, f"{name}_output_norm"))
+    after = norm if placement == "post" else None
+    multiplier, from_norm = layer.residual_multiplier, layer.residual_from_norm
+
+    def run(states: torch.Tensor, *arguments) -> torch.Tensor:
+        inputs = states if before is None else before(states)
+        output = function(inputs, *arguments)
+        if inside is not None:
+            output = inside(output)
+        if multiplier is not None:
+            output = output * multiplier
+        output = (inputs if from_norm else states) + output
+        return output if after is None else after(output)
+
+    return run
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A layer, with what differs between layers."""
+
+    layer_type: str
+    rotates: bool
+    attend: Callable
+    attend_across: Callable | None
+    feed: Callable
+
+    @classmethod
+    def make(cls, layer: TransformerLayer, layer_idx: int, layer_type: str, rotates: bool) -> "_Step":
+        across = None
+        if layer.cross_attn is not None:
+            across = _branch(layer, "cross_attn", _cross_attention(layer.cross_attn, layer_idx))
+        attend = _branch(layer, "self_attn", _self_attention(layer.self_attn, layer_idx))
+        return cls(layer_type, rotates, attend, across, _branch(layer, "mlp", _feed_forward(layer.mlp)))
+
+
+class TokenSteps:
+    """The layers of a stack for one token of each text."""
+
+    def __init__(self, steps: list[_Step]):
+        self.steps = steps
+        self.attends_across = steps[0].attend_across is not None
+
+    def fit(
+        self,
+        hidden_states: torch.Tensor,
+        attention: dict[str, AttentionInputs],
+        cache: Cache | None,
+        encoder_hidden_states: torch.Tensor | None,
+        cross_attention: AttentionInputs,
+        keywords: dict,
+    ) -> bool:
+        """Whether the inputs of `TransformerStack.run_layers` are those of a token and ask nothing else."""
+        return (
+            hidden_states.shape[1] == 1
+            and cache is not None
+            and (encoder_hidden_states is not None) == isinstance(cache, EncoderDecoderCache) == self.attends_across
+            and (not self.attends_across or set(cache.is_updated.values()) == {True})  # all of the source is there
+            and not cross_attention.keywords
+            and not any(inputs.keywords or inputs.bias is not None for inputs in attention.values())
+            and keywords.keys() <= HARMLESS
+            and not torch.is_grad_enabled()
+            and not torch.is_autocast_enabled("cpu")
+        )
+
+    def __call__(
+        self,
+        hidden_states: torch.Tensor,
+        rotations: dict[str, tuple[torch.Tensor, torch.Tensor]],
+        attention: dict[str, AttentionInputs],
+        cache: Cache,
+        cross_attention: AttentionInputs,
+    ) -> torch.Tensor:
+        """(B, 1, hidden) -> the same."""
+        states = hidden_states[:, 0]
+        self_cache = cache.self_attention_cache if self.attends_across else cache
+        for step in self.steps:
+            layer_type = step.layer_type
+            rotation = rotations.get(layer_type) if step.rotates else None
+            states = step.attend(states, rotation, attention[layer_type].mask, self_cache)
+            if step.attend_across is not None:
+                states = step.attend_across(states, cross_attention.mask, cache.cross_attention_cache)
+            states = step.feed(states)
+        return states[:, None]
+
+
+def make_token_steps(stack: nn.Module) -> TokenSteps | None:
+    """The steps of a `TransformerStack` as it is now, or `None` if its layers do more than steps do."""
+    if not all(map(_has_a_step, stack.layers)):
+        return None
+    layers = list(stack.layers)
+    return TokenSteps([_Step.make(layers[place], i, *rest) for i, (place, *rest) in enumerate(stack.plan())])
+
+
+# Steps are no part of a model: a copy of it has other weights, and a second thread generates for itself.
+_STEPS: ContextVar[dict[nn.Module, TokenSteps | None] | None] = ContextVar("token_steps", default=None)
+
+
+def token_steps(stack: nn.Module) -> TokenSteps | None:
+    """What stands for the layers of a stack in this thread now."""
+    return (_STEPS.get() or {}).get(stack)
+
+
+class TakesTokenSteps:
+    """For models that generate: while `generate` adds tokens, their decoder takes steps."""
+
+    @contextmanager
+    def _optimize_model_for_decode(self) -> Iterator[None]:
+        with super()._optimize_model_for_decode():
+            stack = self.get_decoder()
+            outside = _STEPS.set({**(_STEPS.get() or {}), stack: make_token_steps(stack)})
+            try:
+                yield
+            finally:
+                _STEPS.reset(outside)

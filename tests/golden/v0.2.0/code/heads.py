@@ -1,0 +1,425 @@
+"""Task heads, written once for the three stacks, as mixins over `self.model`."""
+
+import dataclasses
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.activations import ACT2FN
+from transformers.modeling_outputs import (
+    MultipleChoiceModelOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
+
+from .compat import CACHE, takes_cache
+from .inputs import check_labels
+from .losses import (
+    classification_loss,
+    linear_cross_entropy,
+    logits_cross_entropy,
+    router_losses,
+    span_loss,
+    transform_logits,
+)
+from .norms import get_norm
+
+
+class PredictionTransform(nn.Module):
+    """Dense layer, activation and (optionally) norm before a head: (..., in_size) -> (..., size)."""
+
+    def __init__(self, config, in_size: int, size: int, activation: str, bias: bool = True, norm: bool = True):
+        super().__init__()
+        self.dense = nn.Linear(in_size, size, bias=bias)
+        self.act_fn = ACT2FN[activation]
+        self.norm = get_norm(config, size) if norm else None
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        hidden_states = self.act_fn(self.dense(hidden_states))
+        return hidden_states if self.norm is None else self.norm(hidden_states)
+
+
+class LanguageModelHead:
+    """Logits and loss of `self.lm_head`. `self.head_config` is the configuration of the stack that feeds it."""
+
+    @property
+    def head_config(self):
+        return self.config
+
+    @property
+    def stack_configs(self) -> list:
+        """Configurations of all stacks of the model."""
+        return [self.config]
+
+    def make_head(self, width: int) -> nn.Linear:
+        """The head on states (..., width). Raises ValueError if it is tied to embeddings of another width."""
+        config = self.head_config
+        embedding_width = config.embedding_size or config.hidden_size
+        if self.config.tie_word_embeddings and width != embedding_width:
+            raise ValueError(
+                f"`tie_word_embeddings=True` ties a head on {width} dimensions to embeddings of "
+                f"`embedding_size={embedding_width}`: set it to False, or narrow the head's input with "
+                "`embedding_projection='tokens'` or, in an encoder, `head_transform=True`."
+            )
+        return nn.Linear(width, config.vocab_size, bias=config.lm_head_bias)
+
+    def transform_hidden(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """What stands between the last hidden state and the head."""
+        return hidden_states
+
+    def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(..., hidden) -> (..., vocabulary)."""
+        logits = self.lm_head(self.transform_hidden(hidden_states))
+        return transform_logits(logits, self.head_config.logit_scale, self.head_config.final_logit_softcapping)
+
+    def logits_and_loss(
+        self,
+        hidden_states: torch.Tensor,
+        labels: torch.LongTensor | None,
+        skip_logits: bool | None,
+        logits_hidden: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """
+        Logits and loss of hidden_states (batch, seq, hidden) against labels (batch, seq), which are not shifted here.
+
+        Logits are left out where nobody reads them: in training mode with labels, or on `skip_logits=True`. The loss
+        is then taken chunk by chunk. logits_hidden: the states to give logits of, if not all (`logits_to_keep`).
+        """
+        check_labels(labels, hidden_states)
+        options = {
+            name: kwargs[name]
+            for name in ("num_items_in_batch", "label_smoothing", "z_loss", "ignore_index")
+            if kwargs.get(name) is not None
+        }
+        skip = (self.training if skip_logits is None else skip_logits) and labels is not None
+        if skip:
+            loss = linear_cross_entropy(
+                hidden_states,
+                self.lm_head,
+                labels,
+                transform=self.transform_hidden,
+                logit_scale=self.head_config.logit_scale,
+                softcap=self.head_config.final_logit_softcapping,
+                **options,
+            )
+            return None, loss
+        logits = self.compute_logits(hidden_states if logits_hidden is None else logits_hidden)
+        if labels is None:
+            return logits, None
+        complete = logits if logits_hidden is None else self.compute_logits(hidden_states)
+        return logits, logits_cross_entropy(complete, labels, **options)
+
+    @staticmethod
+    def row_weights(labels, num_items_in_batch=None, ignore_index=-100, **kwargs) -> torch.Tensor | None:
+        """Each row's share (batch,) of the targets of a larger batch that labels (batch, seq) are a part of; `None`
+        where they are all there is."""
+        if labels is None or num_items_in_batch is None:
+            return None
+        return (labels != ignore_index).sum(-1) / num_items_in_batch
+
+    @staticmethod
+    def add_router_losses(loss, router_logits, config, attention_mask, document_ids, row_weights=None):
+        """Add the router losses of a stack to `loss`; returns it and the load-balancing loss, or (`loss`, None)."""
+        if not router_logits:
+            return loss, None
+        is_real = real_tokens(attention_mask, document_ids)
+        if is_real is not None and is_real.numel() != len(router_logits[0]):  # flash attention leaves padding out
+            if row_weights is not None:
+                place = is_real.reshape(-1, 1)
+                router_logits = [
+                    layer.new_zeros(len(place), layer.shape[-1]).masked_scatter(place, layer)
+                    for layer in router_logits
+                ]
+            else:
+                is_real = None
+        balance, z = router_losses(router_logits, config.num_experts_per_tok, is_real, row_weights)
+        if loss is not None:
+            loss = loss + config.router_aux_loss_coef * balance + config.router_z_loss_coef * z
+        return loss, balance
+
+    def wants_router_logits(self, requested: bool | None, labels) -> bool:
+        """Whether this forward pass must record router logits: on request, or for the training loss."""
+        stacks = [stack for stack in self.stack_configs if stack.is_moe]
+        if requested is None:
+            requested = any(stack.output_router_logits for stack in stacks)
+        weighted = any(stack.router_aux_loss_coef or stack.router_z_loss_coef for stack in stacks)
+        return bool(stacks) and (requested or (weighted and self.training and labels is not None))
+
+
+class TaskHead:
+    """Shared by the task heads: what to pass on to the backbone, and the transform before the last linear layer."""
+
+    def _backbone(self, **inputs):
+        """The backbone's outputs; without a cache unless it is asked for: no token follows a text that is classified,
+        and where there is a cache, the layers run on padding as well."""
+        given = {name: value for name, value in inputs.items() if value is not None}
+        if getattr(self.config, "use_cache", False):
+            given.setdefault("use_cache", False)
+        return self.model(**given)
+
+    output_classes = {
+        "sequence": SequenceClassifierOutput,
+        "token": TokenClassifierOutput,
+        "question": QuestionAnsweringModelOutput,
+        "choice": MultipleChoiceModelOutput,
+    }
+
+    def _output(self, task: str, outputs, **fields):
+        """The task's output class, with whatever the backbone returned beside its last hidden state."""
+        kind = self.output_classes[task]
+        known = {field.name for field in dataclasses.fields(kind)} - set(fields)
+        return kind(**fields, **{name: value for name, value in outputs.items() if name in known})
+
+    def _make_transform(self, config, everywhere: bool) -> nn.Module | None:
+        # decoders have none of these fields, encoder-decoders the first and the activation
+        if not getattr(config, "classifier_transform", False):
+            return None
+        if not (everywhere or getattr(config, "token_classifier_transform", False)):
+            return None
+        return PredictionTransform(
+            config,
+            self.model.output_size,
+            self.model.output_size,
+            config.classifier_activation,
+            bias=getattr(config, "classifier_transform_bias", True),
+            norm=getattr(config, "classifier_norm", False),
+        )
+
+    def _classify(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self.transform is not None:
+            hidden_states = self.transform(hidden_states)
+        if self.config.classifier_dropout:
+            hidden_states = F.dropout(hidden_states, self.config.classifier_dropout, self.training)
+        return self.score(hidden_states)
+
+
+class SequenceClassificationHead(TaskHead):
+    """One label or number for a whole text (classification, regression, reward models)."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = self.backbone_class(config)
+        self.transform = self._make_transform(config, everywhere=True)
+        self.score = nn.Linear(self.model.output_size, config.num_labels, bias=config.classifier_bias)
+        self.post_init()
+
+    @takes_cache
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        past_key_values=None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SequenceClassifierOutput:
+        """labels: (batch,) int64 classes or floats, or (batch, labels) floats. Returns logits (batch, labels)."""
+        outputs = self._backbone(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **{CACHE: past_key_values, **kwargs},
+        )
+        pooled = self.pool(outputs.last_hidden_state, input_ids, attention_mask, **kwargs)
+        logits = self._classify(pooled)
+        loss = None
+        if labels is not None:
+            loss = classification_loss(logits, labels, self.config.problem_type, num_items_in_batch)
+        return self._output("sequence", outputs, loss=loss, logits=logits)
+
+
+class TokenClassificationHead(TaskHead):
+    """A label for each token."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = self.backbone_class(config)
+        self.transform = self._make_transform(config, everywhere=False)
+        self.score = nn.Linear(self.model.output_size, config.num_labels, bias=True)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> TokenClassifierOutput:
+        """labels (batch, seq) int64, -100 where there is none. Returns logits (batch, seq, labels)."""
+        outputs = self._backbone(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        logits = self._classify(outputs.last_hidden_state)
+        loss = None
+        if labels is not None:
+            loss = classification_loss(logits, labels, "single_label_classification", num_items_in_batch)
+        return self._output("token", outputs, loss=loss, logits=logits)
+
+
+class QuestionAnsweringHead(TaskHead):
+    """Where in a text an answer starts and ends."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.num_labels = 2
+        self.model = self.backbone_class(config)
+        self.transform = self._make_transform(config, everywhere=False)
+        self.score = nn.Linear(self.model.output_size, 2, bias=True)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        start_positions: torch.LongTensor | None = None,
+        end_positions: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> QuestionAnsweringModelOutput:
+        """start_positions, end_positions (batch,) int64. Returns start and end logits (batch, seq)."""
+        kwargs.pop("num_items_in_batch", None)
+        outputs = self._backbone(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        start_logits, end_logits = self._classify(outputs.last_hidden_state).unbind(-1)
+        start_logits, end_logits = start_logits.contiguous(), end_logits.contiguous()
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = span_loss(start_logits, end_logits, start_positions, end_positions)
+        return self._output("question", outputs, loss=loss, start_logits=start_logits, end_logits=end_logits)
+
+
+class MultipleChoiceHead(TaskHead):
+    """Which of several texts is the right one."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = self.backbone_class(config)
+        self.transform = self._make_transform(config, everywhere=True)
+        self.score = nn.Linear(self.model.output_size, 1, bias=config.classifier_bias)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> MultipleChoiceModelOutput:
+        """input_ids (batch, choices, seq) int64, labels (batch,) int64. Returns logits (batch, choices)."""
+        texts = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+        }
+        choices = (input_ids if input_ids is not None else inputs_embeds).shape[1]
+        flat = {name: None if text is None else text.flatten(0, 1) for name, text in texts.items()}
+        outputs = self._backbone(**flat, **kwargs)
+        pooled = self.pool(outputs.last_hidden_state, flat["input_ids"], flat["attention_mask"])
+        logits = self._classify(pooled).view(-1, choices)
+        loss = None
+        if labels is not None:
+            loss = logits_cross_entropy(logits, labels, num_items_in_batch=num_items_in_batch)
+        return self._output("choice", outputs, loss=loss, logits=logits)
+
+
+def kept_states(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
+    """
+    Of hidden_states (batch, seq, hidden), those at the positions that `logits_to_keep` names, as in transformers: a
+    number of last positions; positions (positions,) or (batch, positions) int64; or a mask (batch, seq) bool, which
+    flattens the states to (chosen, hidden).
+    """
+    if isinstance(logits_to_keep, int):
+        return hidden_states[:, -logits_to_keep:]
+    if logits_to_keep.ndim < 2:
+        return hidden_states[:, logits_to_keep]
+    if logits_to_keep.dtype == torch.bool:
+        return hidden_states[logits_to_keep]
+    return hidden_states.take_along_dim(logits_to_keep[..., None], dim=1)
+
+
+def last_chosen(hidden_states: torch.Tensor, chosen: torch.Tensor, offset: int = 0) -> torch.Tensor:
+    """The state `offset` places behind each row's last chosen token; chosen: (batch, seq), nonzero at those."""
+    batch, length = hidden_states.shape[:2]
+    index = torch.arange(length, device=hidden_states.device)
+    last = (index * chosen.to(hidden_states.device).int()).argmax(-1)
+    return hidden_states[torch.arange(batch, device=hidden_states.device), (last + offset).clamp(max=length - 1)]
+
+
+def last_token(
+    hidden_states: torch.Tensor,
+    input_ids: torch.LongTensor | None,
+    attention_mask: torch.Tensor | None,
+    pad_token_id,
+    offset: int = 0,
+) -> torch.Tensor:
+    """The state of each row's last real token (or `offset` places behind it): by the mask, else by `pad_token_id`,
+    else the last of the row."""
+    batch, length = hidden_states.shape[:2]
+    if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
+        real = attention_mask[:, -length:]
+    elif input_ids is not None and pad_token_id is not None:
+        real = input_ids != pad_token_id
+    elif batch > 1 and input_ids is not None and pad_token_id is None:
+        raise ValueError(
+            "Cannot tell where texts of a batch end: pass an `attention_mask` or set `pad_token_id` in the config."
+        )
+    else:
+        return hidden_states[:, -1]
+    return last_chosen(hidden_states, real, offset)
+
+
+def mean_token(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """The mean state of each row's real tokens."""
+    if attention_mask is None:
+        return hidden_states.mean(1)
+    weight = attention_mask.to(hidden_states)[..., None]
+    return (hidden_states * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+def real_tokens(attention_mask, document_ids: torch.LongTensor | None) -> torch.Tensor | None:
+    """(batch, seq) bool, False at padding, or `None` if nothing says where padding is."""
+    if document_ids is not None:
+        return document_ids >= 0
+    if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
+        return attention_mask.bool()
+    return None
