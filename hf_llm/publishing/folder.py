@@ -83,6 +83,8 @@ def read_folder(path: Path) -> Folder:
         raise ValueError(f"config.json cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise ValueError(f"config.json is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError("config.json holds no JSON object")
     known = [config_class.model_type for config_class, _ in registration.STACKS.values()]
     if config.get("model_type") not in known:
         raise ValueError(f"`model_type={config.get('model_type')!r}` is none of hf_llm ({', '.join(known)})")
