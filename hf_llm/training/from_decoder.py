@@ -7,6 +7,7 @@ from ..models.encoder_decoder import LLMEncoderDecoderForConditionalGeneration
 from ..surgery import build_from_decoder, encoder_config, encoder_decoder_config, load_decoder
 from ..surgery.tokens import prepare_tokenizer, token_fields
 from .config import FromDecoderSection
+from .settings import opening
 
 
 MODEL_CLASSES = {"encoder": LLMEncoderForMaskedLM, "encoder-decoder": LLMEncoderDecoderForConditionalGeneration}
@@ -29,8 +30,9 @@ class DecoderStart:
             ValueError: not a decoder, or one that cannot move.
         """
         self.section, self.stack = section, stack
-        self.decoder = load_decoder(section.path)
-        self.tokenizer = AutoTokenizer.from_pretrained(section.path)
+        with opening("from_decoder.path", section.path):
+            self.decoder = load_decoder(section.path)
+            self.tokenizer = AutoTokenizer.from_pretrained(section.path)
         self._known_tokens = prepare_tokenizer(self.tokenizer, stack, section.extra_special_tokens)
 
     def model_config(self, fields: dict) -> PreTrainedConfig:

@@ -38,6 +38,7 @@ from .report import RunFacts, final_metrics, summary_text, write_report
 from .resuming import check_architecture, find_checkpoint
 from .runs import run_directory, set_cpu_threads
 from .samples import draw_samples
+from .settings import opening
 from .stacks import stack_of
 from .stream import StreamByIndex
 from .trainer import DATA_STATE, PretrainTrainer
@@ -133,7 +134,8 @@ class _Run:
     def open_tokenizer(self) -> PreTrainedTokenizerBase:
         section = self.config.tokenizer
         if section.path is not None:
-            return AutoTokenizer.from_pretrained(section.path)
+            with opening("tokenizer.path", section.path):
+                return AutoTokenizer.from_pretrained(section.path)
         folder = self.run_dir / "tokenizer"
         made_with = {**dataclasses.asdict(section), "data": dataclasses.asdict(self.config.data)["corpus"]}
         note = folder / "made_with.json"
@@ -231,8 +233,9 @@ class _Run:
             return model
         if self.config.word_vectors is not None:
             raise ValueError(f"word_vectors = {self.config.word_vectors!r} has no effect with init_from = {source!r}")
-        check_architecture(source, AutoConfig.from_pretrained(source).to_dict(), self.model_config)
-        return self.stack.auto_class.from_pretrained(source, dtype=torch.float32)
+        with opening("init_from", source):
+            check_architecture(source, AutoConfig.from_pretrained(source).to_dict(), self.model_config)
+            return self.stack.auto_class.from_pretrained(source, dtype=torch.float32)
 
     def make_trainer(self, train: Dataset, evaluation: Dataset, facts: dict) -> PretrainTrainer:
         return PretrainTrainer(

@@ -3,11 +3,13 @@
 Every key is checked; a wrong one raises a single `ValueError` that names the nearest legal key.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import re
 import types
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,15 @@ def load_yaml(text: str) -> Any:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
     except yaml.YAMLError as error:
         raise ValueError(f"not valid YAML: {error}") from error
+
+
+@contextlib.contextmanager
+def opening(name: str, path: str) -> Iterator[None]:
+    """Raise ValueError, which names the setting and its value, where no checkpoint or tokenizer is at a path."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{name} = {path!r} cannot be opened: {error}") from error
 
 
 def load_settings(path: str | Path, overrides: list[str] = ()) -> dict:
