@@ -41,7 +41,7 @@ def read_texts(dataset: Dataset, columns: list[str], split: str) -> Dataset:
         for i, value in enumerate(dataset[column]):
             where = f"data: example {i} of {split}"
             if not (is_conversation(value) if chat else isinstance(value, str)):
-                raise ValueError(f"{where} has {str(value)[:80]!r} as {column!r}: must be {legal}")
+                raise ValueError(f"{where} has {repr(value)[:80]} as {column!r}: must be {legal}")
             for n, message in enumerate(value if chat else ()):
                 try:
                     if _plain(message) != message:
@@ -65,12 +65,12 @@ def _plain(message: dict) -> dict:
         for part in content:
             kind = part.get("type") if isinstance(part, dict) else None
             if kind not in _TEXT_PARTS or not isinstance(part.get("text"), str):
-                raise ValueError(f"has a part {str(part)[:80]!r}: a language model reads parts of type text alone")
+                raise ValueError(f"has a part {repr(part)[:80]}: a language model reads parts of type text alone")
         content = "\n".join(part["text"] for part in content)
     elif content is None and not _has_calls(message):
         raise ValueError(f"({message['role']}) has the content null, and no tool_calls: it must say something")
     elif not isinstance(content, str | None):
-        raise ValueError(f"has the content {str(content)[:80]!r}: it must be a text or a list of text parts")
+        raise ValueError(f"has the content {repr(content)[:80]}: it must be a text or a list of text parts")
     others = {key: value for key, value in message.items() if value is not None and key != "content"}
     return {**others, "content": content}
 

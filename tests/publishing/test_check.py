@@ -119,6 +119,7 @@ CARD = "---\nlibrary_name: transformers\npipeline_tag: {}\n---\n{}\n"
 SEEN = {
     "config of another architecture": (configure("config.json", model_type="llama"), {"configuration"}),
     "config that is no JSON": (write("config.json", "{"), {"configuration"}),
+    "config that is no object": (write("config.json", "[]"), {"configuration"}),
     "an adapter": (write("adapter_config.json", "{}"), {"configuration"}),
     "a head is not in the auto_map": (configure("config.json", auto_map=SHORT_MAP), {"auto_map"}),
     "no class is named": (configure("config.json", architectures=None), {"auto_map"}),

@@ -270,7 +270,7 @@ BAD_ROWS = {
         {},
         "of train has 'prompt' whose message 0 (assistant) has the content null",
     ),
-    "null text": ({"prompt": "a", "chosen": None, "rejected": "b"}, {}, "of train has 'None' as 'chosen'"),
+    "null text": ({"prompt": "a", "chosen": None, "rejected": "b"}, {}, "of train has None as 'chosen'"),
     "null rating": ({"text": "a", "rating": None}, {"ratings": Ratings()}, "of column 'rating' is None, no number"),
     "null column": ({"q": None, "chosen": "a", "rejected": "b"}, {"prompt_template": "{q}"}, "of column 'q' is null"),
     "null words": ({"text": None}, {"prompt_words": 3}, "of train has None as 'text'"),

@@ -321,6 +321,24 @@ def test_a_checkpoint_of_another_architecture_or_run_is_refused(settings, tmp_pa
         pretrain(run_config({**settings(), "resume": "never"}))
 
 
+@pytest.mark.parametrize(
+    ("stack", "name"),
+    [("decoder", "tokenizer.path"), ("decoder", "init_from"), ("encoder", "from_decoder.path")],
+)
+def test_a_path_without_a_checkpoint_is_one_clear_error(stack, name, settings, tmp_path, monkeypatch):
+    def not_on_the_hub(path):
+        raise OSError("no such repository")
+
+    monkeypatch.setattr("hf_llm.training.from_decoder.load_decoder", not_on_the_hub)
+    plan, path = settings(stack), str(tmp_path / "nowhere")
+    section, _, field = name.partition(".")
+    plan[section] = {field: path} if field else path
+    if section == "from_decoder":
+        plan |= {"model": {"model_type": "hf_llm_encoder"}, "tokenizer": {}}
+    with pytest.raises(ValueError, match=f"{name} = '.*nowhere' cannot be opened"):
+        pretrain(run_config(plan))
+
+
 def test_init_from_starts_with_the_weights_of_a_model(settings, tmp_path):
     pretrain(run_config(settings(max_steps=2)))
     plan = settings(max_steps=1, learning_rate=1e-30, weight_decay=0.0)
