@@ -28,13 +28,15 @@ class EveryRowOnce:
     TRL's pairs, and texts that are laid into one row (`padding_free`).
     """
 
+    _sums: list | None = None  # of each batch of an evaluation: loss, targets, and what a trainer adds
+
     def evaluation_loop(self, dataloader, description, *args, metric_key_prefix: str = "eval", **kwargs):
         """As in Trainer, with `<prefix>_loss` by targets.
 
         Raises:
             ValueError: there are rows, but no targets.
         """
-        self._sums = []  # of each batch: loss, targets, and what a trainer adds
+        self._sums = []
         with preserved_rng():
             output = super().evaluation_loop(
                 dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs
@@ -50,11 +52,13 @@ class EveryRowOnce:
                     "targets (labels other than -100)"
                 )
             output.metrics[f"{metric_key_prefix}_loss"] = loss / targets
+        self._sums = None
         return output
 
     def add_sums(self, *sums: torch.Tensor | float) -> None:
         """Count a batch: its summed loss, its targets, and whatever `further_sums` shall have."""
-        self._sums.append(torch.stack([torch.as_tensor(x, device=self.args.device).float() for x in sums]))
+        if self._sums is not None:
+            self._sums.append(torch.stack([torch.as_tensor(x, device=self.args.device).float() for x in sums]))
 
     def real_rows(self, rows: int) -> int | None:
         """How many of this process's rows in the last batch are no repetitions; None before, or if none are."""

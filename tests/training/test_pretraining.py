@@ -95,11 +95,6 @@ def test_a_tokenizer_in_python(stack, streaming, settings, tmp_path):
     assert "Prompt" in (tmp_path / "run" / "samples.md").read_text(encoding="utf-8")
 
 
-def test_a_tokenizer_that_does_not_open_is_named(settings):
-    with pytest.raises(ValueError, match=r"tokenizer\.path = 'nowhere/at-all' cannot be opened"):
-        pretrain(run_config({**settings(), "tokenizer": {"path": "nowhere/at-all"}}))
-
-
 def test_evaluation_does_not_depend_on_its_batches(settings, tmp_path):
     """7 rows in batches of 8, and of 3."""
     losses = []
