@@ -115,19 +115,29 @@ class LLMPreTrainedModel(PreTrainedModel):
         return super().maybe_distribute_model(model, distributed_config, mesh_manager)
 
     def activation_checkpointing_enable(self, activation_checkpointing_kwargs: dict | None = None, **kwargs) -> None:
-        """As in transformers. Reentrant checkpoints are refused beside router losses, whose gradients they lose."""
+        """As in transformers, which has the other name alone until 5.22."""
+        self._check_checkpoints(activation_checkpointing_kwargs)
+        enable = getattr(super(), "activation_checkpointing_enable", super().gradient_checkpointing_enable)
+        enable(activation_checkpointing_kwargs, **kwargs)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None, **kwargs) -> None:
+        """As in transformers."""
+        self._check_checkpoints(gradient_checkpointing_kwargs)
+        super().gradient_checkpointing_enable(gradient_checkpointing_kwargs, **kwargs)
+
+    def _check_checkpoints(self, checkpointing_kwargs: dict | None) -> None:
+        """Raise ValueError for reentrant checkpoints beside router losses, whose gradients they lose."""
         stacks = [module.config for module in self.modules() if isinstance(module, PreTrainedModel)]
         weights = [
             stack.router_aux_loss_coef or stack.router_z_loss_coef
             for stack in stacks
             if stack.is_stack and stack.is_moe
         ]
-        if any(weights) and (activation_checkpointing_kwargs or {}).get("use_reentrant"):
+        if any(weights) and (checkpointing_kwargs or {}).get("use_reentrant"):
             raise ValueError(
                 "`use_reentrant=True` loses the gradients of the router losses: set it to False, or "
                 "`router_aux_loss_coef` and `router_z_loss_coef` to 0."
             )
-        super().activation_checkpointing_enable(activation_checkpointing_kwargs, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
