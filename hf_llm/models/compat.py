@@ -40,8 +40,7 @@ def check_version(found: str = transformers.__version__) -> None:
 
 check_version()
 
-# These need transformers 5, which is certain from here on.
-from transformers.cache_utils import Cache  # noqa: E402
+# This needs transformers 5, which is certain from here on.
 from transformers.modeling_outputs import BaseModelOutputWithPast  # noqa: E402
 
 
@@ -55,8 +54,8 @@ def takes_cache(forward: Callable) -> Callable:
     Decorator of a forward with a parameter `past_key_values`: takes the cache under its new name, `cache`, as well,
     and shows both in its signature. The old name is deprecated where transformers deprecates it.
 
-    A paged cache (continuous batching), which is no [`Cache`], remains a keyword argument `cache`: the attention
-    modules take it.
+    A paged cache (continuous batching), which is divided into blocks, remains a keyword argument `cache`: the
+    attention modules take it.
     """
 
     @functools.wraps(forward)
@@ -64,13 +63,12 @@ def takes_cache(forward: Callable) -> Callable:
         old = kwargs.get("past_key_values")
         if old is not None and CACHE == "cache" and not torch.compiler.is_compiling():
             warnings.warn("`past_key_values` is deprecated. Use `cache` instead.", FutureWarning, stacklevel=2)
-        if isinstance(cache := kwargs.get("cache"), Cache):
-            if old is not None:
+        if not hasattr(kwargs.get("cache"), "num_blocks"):
+            cache = kwargs.pop("cache", None)
+            if cache is not None and old is not None:
                 raise ValueError("Pass the cache once: as `past_key_values` or as `cache`.")
-            kwargs["past_key_values"] = cache
-            del kwargs["cache"]
-        elif cache is None:
-            kwargs.pop("cache", None)
+            if cache is not None:
+                kwargs["past_key_values"] = cache
         return forward(self, *args, **kwargs)
 
     signature = inspect.signature(forward)

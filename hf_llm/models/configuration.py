@@ -102,6 +102,13 @@ class _Common:
         super().__init_subclass__(**kwargs)
         if cls.attribute_map:
             cls.__getattribute__ = PreTrainedConfig.__getattribute__
+        cls.__eq__ = _Common.__eq__  # a dataclass's own asks for fields that only mixtures have
+
+    def __eq__(self, other) -> bool:
+        fields = (field.name for field in dataclasses.fields(self))
+        return type(self) is type(other) and all(
+            getattr(self, name, None) == getattr(other, name, None) for name in fields
+        )
 
     @PreTrainedConfig.per_layer_config.setter
     def per_layer_config(self, per_layer_config: dict | None) -> None:

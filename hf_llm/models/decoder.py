@@ -22,7 +22,7 @@ from .base import LLMPreTrainedModel  # experts: see @use_experts_implementation
 from .compat import CACHE, takes_cache
 from .configuration import POSITION_BIASES, LLMDecoderConfig
 from .decoding import TakesTokenSteps, token_steps
-from .documents import first_tokens, past_length, resolve_documents
+from .documents import first_tokens, pass_documents, past_length, positions_in_documents, resolve_documents
 from .heads import (
     LanguageModelHead,
     QuestionAnsweringHead,
@@ -75,6 +75,8 @@ class LLMDecoderModel(TransformerStack):
         source): for decoders with cross-attention. Returns `last_hidden_state` (batch, seq, hidden) and the cache.
         """
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            if past_length(past_key_values):
+                raise ValueError("Gradient checkpointing cannot train behind a cache that holds tokens: pass none.")
             past_key_values, use_cache = None, False  # a layer that is computed again would append its keys again
         if use_cache and past_key_values is None:
             past_key_values = self._new_cache()
@@ -225,9 +227,16 @@ class LLMDecoderForCausalLM(LanguageModelHead, LLMPreTrainedModel, TakesTokenSte
             )
         return super().init_continuous_batching(*args, **kwargs)
 
-    def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, **kwargs):
+    def _prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs):
+        """As in transformers; where `document_ids` are passed, positions are counted in each document."""
+        if model_kwargs.get("document_ids") is not None:
+            return positions_in_documents(model_kwargs["document_ids"])
+        return super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
+
+    def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, document_ids=None, **kwargs):
         """As in transformers, but when a text outgrows longrope's short frequencies, its cached keys have been rotated
-        by the wrong ones: the cache is computed anew, once (as in transformers' Phi-3)."""
+        by the wrong ones: the cache is computed anew, once (as in transformers' Phi-3). New tokens belong to the
+        prompt's last document."""
         new, cache = kwargs.get("next_sequence_length"), kwargs.get(CACHE)
         if outgrows_longrope(self.config, cache, new, kwargs.get("position_ids")):
             if inputs_embeds is not None:  # of the prompt; what has been generated since has ids
@@ -235,7 +244,10 @@ class LLMDecoderForCausalLM(LanguageModelHead, LLMPreTrainedModel, TakesTokenSte
                 embeddings = self.get_input_embeddings()(input_ids[:, input_ids.shape[1] - generated :])
                 inputs_embeds, kwargs["is_first_iteration"] = torch.cat((inputs_embeds, embeddings), dim=1), True
             kwargs[CACHE] = kwargs["next_sequence_length"] = None
-        return super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+        inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+        is_first = kwargs.get("is_first_iteration", False)
+        pass_documents(inputs, document_ids, inputs.get(CACHE), kwargs.get("attention_mask"), is_first)
+        return inputs
 
     @takes_cache
     @can_return_tuple

@@ -18,6 +18,10 @@ from .operators import values_are_known
 class _RemembersDocuments:
     """Mixed into the class of a cache that holds packed documents: `document_ids` (batch, tokens) follow its rows."""
 
+    def __reduce__(self):
+        """By the cache's own class, since pickle looks classes up by name."""
+        return _make_remembering, (type(self).__bases__[1],), self.__dict__
+
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         super().reorder_cache(beam_idx)
         self.document_ids = self.document_ids[beam_idx.to(self.document_ids.device)]
@@ -34,6 +38,11 @@ class _RemembersDocuments:
 @functools.cache
 def _remembering(cls: type[Cache]) -> type[Cache]:
     return type(cls.__name__, (_RemembersDocuments, cls), {"__module__": cls.__module__})
+
+
+def _make_remembering(cls: type[Cache]) -> Cache:
+    """An empty object, whose attributes pickle sets."""
+    return object.__new__(_remembering(cls))
 
 
 def _remember(cache: Cache, documents: torch.LongTensor) -> None:
@@ -126,6 +135,32 @@ def _find_documents(position_ids, attention_mask, known, past: int, shape) -> to
     if known is None and values_are_known() and not begins.any():
         return None
     return last + begins.long().cumsum(-1)
+
+
+def pass_documents(
+    inputs: dict, document_ids: torch.LongTensor | None, cache: Cache | None, attention_mask, is_first: bool, half=""
+) -> None:
+    """Add to the inputs that `generate` has prepared the documents of a prompt (batch, prompt), the last of which goes
+    on in new tokens, or nothing where the cache remembers them.
+
+    half: "decoder_" in an encoder-decoder. `generate` makes the masks of static caches beforehand, without documents:
+    where there are some, attention_mask, from which it made them, takes their place.
+    """
+    ids = inputs.get(f"{half}input_ids")
+    shape = (inputs["inputs_embeds"] if ids is None else ids).shape[:2]
+    is_made = inputs.get(f"{half}attention_mask") is not attention_mask
+    known = None if is_first else getattr(cache, "document_ids", None)
+    if document_ids is None and is_made and is_first:
+        document_ids = resolve_documents(None, inputs.get(f"{half}position_ids"), attention_mask, cache, shape)
+    elif document_ids is not None and known is not None and known.shape[1] >= document_ids.shape[1]:
+        document_ids = None
+    elif document_ids is not None and document_ids.shape[1] != shape[1]:
+        total = shape[1] + (int(past_length(cache)) if known is None else known.shape[1])
+        new = document_ids.amax(-1, keepdim=True).expand(-1, max(total - document_ids.shape[1], 0))
+        document_ids = torch.cat((document_ids, new), dim=-1)[:, :total]
+    inputs[f"{half}document_ids"] = document_ids
+    if is_made and (document_ids is not None or known is not None):
+        inputs[f"{half}attention_mask"] = attention_mask
 
 
 def positions_in_documents(document_ids: torch.LongTensor) -> torch.LongTensor:

@@ -20,7 +20,7 @@ from .compat import CACHE, takes_cache
 from .configuration import LLMEncoderDecoderConfig
 from .decoder import LLMDecoderModel, outgrows_longrope
 from .decoding import TakesTokenSteps
-from .documents import resolve_documents
+from .documents import pass_documents, resolve_documents
 from .encoder import LLMEncoderModel
 from .heads import (
     LanguageModelHead,
@@ -224,13 +224,18 @@ class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, _EncoderDecod
         new = getattr(super(), "_prepare_text_encoder_decoder_kwargs_for_generation", None)
         return (new or super()._prepare_encoder_decoder_kwargs_for_generation)(*args, **kwargs)
 
-    def prepare_inputs_for_generation(self, input_ids, decoder_token_type_ids=None, **kwargs):
+    def prepare_inputs_for_generation(
+        self, input_ids, decoder_token_type_ids=None, decoder_document_ids=None, **kwargs
+    ):
         """As in transformers, and as in [`LLMDecoderForCausalLM`] where a text outgrows longrope's short frequencies;
-        new tokens have the last one's `decoder_token_type_ids`."""
+        new tokens have the last one's `decoder_token_type_ids` and belong to the last document."""
         new, positions = kwargs.get("next_sequence_length"), kwargs.get("decoder_position_ids")
         if outgrows_longrope(self.config.decoder, kwargs.get(CACHE), new, positions):
             kwargs[CACHE] = kwargs["next_sequence_length"] = None
         inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
+        mask, is_first = kwargs.get("decoder_attention_mask"), kwargs.get("is_first_iteration", False)
+        self_cache = getattr(inputs.get(CACHE), "self_attention_cache", None)
+        pass_documents(inputs, decoder_document_ids, self_cache, mask, is_first, "decoder_")
         if decoder_token_type_ids is not None:
             types, length = decoder_token_type_ids, inputs["decoder_input_ids"].shape[1]
             if not kwargs.get("is_first_iteration"):

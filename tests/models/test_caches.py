@@ -44,6 +44,37 @@ def test_a_cache_is_passed_once():
         model(**inputs_of("decoder"), **caches)
 
 
+class _Foreign:
+    """A cache of another library, which is no subclass of transformers'."""
+
+    def __init__(self, config):
+        self.cache = DynamicCache(config=config)
+
+    def __getattr__(self, name):
+        return getattr(self.cache, name)
+
+
+@pytest.mark.parametrize("name", CACHE_NAMES)
+def test_a_cache_of_any_class_is_used(name):
+    model, inputs = redraw(MODELS["decoder"](tiny_config("decoder"))).eval(), inputs_of("decoder")["input_ids"]
+    cache = _Foreign(model.config)
+    with torch.no_grad():
+        model(inputs[:, :-1], **{name: cache})
+        output = model(inputs[:, -1:], **{name: cache})
+        torch.testing.assert_close(output.logits, model(inputs).logits[:, -1:], rtol=0, atol=1e-5)
+        with pytest.raises(AttributeError, match="get_seq_length"):
+            model(inputs, **{name: ((torch.zeros(2, 2, 3, 8),) * 2,) * 2})
+
+
+def test_gradient_checkpointing_refuses_a_cache_that_holds_tokens():
+    """It would leave them out in silence."""
+    model = MODELS["decoder"](tiny_config("decoder"))
+    cache = model(**inputs_of("decoder"), use_cache=True)[CACHE]
+    model.train().gradient_checkpointing_enable()
+    with pytest.raises(ValueError, match="Gradient checkpointing cannot train behind a cache"):
+        model(**inputs_of("decoder"), **{CACHE: cache})
+
+
 def test_a_layer_that_is_computed_again_appends_its_keys_once():
     """Gradient checkpointing in training leaves a cache as it is, whatever transformers calls it."""
     model = MODELS["decoder"](tiny_config("decoder")).train()

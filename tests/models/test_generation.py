@@ -15,6 +15,8 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from hf_llm.models.compat import CACHE
+
 from .generating import (
     ABSOLUTE,
     NEW,
@@ -28,7 +30,7 @@ from .generating import (
     since,
     tiny_model,
 )
-from .tiny import EXPERTS, VOCABULARY
+from .tiny import EXPERTS, VOCABULARY, tokens
 
 
 STACKS = ("decoder", "encoder_decoder")
@@ -374,15 +376,47 @@ def test_generation_from_embeddings(stack):
     assert_same(generate(model, with_embeds), generate(model, inputs))
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"use_cache": False}, {"num_beams": 3}])
+STATIC = {"cache_implementation": "static", "disable_compile": True}
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"use_cache": False}, {"num_beams": 3}, STATIC])
 @pytest.mark.parametrize("fields", [{}, SLIDING, {"position_embedding": "learned"}, {"position_embedding": "alibi"}])
-def test_behind_packed_documents_the_last_one_goes_on(fields, kwargs):
-    """Positions that start again say where it begins."""
+@pytest.mark.parametrize("given_by", ["position_ids", "document_ids"])
+def test_behind_packed_documents_the_last_one_goes_on(fields, kwargs, given_by):
+    """Positions that start again say where it begins, or ids."""
     model = tiny_model("decoder", **fields)
     last = {name: tensor[:, 4:] for name, tensor in prompts().items()}
-    positions = torch.cat((torch.arange(4), torch.arange(PROMPT - 4))).expand(2, -1)
-    packed = generate(model, {**prompts(), "position_ids": positions}, **kwargs)[0]
+    given = {
+        "position_ids": torch.cat((torch.arange(4), torch.arange(PROMPT - 4))).expand(2, -1),
+        "document_ids": (torch.arange(PROMPT) >= 4).long().expand(2, -1),
+    }
+    packed = generate(model, {**prompts(), given_by: given[given_by]}, **kwargs)[0]
     assert packed.tolist() == generate(model, last, **kwargs)[0].tolist()
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"use_cache": False}, {"num_beams": 3}, STATIC])
+def test_behind_packed_targets_the_last_one_goes_on(kwargs):
+    model, (source, target) = tiny_model("encoder_decoder"), (tokens(2, PROMPT), tokens(2, 5, seed=1))
+    target[:, [0, 3]] = model.config.decoder_start_token_id  # `generate` puts it before a target that lacks it
+    documents = {"document_ids": torch.arange(PROMPT) >= 4, "decoder_document_ids": torch.arange(5) >= 3}
+    documents = {name: begun.long().expand(2, -1) for name, begun in documents.items()}
+    kwargs = {"max_new_tokens": NEW, "do_sample": False, **kwargs}
+    packed = model.generate(source, decoder_input_ids=target, **documents, **kwargs)
+    alone = model.generate(source[:, 4:], decoder_input_ids=target[:, 3:], **kwargs)
+    assert packed[:, 5:].tolist() == alone[:, 2:].tolist()
+
+
+def test_a_conversation_of_packed_documents_goes_on_from_its_cache():
+    model, documents = tiny_model("decoder"), (torch.arange(PROMPT) >= 4).long().expand(2, -1)
+    whole = model.generate(**prompts(), document_ids=documents, max_new_tokens=6, do_sample=False)
+    settings = {"max_new_tokens": 3, "do_sample": False, "return_dict_in_generate": True}
+    first = model.generate(**prompts(), document_ids=documents, **settings)
+    documents = torch.nn.functional.pad(documents, (0, 3), value=1)
+    mask = torch.ones_like(first.sequences)
+    second = model.generate(
+        first.sequences, attention_mask=mask, document_ids=documents, **{CACHE: first[CACHE]}, **settings
+    )
+    assert second.sequences.tolist() == whole.tolist()
 
 
 def test_a_target_that_has_begun_goes_on():

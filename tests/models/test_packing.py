@@ -1,6 +1,7 @@
 """Documents packed into one row never see each other, on any stack and backend."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -156,7 +157,7 @@ def test_packed_documents_fill_a_cache_chunk_by_chunk(backend, name, how, flash_
 
 
 def test_documents_follow_the_rows_of_a_cache():
-    """Repeated, chosen and reordered, as beams and returned sequences are."""
+    """Repeated, chosen and reordered, as beams and returned sequences are; copied and pickled."""
     model = tiny_model("decoder")
     batch = given_by(packed_batch("decoder", padding=0, lengths=((4, 3, 5), (5, 7))), "both")
     start = {name: value[:, :8] for name, value in batch.items()}
@@ -166,7 +167,7 @@ def test_documents_follow_the_rows_of_a_cache():
     cache.batch_select_indices(torch.tensor([3, 0, 2]))
     cache.reorder_cache(torch.tensor([2, 0, 1]))
     rows = rows.repeat_interleave(2)[[3, 0, 2]][[2, 0, 1]]
-    for cached in (copy.deepcopy(cache), cache):
+    for cached in (copy.deepcopy(cache), pickle.loads(pickle.dumps(cache)), cache):
         logits = logits_of(model, {"input_ids": batch["input_ids"][rows, 8:9]}, past_key_values=cached)
         expected = logits_of(model, {name: value[rows, :9] for name, value in batch.items()})[:, -1:]
         torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)

@@ -234,3 +234,5 @@ def test_only_mixtures_have_the_fields_by_which_others_know_them(fields, tmp_pat
         for config in (dense, sparse):
             config.save_pretrained(tmp_path)
             assert config_class.from_pretrained(tmp_path).to_dict() == config.to_dict()
+            assert copy.deepcopy(config) == config
+        assert dense != sparse and sparse != config_class(**SIZES, num_experts=4, num_experts_per_tok=1)
