@@ -71,6 +71,8 @@ def test_a_difference_is_seen(tmp_path):
 
 
 def test_golden_checkpoints_give_their_logits_by_the_code_they_carry(checkpoints, tmp_path):
+    if not checkpoints:
+        pytest.skip(f"no golden checkpoint has code for transformers {transformers.__version__}")
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {
         "HF_MODULES_CACHE": str(tmp_path / "m")
     }

@@ -47,8 +47,9 @@ def test_gradient_checkpointing_changes_no_gradient(stack, name, reentrant):
     layer = (model.model.decoder if stack == "encoder_decoder" else model.model).layers[0]
     layer.mlp.register_forward_pre_hook(lambda *args: calls.append(1))
     if reentrant and name == "experts":
-        with pytest.raises(ValueError, match="use_reentrant"):
-            model.activation_checkpointing_enable({"use_reentrant": reentrant})
+        for enable in (model.activation_checkpointing_enable, model.gradient_checkpointing_enable):
+            with pytest.raises(ValueError, match="use_reentrant"):
+                enable({"use_reentrant": reentrant})
         return
     model.activation_checkpointing_enable({"use_reentrant": reentrant})
     actual = step(model, batch)
