@@ -3,11 +3,23 @@
 import pytest
 from transformers import GenerationConfig
 
-from .generating import NEW, PAGED_CACHE, PROMPT, VARIANTS, generate, prompts, tiny_model
+from .generating import NEW, PAGED_CACHE, PROMPT, VARIANTS, generate, prompts, since, tiny_model
 from .tiny import tokens
 
 
 PAGED = {name: VARIANTS[name] for name in ("learned", "some layers slide", "experts", "shared layers")}
+CASES = [
+    pytest.param(
+        fields,
+        backend,
+        marks=since("5.20", "continuous batching of sliding layers by flash attention 2")
+        if (name, backend) == ("some layers slide", "flash_attention_2")
+        else (),
+        id=f"{name}-{backend}",
+    )
+    for name, fields in PAGED.items()
+    for backend in ("sdpa", "flash_attention_2")
+]
 
 
 SETTINGS = {
@@ -16,8 +28,7 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("backend", ["sdpa", "flash_attention_2"])
-@pytest.mark.parametrize("fields", PAGED.values(), ids=PAGED)
+@pytest.mark.parametrize(("fields", "backend"), CASES)
 def test_continuous_batching_gives_the_tokens_of_generate(fields, backend, flash_kernels):
     """More prompts than fit into one batch of tokens."""
     model = tiny_model("decoder", backend, **fields, attention_dropout=0.1)
