@@ -15,7 +15,7 @@ from hf_llm.models.feedforward import FeedForward
 from hf_llm.models.layer import TransformerLayer
 from hf_llm.models.norms import RMSNorm
 
-from .generating import NEW, PROMPT, VARIANTS, generate, prompts, tiny_model
+from .generating import NEW, PROMPT, VARIANTS, generate, prompts, since, tiny_model
 from .tiny import EXPERTS, VOCABULARY
 
 
@@ -200,6 +200,7 @@ def test_dropout_has_no_steps(part, taken):
     assert taken
 
 
+@since("5.20", "generation by a model that checkpoints, which drops its cache there")
 def test_layers_that_are_computed_again_have_no_steps(taken):
     """They drop the cache."""
     model = tiny_model("decoder").train()
