@@ -362,9 +362,7 @@ def test_classifiers():
     mask = torch.ones_like(IDS)
     with refuses("`labels` has 3, but must be from 0 to 2"):
         model(IDS, attention_mask=mask, labels=torch.tensor([1, 3]))
-    object.__setattr__(
-        model.config, "problem_type", "ranking"
-    )  # some versions of transformers check it when it is set
+    object.__setattr__(model.config, "problem_type", "ranking")  # some versions check it when it is set
     with refuses("`problem_type='ranking'` is not known. Legal values: 'regression', "):
         model(IDS, attention_mask=mask, labels=torch.tensor([1, 2]))
 
