@@ -10,7 +10,7 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import DataCollatorForLanguageModeling, DataCollatorForSeq2Seq
 
-from tests.models.tiny import EXPERTS
+from models.tiny import EXPERTS
 
 from .toys import LETTERS, decoder, encoder, encoder_decoder, make_tokenizer, share_of_a
 
