@@ -48,7 +48,7 @@ def assert_updated(before: dict[str, bytes], after: dict[str, bytes]) -> None:
     assert {name: after[name] for name in code} == code and "older.py" not in after and "mine.py" in after
     config = json.loads(after["config.json"])
     assert config == json.loads(before["config.json"]) | {"hf_llm_version": __version__}
-    others = set(before) - {*code, "older.py", "manifest.json"}
+    others = set(before) - {*code, "older.py", "manifest.json", "config.json"}
     assert {name: after[name] for name in others} == {name: before[name] for name in others}
 
 
@@ -76,7 +76,8 @@ def test_auto_map_and_version_are_renewed(old, untried):
     (old / "config.json").write_text(json.dumps(config | earlier))
     assert "config.json" in update(old).changed
     renewed = json.loads((old / "config.json").read_text())
-    assert renewed == config | {"auto_map": config["auto_map"] | tokenizer} and not (old / "older.py").exists()
+    as_now = {"auto_map": config["auto_map"] | tokenizer, "hf_llm_version": __version__}
+    assert renewed == config | as_now and not (old / "older.py").exists()
 
 
 NEW = {"a.py": b"new", "b.py": b"new", "c.py": None, "d.py": b"new"}

@@ -7,10 +7,9 @@ import pytest
 import transformers
 import trl
 from datasets import Dataset
+from models.tiny import EXPERTS
 from peft import LoraConfig, get_peft_model
 from transformers import DataCollatorForLanguageModeling, DataCollatorForSeq2Seq
-
-from models.tiny import EXPERTS
 
 from .toys import LETTERS, decoder, encoder, encoder_decoder, make_tokenizer, share_of_a
 
