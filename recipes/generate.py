@@ -14,7 +14,6 @@ from pathlib import Path
 from transformers import AutoConfig, AutoTokenizer
 
 from hf_llm.training.checkpoints import last_good_checkpoint
-from hf_llm.training.report import final_metrics, summary_text
 from hf_llm.training.samples import draw_samples
 from hf_llm.training.saving import RUN_CONFIG
 from hf_llm.training.stacks import stack_of
@@ -41,10 +40,6 @@ def main() -> int:
         join = "" if stack.name == "decoder" else "\n-> "
         print(f"{'-' * 80}\n{sample.prompt}{join}{sample.output}")
     print("-" * 80)
-
-    metrics = options.model / "metrics.json"
-    if metrics.is_file():
-        print(summary_text(options.model, final_metrics([json.loads(metrics.read_text(encoding="utf-8"))])))
     return 0
 
 

@@ -8,9 +8,8 @@ A run that was stopped, by Ctrl-C, SIGTERM or a crash, goes on with the same com
 import sys
 
 from hf_llm.training.command import main
-from hf_llm.training.config import load_run_config
-from hf_llm.training.pretraining import pretrain
+from hf_llm.training.pretraining import Pretraining
 
 
 if __name__ == "__main__":
-    sys.exit(main(__file__, __doc__, load_run_config, pretrain, "template.md"))
+    sys.exit(main(__file__, __doc__, Pretraining))

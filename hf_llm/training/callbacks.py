@@ -59,7 +59,7 @@ _PROGRESS = {
     "tokens_per_second": "{:,.0f} tokens/s",
     "mfu": "{:.0%} of peak FLOPs",
 }
-# measures of an evaluation that a line about it leaves out
+# figures of an evaluation that are about itself
 BOOKKEEPING = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "num_tokens")
 
 
@@ -68,15 +68,20 @@ def progress_text(logs: dict) -> str:
     return ", ".join(form.format(logs[key]) for key, form in _PROGRESS.items() if key in logs)
 
 
-def evaluation_text(metrics: dict) -> str:
+def evaluation_text(logs: dict) -> str:
     """One line about an evaluation, or nothing if these are not the figures of one."""
-    measures = {k.removeprefix("eval_"): v for k, v in metrics.items() if k.startswith("eval_")}
-    shown = [f"{k.replace('_', ' ')} {v:,.4f}" for k, v in measures.items() if k not in BOOKKEEPING and _is_number(v)]
+    shown = [f"{name.replace('_', ' ')} {value:,.4f}" for name, value in measures(logs).items()]
     return "validation " + ", ".join(shown) if shown else ""
 
 
-def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def measures(logs: dict) -> dict[str, float]:
+    """What a log entry says about validation data, by names without `eval_`."""
+    found = {k.removeprefix("eval_"): v for k, v in logs.items() if k.startswith("eval_")}
+    return {
+        name: value
+        for name, value in found.items()
+        if name not in BOOKKEEPING and isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
 
 
 class StopOnSignal(TrainerCallback):

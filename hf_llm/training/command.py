@@ -2,41 +2,60 @@
 
 import argparse
 import logging
-import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+
+import yaml
 
 from .checkpoints import CheckpointError
 from .launching import check_num_processes
+from .run import Run
 from .saving import TrainingDiverged
 
 
-Config = TypeVar("Config")
-
-
-def main(
-    recipe: str,
-    about: str,
-    load: Callable[[str, list[str]], Config],
-    train: Callable[[Config, Path], signal.Signals | None],
-    card_template: str = "tuning_template.md",
-) -> int:
+def main(recipe: str, about: str, job: type[Run], train=None, card_template: str = "tuning_template.md") -> int:
     """
     Run a recipe with the words behind its name.
 
     Args:
-        recipe: its file.
+        recipe: its file; the template of the model card is `model_cards/template.md` beside the folder of recipes.
         about: its docstring.
-        load: makes the configuration of a YAML file's path and overrides.
-        train: does what it says; its second argument is the path of the card's template.
-        card_template: name of that template, in `model_cards/` beside the folder of recipes.
+        job: what it does.
 
     Returns:
         Exit status: 1 after an error, which is printed, 128 + its number after a signal.
     """
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    if train is not None:
+        return _main_of_functions(recipe, about, job, train, card_template)
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, add_help=False
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML file of the run, see recipes/README.md")
+    parser.add_argument("--num-processes", type=int, help="stop unless the launcher has started as many processes")
+    parser.add_argument("--print_config", action="store_true", help="print the checked settings as YAML, and stop")
+    parser.add_argument("-h", "--help", action="store_true", help="print this and every key of a configuration")
+    known, overrides = parser.parse_known_args()
+    if known.help:
+        print(parser.format_help(), "\nsettings, in the file or as --section.key value:\n", *job.describe(), sep="\n")
+        return 0
+    if known.config is None:
+        parser.error("the following arguments are required: --config")
+    try:
+        check_num_processes(known.num_processes)
+        config = job.load(known.config, overrides)
+        if known.print_config:
+            print(yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True), end="")
+            return 0
+        stopped_by = job(config, Path(recipe).resolve().parents[1] / "model_cards" / "template.md").run()
+    except (ValueError, CheckpointError, TrainingDiverged) as error:
+        print(f"{Path(recipe).name}: error: {error}", file=sys.stderr)
+        return 1
+    return 128 + stopped_by if stopped_by else 0
+
+
+def _main_of_functions(recipe, about, load, train, card_template) -> int:
+    """For jobs that are functions yet."""
     parser = argparse.ArgumentParser(
         description=about, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )

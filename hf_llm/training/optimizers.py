@@ -1,4 +1,4 @@
-"""AdamW, SGD and Muon over groups of parameters by role: what a parameter is for, not how many dimensions it has.
+"""Optimizers and learning-rate schedules by name; AdamW, SGD and Muon over groups of parameters by role.
 
 | role | parameters | under `muon` | weight decay |
 |---|---|---|---|
@@ -13,17 +13,20 @@
 `...Router`, `...Experts`), as in transformers: native and users' modules have these names, too.
 """
 
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import get_wsd_schedule
 from transformers.pytorch_utils import Conv1D
 
 
-OPTIMIZERS = ("adamw", "muon", "sgd")
 ROLES = ("matrix", "experts", "embedding", "router", "vector", "other")
 MUON_ROLES = ("matrix", "experts")
 DECAYING_ROLES = ("matrix", "experts", "other")
@@ -203,36 +206,59 @@ def orthogonalize(
     return states.mT if is_tall else states
 
 
-def build_optimizer(model: nn.Module, args) -> torch.optim.Optimizer:
-    """The optimizer that `args` (`OptimizerArguments`, `TrainingArguments`) ask for, over `parameter_groups(model)`.
-
-    Raises:
-        ValueError: `args.optimizer` is not in `OPTIMIZERS`.
-    """
-    groups = parameter_groups(model, args.weight_decay, args.decay_embeddings)
+def _adamw(groups: list[dict], args: Any) -> torch.optim.Optimizer:
     betas = (args.adam_beta1, args.adam_beta2)
-    if args.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=args.learning_rate, betas=betas, eps=args.adam_epsilon, fused=True)
-    if args.optimizer == "muon":
-        return MuonWithAdamW(
-            groups,
-            lr=args.learning_rate,
-            matrix_lr=args.muon_learning_rate,
-            momentum=args.momentum,
-            betas=betas,
-            eps=args.adam_epsilon,
-        )
-    if args.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=args.learning_rate, momentum=args.momentum)
-    raise ValueError(f"training.optimizer = {args.optimizer!r} is unknown; legal: {', '.join(OPTIMIZERS)}")
+    return torch.optim.AdamW(groups, lr=args.learning_rate, betas=betas, eps=args.adam_epsilon, fused=True)
+
+
+def _muon(groups: list[dict], args: Any) -> torch.optim.Optimizer:
+    rates = {"lr": args.learning_rate, "matrix_lr": args.muon_learning_rate, "momentum": args.momentum}
+    return MuonWithAdamW(groups, **rates, betas=(args.adam_beta1, args.adam_beta2), eps=args.adam_epsilon)
+
+
+def _sgd(groups: list[dict], args: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(groups, lr=args.learning_rate, momentum=args.momentum)
+
+
+# training.optimizer -> (groups of `parameter_groups`, the run's arguments) -> optimizer
+OPTIMIZERS = {"adamw": _adamw, "muon": _muon, "sgd": _sgd}
+
+
+def build_optimizer(model: nn.Module, args: Any) -> torch.optim.Optimizer:
+    """The optimizer that `args` (`OptimizerArguments`) ask for, over `parameter_groups(model)`."""
+    return OPTIMIZERS[args.optimizer](parameter_groups(model, args.weight_decay, args.decay_embeddings), args)
+
+
+def _decay(shape: str, whole: bool, optimizer: torch.optim.Optimizer, args: Any, steps: int) -> LRScheduler:
+    """Linear warmup, a plateau, and a decay to `min_lr_ratio` over all that is left (`whole`) or `decay_fraction`."""
+    warmup = args.get_warmup_steps(steps)
+    decay = steps - warmup if whole else min(steps - warmup, math.ceil(args.decay_fraction * steps))
+    options = {"num_decay_steps": decay, "decay_type": shape, "min_lr_ratio": args.min_lr_ratio}
+    return get_wsd_schedule(optimizer, num_warmup_steps=warmup, num_training_steps=steps, **options)
+
+
+# training.schedule -> (optimizer, the run's arguments, number of steps) -> scheduler, stepped once per optimizer step.
+# "1-sqrt" is the decay found best for "wsd" (warmup, stable, decay) in https://arxiv.org/abs/2405.18392.
+SCHEDULES = {
+    "cosine": functools.partial(_decay, "cosine", True),
+    "linear": functools.partial(_decay, "linear", True),
+    "wsd": functools.partial(_decay, "1-sqrt", False),
+}
 
 
 class OptimizerByName:
     """For a trainer whose `args` are `OptimizerArguments`: stands before `Trainer` among its bases."""
 
-    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.is_deepspeed_enabled and self.args.optimizer == "muon":
             raise ValueError("training.optimizer = 'muon' needs whole matrices, which DeepSpeed flattens: use adamw")
         if self.optimizer is None:
             self.optimizer = build_optimizer(self.model if model is None else model, self.args)
         return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        if self.lr_scheduler is None and hasattr(self.args, "schedule"):
+            make = SCHEDULES[self.args.schedule]
+            self.lr_scheduler = make(self.optimizer if optimizer is None else optimizer, self.args, num_training_steps)
+            self._created_lr_scheduler = True  # a second `train()` makes a new one
+        return super().create_scheduler(num_training_steps, optimizer)

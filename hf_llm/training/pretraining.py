@@ -1,18 +1,25 @@
-"""One pretraining run, from a `RunConfig` to a model directory with its report."""
+"""Pretraining an encoder, a decoder or an encoder-decoder on text: data, model and trainer of the run."""
 
 import dataclasses
 import itertools
 import json
-import logging
 import math
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 
 import datasets
 import torch
-from torch import nn
 from torch.utils.data import Dataset, Subset
-from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase, set_seed
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
 
 from hf_llm.data import (
     EvaluationSamples,
@@ -28,15 +35,14 @@ from hf_llm.data import (
     train_tokenizer,
 )
 
-from . import runs
-from .arguments import PretrainingArguments
-from .callbacks import ReportAtSave
-from .config import RunConfig
-from .evaluation import IGNORED, preserved_rng
-from .from_decoder import DecoderStart
-from .report import RunFacts, final_metrics, summary_text, write_report
-from .resuming import check_architecture, find_checkpoint
-from .runs import run_directory, set_cpu_threads
+from ..surgery import build_from_decoder, encoder_config, encoder_decoder_config, load_decoder
+from ..surgery.tokens import prepare_tokenizer, token_fields
+from .arguments import MANAGED_IN_PRETRAINING, PretrainingArguments
+from .config import PretrainingConfig, TokenizerSection
+from .evaluation import IGNORED
+from .report import Results, fenced, last_logs
+from .resuming import check_architecture
+from .run import Run
 from .samples import draw_samples
 from .settings import opening
 from .stacks import stack_of
@@ -45,113 +51,103 @@ from .trainer import DATA_STATE, PretrainTrainer
 from .word_vectors import init_embeddings_from_word_vectors
 
 
-logger = logging.getLogger(__name__)
-
 _TABLE_POSITIONS = ("learned", "sinusoidal")  # kinds of positions that end where their table ends
 _TOKENIZER_DOCUMENTS = 100_000  # of a stream, to train a tokenizer on
+_CORPUS_FIGURES = ("documents", "tokens", "bytes", "rows", "bytes_per_token", "fill")
+_USAGE = """from transformers import {auto_class}, AutoTokenizer
+
+# `import hf_llm` first makes trust_remote_code unnecessary
+model = {auto_class}.from_pretrained("{name}", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained("{name}")"""
+_LIMITS = (
+    "A small model trained briefly, for showing and testing the recipe: it has learned the form of its corpus, not "
+    "facts. It has not been aligned, filtered or evaluated for bias, and its text should not be relied on."
+)
 
 
-def pretrain(config: RunConfig, card_template: Path | None = None) -> signal.Signals | None:
-    """Train, evaluate, save and report; go on from a checkpoint where there is one.
-
-    Args:
-        config: the run.
-        card_template: Jinja template of the model card; None writes no card.
-
-    Returns:
-        The signal that stopped the run (a checkpoint has been saved), or None if it is complete.
-
-    Raises:
-        ValueError: anything wrong with the configuration, the data or the checkpoint, before training starts.
-        CheckpointError: a checkpoint could not be written.
-        TrainingDiverged: the loss is not finite any more.
-    """
-    set_cpu_threads(config.cpu_threads)
-    args = training_arguments(config, config.training.get("max_steps") or 1)
-    with run_directory(args):
-        return _Run(config, args, card_template).run()
+def pretrain(config: PretrainingConfig, card_template: Path | None = None) -> signal.Signals | None:
+    """Train, evaluate, save and report (see `Run.run`); go on from a checkpoint where there is one."""
+    return Pretraining(config, card_template).run()
 
 
-def training_arguments(config: RunConfig, max_steps: int) -> PretrainingArguments:
-    """`PretrainingArguments` of a run of `max_steps` steps; an evaluation also happens at every save."""
-    settings = {k: v for k, v in config.training.items() if k != "num_train_epochs"}
-    if not {"max_steps", "num_train_epochs"} & set(config.training):
-        raise ValueError("training.max_steps or training.num_train_epochs is missing")
-    if config.data.streaming and "max_steps" not in config.training:
-        raise ValueError("data.streaming = True needs training.max_steps: a stream has no epochs")
-    return PretrainingArguments(**{**settings, "max_steps": max_steps}, output_dir=config.output_dir, seed=config.seed)
+class Pretraining(Run):
+    """A run of `recipes/pretrain.py`."""
 
+    config_class = PretrainingConfig
+    arguments_class = PretrainingArguments
+    managed = MANAGED_IN_PRETRAINING
+    reports_at_save = True
 
-class _Run:
-    """The parts of one run, made in order: tokenizer, data, model, trainer."""
+    def make_arguments(self, max_steps: int = 1) -> PretrainingArguments:
+        """The arguments of a run whose configuration gives its steps, or epochs that are `max_steps` steps."""
+        given = self.config.training
+        if not {"max_steps", "num_train_epochs"} & set(given):
+            raise ValueError("training.max_steps or training.num_train_epochs is missing")
+        if self.config.data.streaming and "max_steps" not in given:
+            raise ValueError("data.streaming = True needs training.max_steps: a stream has no epochs")
+        return self.arguments(max_steps=max_steps)
 
-    def __init__(self, config: RunConfig, args: PretrainingArguments, card_template: Path | None):
-        self.config = config
-        self.args = args
-        self.card_template = card_template
-        self.run_dir = Path(config.output_dir)
+    def prepare(self) -> PretrainTrainer:
+        config = self.config
         self.stack = stack_of(CONFIG_MAPPING[config.model["model_type"]])
-        supervised = config.objective["name"] == "supervised"
-        self.columns = ("source", "target") if supervised else ("text",)
-
-    def run(self) -> signal.Signals | None:
+        self.columns = ("source", "target") if config.objective["name"] == "supervised" else ("text",)
         with self.args.main_process_first():  # the first process fills the caches that the others read
             self.tokenizer, self.model_config = self.open_tokenizer_and_config()
-            check_vocabulary(self.tokenizer, self.model_config.get_text_config(decoder=True).vocab_size)
+            self.vocab_size = self.model_config.get_text_config(decoder=True).vocab_size
+            check_vocabulary(self.tokenizer, self.vocab_size)
             self.objective = self.make_objective()
-            data = self.config.data
-            check_positions(self.model_config, self.objective.capacity(data.row_length, data.target_row_length))
+            lengths = self.objective.capacity(config.data.row_length, config.data.target_row_length)
+            check_positions(self.model_config, lengths)
             train, evaluation = self.load_data()
-        facts = {
-            **self.config.to_dict(),
-            "global_batch_size": self.args.global_batch_size,
-            "fingerprint": self.corpus_report.get("fingerprint"),
-        }
-        checkpoint = find_checkpoint(self.run_dir, self.config.resume)
-        if checkpoint is not None:
-            check_architecture(checkpoint, _saved_config(checkpoint), self.model_config)
+        if self.checkpoint is not None:
+            saved = AutoConfig.from_pretrained(self.checkpoint).to_dict()
+            check_architecture(self.checkpoint, saved, self.model_config)
             if isinstance(train, StreamByIndex):
-                train.load_state_dict(json.loads((checkpoint / DATA_STATE).read_text(encoding="utf-8")))
+                train.load_state_dict(json.loads((self.checkpoint / DATA_STATE).read_text(encoding="utf-8")))
+        return PretrainTrainer(
+            model=self.make_model(),
+            args=self.args,
+            data_collator=collate,
+            train_dataset=train,
+            eval_dataset=evaluation,
+            processing_class=self.tokenizer,
+            row_length=config.data.row_length,
+        )
 
-        trainer = self.make_trainer(train, evaluation, facts)
-        trainer.add_callback(ReportAtSave(lambda: self.write_report(trainer)))
-        return runs.train(trainer, checkpoint) or self.finish(trainer)
+    def facts(self) -> dict:
+        return {"fingerprint": self.corpus_report.get("fingerprint")}
 
-    def say(self, text: str) -> None:
-        if self.args.should_save:
-            print(text, flush=True)
-
-    # ---- tokenizer and data ----------------------------------------------------------------------------------------
+    # ---- tokenizer and data -----------------------------------------------------------------------------------------
 
     def open_tokenizer_and_config(self) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig]:
-        if self.config.from_decoder is None:
+        section = self.config.from_decoder
+        if section is None:
             tokenizer = self.open_tokenizer()
             return tokenizer, build_model_config(self.config, tokenizer)
-        self.start = DecoderStart(self.config.from_decoder, self.stack.name)
-        fields = {k: v for k, v in self.config.model.items() if k != "model_type"}
-        return self.start.tokenizer, self.start.model_config(fields)
+        with opening("from_decoder.path", section.path):
+            self.decoder = load_decoder(section.path)
+            tokenizer = AutoTokenizer.from_pretrained(section.path)
+        self.known_tokens = prepare_tokenizer(tokenizer, self.stack.name, section.extra_special_tokens)
+        fields = {**token_fields(tokenizer, self.decoder.config.vocab_size), **self.config.model}
+        del fields["model_type"]
+        if self.stack.name == "encoder":
+            return tokenizer, encoder_config(self.decoder.config, **fields)
+        return tokenizer, encoder_decoder_config(self.decoder.config, section.tied, **fields)
 
     def open_tokenizer(self) -> PreTrainedTokenizerBase:
         section = self.config.tokenizer
         if section.path is not None:
             with opening("tokenizer.path", section.path):
                 return AutoTokenizer.from_pretrained(section.path)
-        folder = self.run_dir / "tokenizer"
-        made_with = {**dataclasses.asdict(section), "data": dataclasses.asdict(self.config.data)["corpus"]}
-        note = folder / "made_with.json"
-        if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == made_with:
-            return AutoTokenizer.from_pretrained(folder)
         documents = itertools.islice(self.documents("train"), _TOKENIZER_DOCUMENTS)
-        tokenizer = train_tokenizer(
+        return kept_tokenizer(
+            self.run_dir / "tokenizer",
+            section,
+            self.config.to_dict()["data"]["corpus"],
             (document[column] for document in documents for column in self.columns),
-            section.algorithm,
-            section.vocab_size,
             stack=self.stack.name,
             show_progress=not self.args.disable_tqdm,
         )
-        tokenizer.save_pretrained(folder)
-        note.write_text(json.dumps(made_with), encoding="utf-8")
-        return tokenizer
 
     def documents(self, split: str) -> datasets.Dataset | datasets.IterableDataset:
         data = self.config.data
@@ -165,18 +161,16 @@ class _Run:
         )
 
     def make_objective(self):
-        options = {k: v for k, v in self.config.objective.items() if k != "name"}
+        options = dict(self.config.objective)
         if self.model_config.is_encoder_decoder:
             options = {"decoder_start_token_id": self.model_config.decoder_start_token_id, **options}
-        return make_objective(self.config.objective["name"], self.tokenizer, stack=self.stack.name, **options)
+        return make_objective(options.pop("name"), self.tokenizer, stack=self.stack.name, **options)
 
     def load_data(self) -> tuple[Dataset, Dataset]:
         """Training samples, by index, and evaluation samples."""
         data, seed = self.config.data, self.config.seed
         lengths = {"row_length": data.row_length, "target_row_length": data.target_row_length}
         packing = {**lengths, "num_proc": data.num_proc, "cache_dir": data.cache_dir, "seed": seed}
-        vocab_size = self.model_config.get_text_config(decoder=True).vocab_size
-
         if data.streaming:
             self.corpus_report = {}
             stream = StreamingSamples(self.documents("train"), self.tokenizer, self.objective, seed=seed, **lengths)
@@ -185,23 +179,18 @@ class _Run:
         else:
             rows = pack_corpus(self.documents("train"), self.tokenizer, self.objective, **packing)
             check_corpus_size(rows, self.args.global_batch_size)
-            check_token_ids(rows, vocab_size)
+            check_token_ids(rows, self.vocab_size)
             self.corpus_report = rows.report
-            self.settle_epochs(len(rows))
+            if "max_steps" not in self.config.training:
+                epochs = self.config.training["num_train_epochs"]
+                self.args = self.make_arguments(math.ceil(epochs * len(rows) / self.args.global_batch_size))
             length = self.args.max_steps * self.args.global_batch_size
             train = TrainingSamples(rows, self.objective, seed=seed, length=length)
             held_out = self.documents("validation")
-
         validation = pack_corpus(held_out, self.tokenizer, self.objective, **packing)
-        check_token_ids(validation, vocab_size)
+        check_token_ids(validation, self.vocab_size)
         self.validation_report = validation.report
         return train, self.validation_rows(EvaluationSamples(validation, self.objective, seed=seed))
-
-    def settle_epochs(self, rows: int) -> None:
-        epochs = self.config.training.get("num_train_epochs")
-        if epochs is not None and "max_steps" not in self.config.training:
-            steps = math.ceil(epochs * rows / self.args.global_batch_size)
-            self.args = training_arguments(self.config, steps)
 
     def validation_rows(self, evaluation: Dataset) -> Dataset:
         """`validation_rows` rows, evenly spread, for neighbours come from the same documents.
@@ -218,76 +207,121 @@ class _Run:
             )
         return chosen
 
-    # ---- model and trainer -----------------------------------------------------------------------------------------
+    # ---- model ------------------------------------------------------------------------------------------------------
 
-    def make_model(self):
+    def make_model(self) -> PreTrainedModel:
+        """The model in float32: new, or with the weights of `init_from` or `from_decoder`."""
         set_seed(self.config.seed)
-        if self.config.from_decoder is not None:
-            return self.start.make_model(self.model_config)
-        source = self.config.init_from
-        if source is None:
-            model = self.stack.auto_class.from_config(self.model_config)
-            if self.config.word_vectors is not None:
-                found = init_embeddings_from_word_vectors(model, self.tokenizer, self.config.word_vectors)
-                self.say(f"{found:,} of {len(self.tokenizer):,} tokens start from {self.config.word_vectors}.")
-            return model
+        auto_class, section = self.stack.auto_class, self.config.from_decoder
+        if section is not None:
+            decoder, self.decoder = self.decoder, None  # let go of when its weights are taken over
+            model_class = auto_class._model_mapping[type(self.model_config)]
+            return build_from_decoder(
+                model_class, self.model_config, decoder, section.cross_attention, self.known_tokens
+            ).float()
+        if (source := self.config.init_from) is not None:
+            with opening("init_from", source):
+                check_architecture(source, AutoConfig.from_pretrained(source).to_dict(), self.model_config)
+                return auto_class.from_pretrained(source, dtype=torch.float32)
+        model = auto_class.from_config(self.model_config)
         if self.config.word_vectors is not None:
-            raise ValueError(f"word_vectors = {self.config.word_vectors!r} has no effect with init_from = {source!r}")
-        with opening("init_from", source):
-            check_architecture(source, AutoConfig.from_pretrained(source).to_dict(), self.model_config)
-            return self.stack.auto_class.from_pretrained(source, dtype=torch.float32)
+            found = init_embeddings_from_word_vectors(model, self.tokenizer, self.config.word_vectors)
+            self.say(f"{found:,} of {len(self.tokenizer):,} tokens start from {self.config.word_vectors}.")
+        return model
 
-    def make_trainer(self, train: Dataset, evaluation: Dataset, facts: dict) -> PretrainTrainer:
-        return PretrainTrainer(
-            model=self.make_model(),
-            args=self.args,
-            data_collator=collate,
-            train_dataset=train,
-            eval_dataset=evaluation,
-            processing_class=self.tokenizer,
-            run_facts=facts,
-            row_length=self.config.data.row_length,
+    # ---- report -----------------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        state = self.trainer.state
+        if not any("eval_loss" in entry and entry["step"] == state.global_step for entry in state.log_history):
+            self.trainer.evaluate()
+        super().finish()
+
+    def evaluate(self) -> Results:
+        """The figures of the last evaluation, and samples, which are written to `samples.md`."""
+        history, data = self.trainer.state.log_history, self.config.data
+        corpus = data.corpus if isinstance(data.corpus, str) else json.dumps(data.corpus)
+        evaluations = [e for e in history if "eval_loss" in e]
+        names = {name: f"eval_{name}" for name in ("loss", "perplexity", "bits_per_byte")}
+        last = last_logs(history)
+        return Results(
+            task=self.stack.pipeline_tag,
+            dataset=f"{corpus}, held-out split",
+            metrics={key: last[key] for key in names.values() if key in last},
+            usage=_USAGE.format(auto_class=self.stack.auto_class.__name__, name=self.run_dir.name),
+            about=self.about(corpus),
+            tags=["pretraining", self.stack.name],
+            limits=_LIMITS,
+            notes=[
+                f"The loss is in nats per {self.stack.loss_name}. {data.held_out_fraction:.0%} of the documents are "
+                f"held out; at most {data.validation_rows:,} rows of {data.row_length:,} tokens of them are evaluated."
+            ],
+            tables={
+                "Validation while training": [
+                    {"step": e["step"], **{name: e[key] for name, key in names.items() if key in e}}
+                    for e in evaluations
+                ],
+                "Data": [
+                    {"packed corpus": key, "training": value, "validation": self.validation_report[key]}
+                    for key, value in self.corpus_report.items()
+                    if key in _CORPUS_FIGURES
+                ],
+            },
+            files={"samples.md": "samples"},
+            samples=self.draw_samples(),
         )
 
-    # ---- report ----------------------------------------------------------------------------------------------------
+    def about(self, corpus: str) -> str:
+        """What the model is, as a sentence."""
+        config, model = self.config, self.trainer.model
+        embeddings = {id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+        sizes = [sum(p.numel() for p in model.parameters()) / 1e6, sum(embeddings.values()) / 1e6]
+        start = "from scratch"
+        if config.from_decoder is not None:
+            start = f"from the decoder {config.from_decoder.path}"
+        elif config.init_from is not None:
+            start = f"from the weights of {config.init_from}"
+        article = "An" if self.stack.name.startswith("e") else "A"
+        return (
+            f"{article} {self.stack.name} of {sizes[0]:.1f} M parameters, {sizes[1]:.1f} M of them in embeddings, "
+            f"pretrained {start} with hf_llm on {corpus}."
+        )
 
-    def finish(self, trainer: PretrainTrainer) -> None:
-        history = trainer.state.log_history
-        if not any("eval_loss" in e and e["step"] == trainer.state.global_step for e in history):
-            trainer.evaluate()
-        trainer.save_final_model()
-        if self.args.should_save:
-            self.write_report(trainer)
-        self.say(summary_text(self.run_dir, final_metrics(trainer.state.log_history)))
-        if self.args.push_to_hub:
-            trainer.push_to_hub()
-
-    def write_report(self, trainer: PretrainTrainer) -> None:
-        sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    def draw_samples(self) -> str:
+        """Samples as Markdown, also written to `samples.md`."""
+        trainer, section = self.trainer, self.config.samples
         samples = []
-        if not sharded:  # a single process cannot run a sharded model
-            with preserved_rng():
-                section = self.config.samples
-                samples = draw_samples(trainer.model, self.tokenizer, **dataclasses.asdict(section))
-        write_report(self.run_dir, self.facts(trainer), trainer.state.log_history, samples, self.card_template)
-
-    def facts(self, trainer: PretrainTrainer) -> RunFacts:
-        embeddings = {id(m.weight): m.weight.numel() for m in trainer.model.modules() if isinstance(m, nn.Embedding)}
-        return RunFacts(
-            config=self.config.to_dict(),
-            stack=self.stack,
-            model_config=self.model_config.to_dict(),
-            parameters=sum(p.numel() for p in trainer.model.parameters()),
-            embedding_parameters=sum(embeddings.values()),
-            corpus=self.corpus_report,
-            validation=self.validation_report,
-            global_batch_size=self.args.global_batch_size,
-            flops_per_token=trainer.flops_per_token,
-            device=_device_text(self.args),
-        )
+        # a single process cannot run a sharded model
+        if self.args.should_save and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+            samples = draw_samples(trainer.model, self.tokenizer, **dataclasses.asdict(section))
+        blocks = [f"**Prompt**\n\n{fenced(s.prompt)}\n\n**Output**\n\n{fenced(s.output)}\n" for s in samples]
+        text = "\n---\n\n".join(blocks) or "No samples: give the run samples.prompts.\n"
+        if self.args.should_save:
+            (self.run_dir / "samples.md").write_text(text, encoding="utf-8")
+        return text
 
 
-def build_model_config(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+def kept_tokenizer(
+    folder: Path, section: TokenizerSection, data: object, texts: Iterable[str], **options
+) -> PreTrainedTokenizerBase:
+    """The tokenizer in `folder`, if it was trained by the same settings on the same data; else a new one, kept there.
+
+    Args:
+        data: where the texts come from, JSON-able.
+        texts: read if there is none yet.
+        options: of `train_tokenizer`.
+    """
+    made_with = {**dataclasses.asdict(section), "data": data}
+    note = folder / "made_with.json"
+    if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == made_with:
+        return AutoTokenizer.from_pretrained(folder)
+    tokenizer = train_tokenizer(texts, section.algorithm, section.vocab_size, **options)
+    tokenizer.save_pretrained(folder)
+    note.write_text(json.dumps(made_with), encoding="utf-8")
+    return tokenizer
+
+
+def build_model_config(config: PretrainingConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
     """The model's configuration: the `model` section, with what tokenizer and data decide filled in."""
     length = max(config.data.row_length, config.data.target_row_length or 0)
     return new_model_config(config.model, tokenizer, length)
@@ -333,14 +367,3 @@ def check_positions(config: PreTrainedConfig, lengths: tuple[int, ...]) -> None:
                 f"data.{field} = {length} is longer than model.{name}max_position_embeddings = "
                 f"{part.max_position_embeddings} allows with position_embedding = {part.position_embedding!r}"
             )
-
-
-def _saved_config(checkpoint: Path) -> dict:
-    return AutoConfig.from_pretrained(checkpoint).to_dict()
-
-
-def _device_text(args: PretrainingArguments) -> str:
-    if args.device.type == "cuda":
-        return f"{args.world_size} x {torch.cuda.get_device_name(args.device)}"
-    threads = args.world_size * torch.get_num_threads()
-    return f"{threads} CPU thread{'s' if threads > 1 else ''}"

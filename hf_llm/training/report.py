@@ -1,122 +1,194 @@
-"""The report of a run, written from its own facts: loss curve, samples, model card."""
+"""The report of a run, written from its own facts: curves, figures, `metrics.json`, model card."""
 
+import functools
 import json
-import math
 import platform
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import transformers
 import yaml
+from accelerate.utils import is_peft_model
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import Trainer, TrainingArguments
 
 from hf_llm.models.configuration import VERSION
 
-from .samples import Sample
+from .callbacks import measures
+from .config import RunConfig
+
+
+# (heading, keys of the log) of a row of curves
+Panels = Sequence[tuple[str, tuple[str, ...]]]
+
+
+@dataclass
+class Results:
+    """What a job found out about its model when training was over.
+
+    Attributes:
+        task: the Hub's name of it (`text-classification`, ...), also the card's pipeline tag.
+        dataset: the data, in words, with its licence where one is known.
+        metrics: final figures on held-out data, by name; a name may begin with `eval_`.
+        rows: number of examples by split.
+        usage: Python code that opens the model and uses it, for the card.
+        about: what the model is, a sentence for the card; default: by its configuration.
+        tags: of the card, beside "hf_llm".
+        limits: what it should not be used for; default: what holds for all that is tuned.
+        baselines: what simpler methods reach on the same held-out data: name -> metrics.
+        notes: sentences for the card: how it was evaluated, what was cut.
+        tables: for the card: heading -> rows, which are dicts of the same keys.
+        figures: file name -> function that draws into a matplotlib `Figure`.
+        files: file name -> what it holds; they have been written already.
+        samples: Markdown that shows what the model does.
+    """
+
+    task: str
+    dataset: str
+    metrics: dict[str, float]
+    rows: dict[str, int] = field(default_factory=dict)
+    usage: str = ""
+    about: str = ""
+    tags: list[str] = field(default_factory=list)
+    limits: str = ""
+    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    tables: dict[str, list[dict]] = field(default_factory=dict)
+    figures: dict[str, Callable] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    samples: str = ""
 
 
 @dataclass
 class RunFacts:
-    """What a report is made of.
+    """What every run knows of itself.
 
     Attributes:
-        config: the run's configuration, as `RunConfig.to_dict` gives it.
-        stack: a `Stack`.
-        model_config: the model's configuration, as a dict.
-        parameters: number of weights; `embedding_parameters` of them look up tokens.
-        corpus: what the packed corpus says about itself (`PackedRows.report`).
-        validation: the same of the validation split, or None.
-        global_batch_size: rows per step.
-        flops_per_token: training FLOPs per token.
-        device: what it runs on, in words.
+        config: the run's configuration, as a dict.
+        model_class: name of the (base) model's class.
+        model_config: its configuration, as a dict.
+        parameters: number of weights, of which `trainable` were trained.
+        adapter: PEFT's name of the method, or None.
+        global_batch_size: examples per step.
+        steps: optimizer steps taken.
+        flops: floating-point operations of the training.
+        device: what it ran on, in words.
     """
 
     config: dict
-    stack: object
+    model_class: str
     model_config: dict
     parameters: int
-    embedding_parameters: int
-    corpus: dict
-    validation: dict
+    trainable: int
+    adapter: str | None
     global_batch_size: int
-    flops_per_token: float
+    steps: int
+    flops: float
     device: str
+
+    @classmethod
+    def of(cls, trainer: Trainer, config: RunConfig) -> "RunFacts":
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        adapter = is_peft_model(model)
+        return cls(
+            config=config.to_dict(),
+            model_class=type(model.get_base_model() if adapter else model).__name__,
+            model_config=model.config.to_dict(),
+            parameters=sum(p.numel() for p in model.parameters()),
+            trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
+            adapter=model.active_peft_config.peft_type.value if adapter else None,
+            global_batch_size=trainer.run_facts["global_batch_size"],
+            steps=trainer.state.global_step,
+            flops=trainer.state.total_flos,
+            device=device_text(trainer.args),
+        )
 
 
 def write_report(
-    directory: Path, facts: RunFacts, history: list[dict], samples: list[Sample], template: Path | None
+    directory: Path, facts: RunFacts, history: list[dict], results: Results, template: Path | None
 ) -> None:
-    """Write `loss_curve.png`, `samples.md`, `metrics.json` and, with a template, the model card `README.md`.
+    """Write `curves.png`, the job's figures, `metrics.json` and, with a template, the model card `README.md`.
 
     Args:
         history: `TrainerState.log_history`.
         template: Jinja template of the card.
     """
-    directory = Path(directory)
-    plot_loss_curve(directory / "loss_curve.png", history, title=directory.name)
-    (directory / "samples.md").write_text(samples_text(samples), encoding="utf-8")
-    metrics = final_metrics(history)
-    (directory / "metrics.json").write_text(json.dumps(metrics, indent=2), encoding="utf-8")
+    draw_figures(directory, {"curves.png": functools.partial(draw_history, history=history), **results.figures})
+    record = {
+        **last_logs(history),
+        **results.metrics,
+        "baselines": results.baselines,
+        "rows": results.rows,
+        "parameters": facts.parameters,
+        "trainable_parameters": facts.trainable,
+        "steps": facts.steps,
+    }
+    (directory / "metrics.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
     if template is not None:
-        model_card(directory, facts, history, samples, template).save(directory / "README.md")
+        model_card(directory, facts, history, results, template).save(directory / "README.md")
 
 
-def final_metrics(history: list[dict]) -> dict:
-    """The last training and the last evaluation figures of a log history, in one dict."""
-    metrics = {}
+def last_logs(history: list[dict]) -> dict:
+    """The last training log and the last evaluation of a history, in one dict."""
+    figures = {"train_seconds": 0.0}
     for entry in history:
         if "loss" in entry or "eval_loss" in entry:
-            metrics |= entry
-    return metrics
+            figures |= entry
+    return figures
 
 
-def samples_text(samples: list[Sample]) -> str:
-    """Prompts in bold over what became of them, as Markdown."""
-    blocks = [f"**Prompt**\n\n{_fenced(s.prompt)}\n\n**Output**\n\n{_fenced(s.output)}\n" for s in samples]
-    return "\n---\n\n".join(blocks) or "No samples: give the run samples.prompts.\n"
+# ---- figures --------------------------------------------------------------------------------------------------------
 
 
-def _fenced(text: str) -> str:
-    fence = "```"
-    while fence in text:
-        fence += "`"
-    return f"{fence}text\n{text}\n{fence}"
-
-
-def plot_loss_curve(path: Path, history: list[dict], title: str) -> None:
-    """Training loss (as logged, and smoothed) and validation loss over steps, with tokens on a second axis."""
+def draw_figures(directory: Path, figures: dict[str, Callable]) -> None:
+    """Write PNG files: name -> function that draws into a matplotlib `Figure`."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter
 
-    train = [(e["step"], e["loss"], e["tokens"]) for e in history if "loss" in e]
-    evaluated = [(e["step"], e["eval_loss"]) for e in history if "eval_loss" in e]
-    figure = Figure(figsize=(8, 4.8), dpi=150)
-    axes = figure.add_axes((0.09, 0.12, 0.87, 0.7))
-    if train:
-        steps, losses, tokens = zip(*train, strict=True)
-        axes.plot(steps, losses, color="#9ecae1", linewidth=1, label="training, as logged")
-        axes.plot(steps, smooth(losses), color="#2171b5", linewidth=1.8, label="training, smoothed")
-        if steps[-1] and tokens[-1]:
-            per_step = tokens[-1] / steps[-1]
-            top = axes.secondary_xaxis("top", functions=(lambda s: s * per_step, lambda t: t / per_step))
-            top.set_xlabel("tokens")
-            top.xaxis.set_major_formatter(EngFormatter(sep=""))
-    if evaluated:
-        steps, losses = zip(*evaluated, strict=True)
-        axes.plot(steps, losses, "o-", color="#d94801", markersize=4, linewidth=1.4, label="validation")
-        axes.annotate(
-            f"{losses[-1]:.3f}", (steps[-1], losses[-1]), xytext=(0, 8), textcoords="offset points", ha="right"
-        )
-    axes.set(xlabel="step", ylabel="loss (nats per target token)", title=title)
-    axes.grid(alpha=0.25)
-    axes.spines[["right", "top"]].set_visible(False)
-    if axes.lines:
-        axes.legend(frameon=False)
-    figure.savefig(path, format="png")
+    for name, draw in figures.items():
+        figure = Figure(dpi=150, layout="constrained")
+        draw(figure)
+        figure.savefig(directory / name, format="png")
 
 
-def smooth(values: tuple[float, ...], weight: float = 0.6) -> list[float]:
+def draw_history(figure, history: list[dict], panels: Panels | None = None) -> None:
+    """Draw curves over optimizer steps, a row for each panel, of each key on training and on validation data.
+
+    Args:
+        figure: matplotlib `Figure`.
+        history: `TrainerState.log_history`, where figures on validation data are called `eval_<key>`.
+        panels: headings and keys; default: the loss, and whatever else was measured on validation data.
+    """
+    if panels is None:
+        others = {name for entry in history for name in measures(entry)} - {"loss"}
+        panels = [("loss", ("loss",)), *((name.replace("_", " "), (name,)) for name in sorted(others))]
+    logged = {key for entry in history for key in entry}
+    panels = [p for p in panels if any({key, f"eval_{key}"} & logged for key in p[1])] or panels[:1]
+    figure.set_size_inches(8, 1 + 2.2 * len(panels))
+    for axes, (heading, keys) in zip(figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0], panels):
+        for key in keys:
+            if points := _points(history, key):
+                steps, values = zip(*points)
+                if key == "loss":
+                    axes.plot(steps, values, color="#9ecae1", linewidth=1)
+                    values = smooth(values)
+                axes.plot(steps, values, linewidth=1.6, label=f"{key}, training{', smoothed' * (key == 'loss')}")
+            if points := _points(history, f"eval_{key}"):
+                axes.plot(*zip(*points), "o-", markersize=3.5, linewidth=1.4, label=f"{key}, validation")
+        axes.set_ylabel(heading, fontsize="small")
+        axes.grid(alpha=0.25)
+        axes.spines[["right", "top"]].set_visible(False)
+        if axes.lines:
+            axes.legend(frameon=False, fontsize="small")
+    axes.set_xlabel("optimizer step")
+
+
+def _points(history: list[dict], key: str) -> list[tuple[int, float]]:
+    return [(entry["step"], entry[key]) for entry in history if entry.get(key) is not None]
+
+
+def smooth(values: Sequence[float], weight: float = 0.6) -> list[float]:
     """Bias-corrected exponential moving average."""
     smoothed, average, mass = [], 0.0, 0.0
     for value in values:
@@ -126,80 +198,62 @@ def smooth(values: tuple[float, ...], weight: float = 0.6) -> list[float]:
     return smoothed
 
 
-def model_card(
-    directory: Path, facts: RunFacts, history: list[dict], samples: list[Sample], template: Path
-) -> ModelCard:
+# ---- texts ----------------------------------------------------------------------------------------------------------
+
+
+def model_card(directory: Path, facts: RunFacts, history: list[dict], results: Results, template: Path) -> ModelCard:
     """The card, with the Hub's metadata, from the run's facts alone."""
-    metrics = final_metrics(history)
-    corpus = facts.config["data"]["corpus"]
-    named = corpus if isinstance(corpus, str) else json.dumps(corpus)
-    results = [
+    evaluated = [
         EvalResult(
-            task_type=facts.stack.pipeline_tag,
+            task_type=results.task,
             dataset_type="text",
-            dataset_name=f"{named}, held-out split",
-            metric_type=kind,
-            metric_value=round(metrics[f"eval_{kind}"], 4),
+            dataset_name=results.dataset,
+            metric_type=name.removeprefix("eval_"),
+            metric_value=round(value, 4),
         )
-        for kind in ("loss", "perplexity", "bits_per_byte")
-        if f"eval_{kind}" in metrics
+        for name, value in results.metrics.items()
     ]
+    base = facts.config["model"].get("path")
     data = ModelCardData(
-        library_name="transformers",
-        pipeline_tag=facts.stack.pipeline_tag,
-        tags=["hf_llm", "pretraining", facts.stack.name],
+        library_name="peft" if facts.adapter else "transformers",
+        pipeline_tag=results.task,
+        base_model=None if base is None or Path(base).exists() or base.count("/") != 1 else base,
+        tags=["hf_llm", *results.tags, *(["lora"] if facts.adapter == "LORA" else [])],
         model_name=directory.name,
-        eval_results=results or None,
+        eval_results=evaluated or None,
     )
+    last = last_logs(history)
+    compared = (results.metrics, *results.baselines.values())
     return ModelCard.from_template(
         data,
         template_path=str(template),
         name=directory.name,
-        stack=facts.stack,
+        base=base,
         facts=facts,
-        corpus=named,
-        metrics=metrics,
-        evaluations=[e for e in history if "eval_loss" in e],
+        results=results,
+        last=last,
         model=notable_fields(facts.model_config),
         training=yaml.safe_dump(facts.config, sort_keys=False, allow_unicode=True).strip(),
-        samples=[{"prompt": _fenced(s.prompt), "output": _fenced(s.output)} for s in samples],
         versions={"hf_llm": VERSION, "torch": torch.__version__, "transformers": transformers.__version__},
         python=platform.python_version(),
-        duration=duration_text(metrics.get("train_seconds", 0.0)),
-        flops=facts.flops_per_token * metrics.get("tokens", 0),
+        duration=duration_text(last["train_seconds"]),
+        columns=list(dict.fromkeys(name for figures in compared for name in figures)),
     )
 
 
 # what a reader of a card wants to know first; the rest is in config.json
 _NOTABLE = (
-    "model_type",
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "max_position_embeddings",
-    "position_embedding",
-    "norm_type",
-    "norm_placement",
-    "qk_norm",
-    "feed_forward",
-    "hidden_act",
-    "num_experts",
-    "num_experts_per_tok",
-    "sliding_window",
-    "tie_word_embeddings",
-)
+    "model_type vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads "
+    "head_dim max_position_embeddings position_embedding norm_type norm_placement qk_norm feed_forward hidden_act "
+    "num_experts num_experts_per_tok sliding_window tie_word_embeddings"
+).split()
 
 
 def notable_fields(model_config: dict) -> dict:
     """The fields of a configuration that a card shows; those of sub-configurations as `encoder.hidden_size`."""
     shown = {k: model_config[k] for k in _NOTABLE if model_config.get(k) is not None}
     for part in [name for name in ("encoder", "decoder") if name in model_config]:
-        for key, value in notable_fields(model_config[part]).items():
-            shown[f"{part}.{key}"] = value
+        shown |= {f"{part}.{key}": value for key, value in notable_fields(model_config[part]).items()}
     return shown
 
 
@@ -212,21 +266,39 @@ def duration_text(seconds: float) -> str:
     return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
-def summary_text(directory: Path, metrics: dict) -> str:
+def device_text(args: TrainingArguments) -> str:
+    """What a run runs on, in words."""
+    if args.device.type == "cuda":
+        return f"{args.world_size} x {torch.cuda.get_device_name(args.device)}"
+    threads = args.world_size * torch.get_num_threads()
+    return f"{threads} CPU thread{'s' if threads > 1 else ''}"
+
+
+def fenced(text: str) -> str:
+    """A block of code in Markdown, with a fence that the text does not hold."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def summary_text(directory: Path, facts: RunFacts, history: list[dict], results: Results) -> str:
     """What a run ends with on the terminal: figures, and where things are."""
-    lines = ["", f"Trained {metrics.get('tokens', 0):,} tokens in {duration_text(metrics.get('train_seconds', 0.0))}."]
-    if "eval_loss" in metrics:
-        bits = metrics.get("eval_bits_per_byte", math.nan)
-        lines.append(
-            f"Validation: loss {metrics['eval_loss']:.4f}, perplexity {metrics['eval_perplexity']:,.2f}, "
-            f"{bits:.4f} bits per byte."
-        )
-    lines += [
-        f"  {directory}/                  model and tokenizer, for from_pretrained",
-        f"  {directory}/README.md         model card",
-        f"  {directory}/loss_curve.png    loss curve",
-        f"  {directory}/samples.md        samples",
-        f"  {directory}/runs/             TensorBoard logs (tensorboard --logdir {directory}/runs)",
-        f"  {directory}/checkpoint-*/     for resuming",
-    ]
-    return "\n".join(lines)
+    last = last_logs(history)
+    what = f"{last['tokens']:,} tokens" if "tokens" in last else f"{facts.steps:,} steps"
+    lines = ["", f"Trained {facts.trainable:,} parameters on {what} in {duration_text(last['train_seconds'])}."]
+    for name, figures in {"Held out": results.metrics, **results.baselines}.items():
+        text = ", ".join(f"{k.removeprefix('eval_').replace('_', ' ')} {v:.4f}" for k, v in figures.items())
+        lines += [f"{name}: {text}."] if text else []
+    files = {
+        "": f"{facts.adapter + ' adapter' if facts.adapter else 'model'} and tokenizer, for from_pretrained",
+        "README.md": "model card",
+        "metrics.json": "the figures",
+        "curves.png": "loss and measures over steps",
+        **dict.fromkeys(results.figures, "figure"),
+        **results.files,
+        "runs/": f"TensorBoard logs (tensorboard --logdir {directory}/runs)",
+        "checkpoint-*/": "for resuming",
+    }
+    width = max(len(f"{directory}/{name}") for name in files) + 2
+    return "\n".join([*lines, *(f"  {f'{directory}/{name}':<{width}}{about}" for name, about in files.items())])

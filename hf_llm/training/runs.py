@@ -2,12 +2,10 @@
 
 import contextlib
 import logging
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
@@ -17,23 +15,10 @@ from .checkpoints import clear_staging, exclusive
 from .launching import check_launch
 from .pushing import PushAtSave
 from .resuming import check_same_run
+from .run import available_cores, set_cpu_threads  # noqa: F401
 
 
 logger = logging.getLogger(__name__)
-
-
-def available_cores() -> int:
-    """Cores that this process may use, where the system says so (Linux); else all."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
-def set_cpu_threads(threads: int | None) -> None:
-    """Use `threads` CPU threads; by default all cores under `accelerate launch`, which would leave a process one."""
-    if threads is None and "ACCELERATE_MIXED_PRECISION" in os.environ:
-        threads = max(available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
-    if threads is not None:
-        torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager

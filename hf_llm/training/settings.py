@@ -1,15 +1,16 @@
 """Settings of a recipe: YAML file + command line -> typed dataclasses, checked before anything is loaded.
 
-Every key is checked; a wrong one raises a single `ValueError` that names the nearest legal key.
+A wrong key or value raises a single `ValueError` that names it and the nearest legal key or the type.
 """
 
 import contextlib
 import dataclasses
 import difflib
+import inspect
 import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,33 +67,27 @@ def load_settings(path: str | Path, overrides: list[str] = ()) -> dict:
     if not isinstance(settings, dict):
         raise ValueError(f"--config {path}: expected a mapping of sections, got {type(settings).__name__}")
     for dotted, value in parse_overrides(overrides):
-        _assign(settings, dotted, value)
+        *parents, last = dotted.split(".")
+        section = settings
+        for depth, name in enumerate(parents, start=1):
+            section = section.setdefault(name, {})
+            if not isinstance(section, dict):
+                raise ValueError(f"--{dotted}: {'.'.join(parents[:depth])} is a value, not a section")
+        section[last] = value
     return settings
 
 
 def parse_overrides(words: list[str]) -> list[tuple[str, Any]]:
     """`["--a.b", "1", "--c=x"]` -> `[("a.b", 1), ("c", "x")]`; values are YAML (`null`, `true`, `[1, 2]`, `1e-3`)."""
-    pairs, words = [], list(words)
-    while words:
-        word = words.pop(0)
+    pairs, words = [], iter(words)
+    for word in words:
         if not word.startswith("--") or len(word) == 2:
             raise ValueError(f"unexpected argument {word!r}: overrides are written --section.key value")
         key, equals, value = word[2:].partition("=")
-        if not equals:
-            if not words:
-                raise ValueError(f"--{key}: a value must follow")
-            value = words.pop(0)
+        if not equals and (value := next(words, None)) is None:
+            raise ValueError(f"--{key}: a value must follow")
         pairs.append((key, load_yaml(value)))
     return pairs
-
-
-def _assign(settings: dict, dotted: str, value: Any) -> None:
-    *parents, last = dotted.split(".")
-    for depth, name in enumerate(parents):
-        settings = settings.setdefault(name, {})
-        if not isinstance(settings, dict):
-            raise ValueError(f"--{dotted}: {'.'.join(parents[: depth + 1])} is a value, not a section")
-    settings[last] = value
 
 
 def build_section(cls: type, settings: Any, where: str = "") -> Any:
@@ -108,37 +103,41 @@ def build_section(cls: type, settings: Any, where: str = "") -> Any:
         raise ValueError(f"{where or 'configuration'}: expected a section (a mapping), got {settings!r}")
     hints = typing.get_type_hints(cls)
     check_keys(settings, hints, where)
-    missing = [
-        f.name
-        for f in dataclasses.fields(cls)
-        if f.name not in settings and f.default is f.default_factory is dataclasses.MISSING
-    ]
+    missing = [_join(where, f.name) for f in dataclasses.fields(cls) if f.name not in settings and _is_required(f)]
     if missing:
-        raise ValueError(f"missing in the configuration: {', '.join(_join(where, name) for name in missing)}")
+        raise ValueError(f"missing in the configuration: {', '.join(missing)}")
     values = {}
     for name, value in settings.items():
-        key = _join(where, name)
-        section = next((t for t in (hints[name], *typing.get_args(hints[name])) if dataclasses.is_dataclass(t)), None)
+        key, section = _join(where, name), _section_of(hints[name])
         if section is not None and value is not None:
-            values[name] = build_section(section, value, key)
+            value = build_section(section, value, key)
         else:
             check_type(value, hints[name], key)
-            values[name] = value
+        values[name] = value
     return cls(**values)
+
+
+def _is_required(field: dataclasses.Field) -> bool:
+    return field.default is field.default_factory is dataclasses.MISSING
+
+
+def _section_of(hint: Any) -> type | None:
+    """The dataclass that a field of this type is a section of."""
+    return next((t for t in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(t)), None)
 
 
 def _join(where: str, name: str) -> str:
     return f"{where}.{name}" if where else name
 
 
-def check_keys(settings: dict, legal: typing.Collection[str], where: str) -> None:
+def check_keys(settings: dict, legal: Collection[str], where: str) -> None:
     """Raise `ValueError` on the first key of `settings` that is not in `legal`, naming the nearest legal one."""
     for key in settings:
         if key not in legal:
             raise ValueError(f"unknown key {_join(where, str(key))!r}{suggestion(str(key), legal)}")
 
 
-def suggestion(word: str, legal: typing.Iterable[str]) -> str:
+def suggestion(word: str, legal: Iterable[str]) -> str:
     """`; did you mean 'x'?` where something legal is near, else the list of what is legal."""
     near = difflib.get_close_matches(word, legal, n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else f"; legal: {', '.join(sorted(legal))}"
@@ -147,8 +146,11 @@ def suggestion(word: str, legal: typing.Iterable[str]) -> str:
 def check_type(value: Any, hint: Any, where: str) -> None:
     """Check a YAML value against a simple type hint (`int`, `float`, `str | None`, `list[str]`, `dict`, `Any`)."""
     if not _matches(value, hint):
-        name = getattr(hint, "__name__", None) if not typing.get_args(hint) else None
-        raise ValueError(f"{where} = {value!r} is not of type {name or hint}")
+        raise ValueError(f"{where} = {value!r} is not of type {_type_text(hint)}")
+
+
+def _type_text(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
 
 
 def _matches(value: Any, hint: Any) -> bool:
@@ -158,10 +160,8 @@ def _matches(value: Any, hint: Any) -> bool:
     if origin is list:
         (item,) = typing.get_args(hint)
         return isinstance(value, list) and all(_matches(entry, item) for entry in value)
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
     if hint in (bool, str, dict, types.NoneType):
         return isinstance(value, hint)
     return True  # enums, nested and custom types are checked by the class that takes them
@@ -180,10 +180,33 @@ def check_training_fields(training: dict, arguments_class: type, managed: dict[s
     for key in training:
         if key in managed:
             raise ValueError(f"training.{key} is not set here: {managed[key]}")
-    fields = {f.name: f for f in dataclasses.fields(arguments_class) if f.init}
-    check_keys(training, [name for name in fields if name not in managed], "training")
-    own = {f.name for f in fields.values()} - {f.name for f in dataclasses.fields(TrainingArguments)}
+    legal = {f.name for f in dataclasses.fields(arguments_class) if f.init} - managed.keys()
+    check_keys(training, legal, "training")
+    own = legal - {f.name for f in dataclasses.fields(TrainingArguments)}
     hints = typing.get_type_hints(arguments_class)
     for key, value in training.items():
         if key in own or hints[key] in (int, float):
             check_type(value, hints[key], f"training.{key}")
+
+
+# ---- help -----------------------------------------------------------------------------------------------------------
+
+# an entry of a docstring: `name: text`, `name, name: text` or transformers' `name (type):` and a text below
+_NAMES = r"^ *([a-z]\w*(?:, \w+)*)(?: \(.*\))?:\s"
+_ENTRY = re.compile(rf"{_NAMES}+([^\n]+(?:\n(?!\s*\n|{_NAMES.replace('(', '(?:', 1)})[^\n]+)*)", re.M)
+
+
+def describe(cls: type, where: str = "", left_out: Collection[str] = ()) -> Iterator[str]:
+    """For each key of the dataclass `cls` and its sections a line: dotted name, type, default, what it is for."""
+    texts = {}
+    for base in reversed(cls.__mro__):
+        for names, text in _ENTRY.findall(inspect.cleandoc(base.__doc__ or "")):
+            texts |= dict.fromkeys(names.split(", "), text)
+    for field in dataclasses.fields(cls):
+        key, section = _join(where, field.name), None if where else _section_of(field.type)
+        if section is not None:
+            yield from describe(section, key)
+        elif field.init and field.name not in left_out:
+            text = " ".join(str(field.metadata.get("help") or texts.get(field.name, "")).split())
+            default = "" if field.default is dataclasses.MISSING else f" = {field.default!r}"
+            yield f"{key}: {_type_text(field.type)}{default}" + (f"\n    {text}" if text else "")

@@ -1,4 +1,4 @@
-"""The pretraining Trainer: atomic checkpoints, exact resumption, evaluation by targets, real-token throughput."""
+"""The trainers of runs: what every job's trainer has, and the pretraining Trainer."""
 
 import json
 import math
@@ -17,33 +17,62 @@ from .throughput import flops_per_token, peak_flops
 DATA_STATE = "data_state.json"
 
 
-class PretrainTrainer(AtomicCheckpoints, OptimizerByName, EveryRowOnce, Trainer):
+class RunTrainer(AtomicCheckpoints, EveryRowOnce):
+    """What every trainer of a `Run` has: `class Mine(RunTrainer, SFTTrainer)`.
+
+    Atomic checkpoints, evaluation losses that do not depend on batches, a log of the last step, and in each training
+    log `train_seconds`, without evaluating and saving.
+    """
+
+    _timed_from: float | None = None  # when the training of the next log began
+
+    def _run_epoch(self, **kwargs):
+        self._timed_from = self._timed_from or time.perf_counter()
+        super()._run_epoch(**kwargs)
+
+    def _maybe_log_save_evaluate(self, *args, **kwargs):
+        if self.state.global_step == self.state.max_steps:
+            self.control.should_log = True  # the last figures are those of the whole run
+        pausing = self.control.should_evaluate or self.control.should_save
+        start = time.perf_counter()
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+        if pausing:
+            self._timed_from += time.perf_counter() - max(start, self._timed_from)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._timed_from is not None:
+            now = time.perf_counter()
+            self.add_figures(logs, now - self._timed_from)
+            self._timed_from = now
+        super().log(logs, start_time)
+
+    def add_figures(self, logs: dict[str, float], seconds: float) -> None:
+        """Add to a training log what `seconds` of training since the last one have brought."""
+        history = reversed(self.state.log_history)
+        logs["train_seconds"] = next((e["train_seconds"] for e in history if "train_seconds" in e), 0.0) + seconds
+
+
+class PretrainTrainer(RunTrainer, OptimizerByName, Trainer):
     """`Trainer` whose interrupted and resumed run has exactly the weights of an uninterrupted one.
 
     Args:
         args: a `PretrainingArguments`.
-        run_facts: what defines the run, JSON-able; kept in every checkpoint as `run_config.json`.
         row_length: tokens per row, for the FLOP count.
         (others): as in `Trainer`. `train_dataset[n]` must be a pure function of n. If it has `state_dict(consumed)`
             (a stream), its position is kept in every checkpoint as `data_state.json`.
     """
 
-    def __init__(self, *, run_facts: dict, row_length: int, **kwargs):
+    def __init__(self, *, row_length: int, **kwargs):
         super().__init__(**kwargs)
-        self.run_facts = run_facts
         self.flops_per_token = flops_per_token(self.model, row_length)
         low = self.args.bf16 or next(self.model.parameters()).dtype == torch.bfloat16
         self.peak_flops = peak_flops(self.args.device, torch.bfloat16 if low else torch.float32)
         self._trained = torch.zeros((), dtype=torch.int64, device=self.args.device)  # tokens, of this process
         self._received = torch.zeros((), dtype=torch.int64, pin_memory=self.args.device.type == "cuda")  # of all
         self._counted = 0
-        self._interval = {"start": time.perf_counter(), "tokens": 0}
+        self._logged = None  # tokens at the last log
 
-    # ---- counting --------------------------------------------------------------------------------------------------
-
-    def _run_epoch(self, **kwargs):
-        self._interval = {"start": time.perf_counter(), "tokens": self.state.num_input_tokens_seen}
-        super()._run_epoch(**kwargs)
+    # ---- counting ---------------------------------------------------------------------------------------------------
 
     def _track_num_input_tokens(self, inputs):
         for name in ("document_ids", "decoder_document_ids"):
@@ -65,34 +94,24 @@ class PretrainTrainer(AtomicCheckpoints, OptimizerByName, EveryRowOnce, Trainer)
         self._counted = received
         return self.state.num_input_tokens_seen
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs:
-            now, tokens = time.perf_counter(), self._count_tokens()
-            seconds = now - self._interval["start"]
-            rate = (tokens - self._interval["tokens"]) / seconds
-            self._interval = {"start": now, "tokens": tokens}
-            previous = next(
-                (e["train_seconds"] for e in reversed(self.state.log_history) if "train_seconds" in e), 0.0
-            )
-            logs |= {"tokens": tokens, "tokens_per_second": rate, "train_seconds": previous + seconds}
-            if self.peak_flops:
-                logs["mfu"] = rate * self.flops_per_token / (self.peak_flops * self.args.world_size)
-        super().log(logs, start_time)
+    def _run_epoch(self, **kwargs):
+        self._logged = self.state.num_input_tokens_seen
+        super()._run_epoch(**kwargs)
 
-    # ---- the boundary of a step ------------------------------------------------------------------------------------
+    def add_figures(self, logs: dict[str, float], seconds: float) -> None:
+        tokens = self._count_tokens()
+        rate, self._logged = (tokens - self._logged) / seconds, tokens
+        logs |= {"tokens": tokens, "tokens_per_second": rate}
+        super().add_figures(logs, seconds)
+        if self.peak_flops:
+            logs["mfu"] = rate * self.flops_per_token / (self.peak_flops * self.args.world_size)
 
-    def _maybe_log_save_evaluate(self, tr_loss, grad_norm, *args, **kwargs):
-        if self.state.global_step == self.state.max_steps:
-            self.control.should_log = True  # the last figures are those of the whole run
-        if self.control.should_log:
+    def _maybe_log_save_evaluate(self, *args, **kwargs):
+        if self.control.should_log or self.state.global_step == self.state.max_steps:
             self._send_tokens()
-        pausing = self.control.should_evaluate or self.control.should_save
-        start = time.perf_counter()
-        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
-        if pausing:  # evaluating and saving do not count as training time
-            self._interval["start"] += time.perf_counter() - max(start, self._interval["start"])
+        super()._maybe_log_save_evaluate(*args, **kwargs)
 
-    # ---- evaluation ------------------------------------------------------------------------------------------------
+    # ---- evaluation -------------------------------------------------------------------------------------------------
 
     def evaluation_loop(self, dataloader, description, *args, metric_key_prefix: str = "eval", **kwargs):
         """Adds perplexity and bits per byte.
@@ -122,7 +141,7 @@ class PretrainTrainer(AtomicCheckpoints, OptimizerByName, EveryRowOnce, Trainer)
         self.add_sums(nats, targets, targets, num_bytes[:real].sum())
         return nats / targets.clamp(min=1), None, None
 
-    # ---- checkpoints -----------------------------------------------------------------------------------------------
+    # ---- checkpoints ------------------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model, trial) -> None:
         self._send_tokens()

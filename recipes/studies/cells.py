@@ -14,8 +14,8 @@ from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from hf_llm.data import load_corpus, train_tokenizer
-from hf_llm.training.config import RunConfig, run_config
-from hf_llm.training.pretraining import build_model_config, pretrain
+from hf_llm.training.config import PretrainingConfig
+from hf_llm.training.pretraining import Pretraining, build_model_config, pretrain
 from hf_llm.training.stacks import stack_of
 from hf_llm.training.throughput import flops_per_token
 
@@ -35,9 +35,9 @@ class Stopped(Exception):
         self.signal = received
 
 
-def checked(settings: dict) -> RunConfig:
+def checked(settings: dict) -> PretrainingConfig:
     """Settings of a run, which need not say where it goes, as its configuration."""
-    return run_config({"output_dir": "", **settings})
+    return Pretraining.from_dict({"output_dir": "", **settings})
 
 
 def with_value(settings: dict, dotted: str, value) -> dict:
@@ -98,7 +98,7 @@ def size_of(settings: dict) -> dict[str, float]:
     }
 
 
-def tokens_of(config: RunConfig) -> int:
+def tokens_of(config: PretrainingConfig) -> int:
     """Tokens of a run's rows, the little padding included."""
     training = config.training
     rows = training.get("global_batch_size") or training.get("per_device_train_batch_size", 8) * training.get(
@@ -129,7 +129,7 @@ def run_cell(settings: dict, folder: Path) -> dict[str, float]:
             return finished["metrics"]
         raise ValueError(f"{folder} holds a run with other settings; choose another output_dir or remove it")
     disable_progress_bar()
-    config = run_config({**settings, "output_dir": str(folder)})
+    config = Pretraining.from_dict({**settings, "output_dir": str(folder)})
     with contextlib.redirect_stdout(io.StringIO()):  # a run's own summary
         received = pretrain(config)
     if received is not None:

@@ -17,8 +17,7 @@ from hf_llm.models.configuration import auto_map
 from hf_llm.publishing import CheckFailed, Report, Row, publish
 from hf_llm.publishing.folder import published_files
 from hf_llm.training.checkpoints import list_checkpoints
-from hf_llm.training.config import run_config
-from hf_llm.training.pretraining import pretrain
+from hf_llm.training.pretraining import Pretraining, pretrain
 from hf_llm.tuning.finetuning import finetune, load_finetune_config
 
 from .conftest import REPOSITORY, save_checkpoint
@@ -210,12 +209,12 @@ def settings(tmp_path):
 
 @pytest.fixture
 def no_plots(monkeypatch):
-    monkeypatch.setattr("hf_llm.training.report.plot_loss_curve", lambda *args, **kwargs: None)
+    monkeypatch.setattr("hf_llm.training.report.draw_figures", lambda *args, **kwargs: None)
 
 
 def test_a_run_pushes_what_it_saves(settings, hub, passing, no_plots, tmp_path):
     """The model of every save, whole, with the report of its step; at the end the model that was checked."""
-    assert pretrain(run_config(settings(hub_private_repo=True, hub_revision="trial")), TEMPLATE) is None
+    assert pretrain(Pretraining.from_dict(settings(hub_private_repo=True, hub_revision="trial")), TEMPLATE) is None
     messages = [message for _, _, message in hub.commits]
     steps = [f"Training in progress, step {step}" for step in (2, 4, 6)]
     assert list(dict.fromkeys(messages)) == [*steps, "Upload model"] and hub.private["me/run"]
@@ -228,7 +227,7 @@ def test_a_run_pushes_what_it_saves(settings, hub, passing, no_plots, tmp_path):
 
 @pytest.mark.slow
 def test_the_last_push_alone(settings, hub, passing, no_plots):
-    pretrain(run_config(settings(hub_strategy="end")), TEMPLATE)
+    pretrain(Pretraining.from_dict(settings(hub_strategy="end")), TEMPLATE)
     assert hub.commits == [("me/run", "main", "Upload model")]
 
 
@@ -236,14 +235,14 @@ def test_a_finished_model_that_fails_the_check_is_not_pushed(settings, hub, no_p
     report = Report("run", [Row("packing", "failed", "a document sees another")])
     monkeypatch.setattr("hf_llm.publishing.hub.check", lambda source, **_: report)
     with pytest.raises(ValueError, match="not uploaded, for the check of packing failed"):
-        pretrain(run_config(settings(hub_strategy="end")), TEMPLATE)
+        pretrain(Pretraining.from_dict(settings(hub_strategy="end")), TEMPLATE)
     assert hub.commits == [] and (tmp_path / "run" / "model.safetensors").is_file()
 
 
 def test_a_push_that_fails_does_not_stop_a_run(settings, hub, passing, no_plots, tmp_path, caplog):
     hub.refuse_commits = True
     with pytest.raises(ValueError, match="The run is complete: upload it with `hf-llm publish"):
-        pretrain(run_config(settings()), TEMPLATE)
+        pretrain(Pretraining.from_dict(settings()), TEMPLATE)
     assert "an upload to the Hub failed, and the run goes on" in caplog.text
     assert (tmp_path / "run" / "model.safetensors").is_file() and list_checkpoints(tmp_path / "run")
 
@@ -251,7 +250,7 @@ def test_a_push_that_fails_does_not_stop_a_run(settings, hub, passing, no_plots,
 @pytest.mark.slow
 def test_a_checkpoint_that_is_being_uploaded_stays(settings, hub, passing, no_plots, monkeypatch, tmp_path):
     monkeypatch.setattr("hf_llm.training.pushing.CheckedPushes.is_pushing", True)
-    pretrain(run_config(settings(save_total_limit=1, hub_strategy="end")), TEMPLATE)
+    pretrain(Pretraining.from_dict(settings(save_total_limit=1, hub_strategy="end")), TEMPLATE)
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == [
         "checkpoint-2",
         "checkpoint-4",
@@ -268,7 +267,7 @@ def test_a_checkpoint_that_is_being_uploaded_stays(settings, hub, passing, no_pl
 )
 def test_what_cannot_be_pushed_is_said_before_training(fields, message, settings, hub, no_plots, tmp_path):
     with pytest.raises(ValueError, match=message):
-        pretrain(run_config(settings(**fields)), TEMPLATE)
+        pretrain(Pretraining.from_dict(settings(**fields)), TEMPLATE)
     assert not list_checkpoints(tmp_path / "run")
 
 

@@ -9,8 +9,7 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 
 from hf_llm.data import make_objective, train_tokenizer
-from hf_llm.training.config import load_run_config
-from hf_llm.training.pretraining import build_model_config, pretrain
+from hf_llm.training.pretraining import Pretraining, build_model_config, pretrain
 from hf_llm.training.stacks import STACKS
 
 
@@ -44,7 +43,7 @@ def tokenizers():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_configuration_is_legal_and_builds_its_model(path, tokenizers):
-    config = load_run_config(path)
+    config = Pretraining.load(path)
     for part in [config.model[name] for name in ("encoder", "decoder") if name in config.model] or [config.model]:
         part["vocab_size"] = config.tokenizer.vocab_size  # the tokenizer itself is a smaller one here
     stack = STACKS[config.model["model_type"]]
@@ -65,11 +64,11 @@ def test_every_configuration_is_legal_and_builds_its_model(path, tokenizers):
 
 @pytest.mark.parametrize("name", TINY)
 def test_tiny_configurations_run_two_steps(name, tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_llm.training.report.plot_loss_curve", lambda *args, **kwargs: None)
+    monkeypatch.setattr("hf_llm.training.report.draw_figures", lambda *args, **kwargs: None)
     for i in range(60):
         text = "\n".join(f"def function_{i}_{j}(x):\n    return x * {i * j % 17} + {j}\n" for j in range(20))
         (tmp_path / f"{i}.txt").write_text(text, encoding="utf-8")
-    config = load_run_config(RECIPES / "configs" / f"{name}.yaml")
+    config = Pretraining.load(RECIPES / "configs" / f"{name}.yaml")
     config.output_dir, config.cpu_threads = str(tmp_path / "run"), 1
     config.data.corpus, config.data.cache_dir = str(tmp_path / "*.txt"), str(tmp_path / "rows")
     config.data.validation_rows, config.data.held_out_fraction = 2, 0.2

@@ -10,8 +10,7 @@ from transformers import AutoModel, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from hf_llm import LLMDecoderConfig, LLMDecoderForCausalLM
 from hf_llm.data import train_tokenizer
-from hf_llm.training.config import load_run_config, run_config
-from hf_llm.training.pretraining import pretrain
+from hf_llm.training.pretraining import Pretraining, pretrain
 
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +31,7 @@ def llama():
 @pytest.fixture
 def start(tmp_path, monkeypatch):
     """Writes a decoder and its tokenizer, and gives a recipe's configuration that starts from it."""
-    monkeypatch.setattr("hf_llm.training.report.plot_loss_curve", lambda *args, **kwargs: None)
+    monkeypatch.setattr("hf_llm.training.report.draw_figures", lambda *args, **kwargs: None)
     for i in range(40):
         text = "\n".join(f"def function_{i}_{j}(x):\n    return x * {i * j % 17} + {j}\n" for j in range(20))
         (tmp_path / f"{i}.txt").write_text(text, encoding="utf-8")
@@ -40,7 +39,7 @@ def start(tmp_path, monkeypatch):
     def make(decoder, path: Path, steps: int = 2):
         redraw(decoder, std=0.02).save_pretrained(tmp_path / "decoder")
         train_tokenizer(["x"], "byte", None, show_progress=False).save_pretrained(tmp_path / "decoder")
-        config = load_run_config(path, ["--from_decoder.path", str(tmp_path / "decoder")])
+        config = Pretraining.load(path, ["--from_decoder.path", str(tmp_path / "decoder")])
         config.output_dir, config.cpu_threads = str(tmp_path / "run"), 1
         config.data.corpus, config.data.cache_dir = str(tmp_path / "*.txt"), str(tmp_path / "rows")
         config.data.validation_rows, config.data.held_out_fraction, config.data.row_length = 2, 0.2, 64
@@ -116,4 +115,4 @@ def settings(**more) -> dict:
 )
 def test_settings_that_contradict_each_other(more, message):
     with pytest.raises(ValueError, match=message):
-        run_config(settings(**more))
+        Pretraining.from_dict(settings(**more))

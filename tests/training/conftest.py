@@ -75,7 +75,7 @@ def settings(corpus_dir, tmp_path):
 @pytest.fixture
 def no_plots(monkeypatch):
     """Drawing takes longer than training these models."""
-    monkeypatch.setattr("hf_llm.training.report.plot_loss_curve", lambda *args, **kwargs: None)
+    monkeypatch.setattr("hf_llm.training.report.draw_figures", lambda *args, **kwargs: None)
 
 
 @pytest.fixture

@@ -8,8 +8,7 @@ import time
 from pathlib import Path
 
 from hf_llm.training import checkpoints, report, trainer
-from hf_llm.training.config import run_config
-from hf_llm.training.pretraining import pretrain
+from hf_llm.training.pretraining import Pretraining, pretrain
 
 
 FORKS = multiprocessing.get_context("forkserver")
@@ -18,7 +17,7 @@ FORKS.set_forkserver_preload([__name__])
 
 def _run(plan: dict, slow_saves: float, disk: int | None) -> None:
     """One run; its exit status is a recipe's, 1 after a `CheckpointError`, which goes to `<output_dir>.error`."""
-    report.plot_loss_curve = trainer.peak_flops = lambda *args, **kwargs: None  # they take longer than the training
+    report.draw_figures = trainer.peak_flops = lambda *args, **kwargs: None  # they take longer than the training
     flush, save = checkpoints._flush, trainer.PretrainTrainer._save_checkpoint
 
     def slow_flush(path):
@@ -34,7 +33,7 @@ def _run(plan: dict, slow_saves: float, disk: int | None) -> None:
     if disk is not None:
         trainer.PretrainTrainer._save_checkpoint = save_on_a_full_disk
     try:
-        stopped_by = pretrain(run_config(plan))
+        stopped_by = pretrain(Pretraining.from_dict(plan))
     except checkpoints.CheckpointError as error:
         Path(plan["output_dir"] + ".error").write_text(str(error), encoding="utf-8")
         os._exit(1)

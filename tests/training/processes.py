@@ -115,7 +115,6 @@ def train(folder: Path, stack: str, optimizer: str, strategy: str, world_size: i
         args=args,
         train_dataset=rows(stack),
         data_collator=default_data_collator,
-        run_facts={},
         row_length=LENGTH,
     )
     held = Held()
@@ -140,7 +139,7 @@ def evaluation_losses(model, batch_size: int, folder: Path) -> dict[str, float]:
     data = [{**row, "num_bytes": torch.tensor(3 + i)} for i, row in enumerate(rows("decoder")[:7])]
     args = PretrainingArguments(max_steps=1, **common)
     trainer = PretrainTrainer(
-        model=model, args=args, eval_dataset=data, data_collator=default_data_collator, run_facts={}, row_length=LENGTH
+        model=model, args=args, eval_dataset=data, data_collator=default_data_collator, row_length=LENGTH
     )
     found = {f"pretraining {k}": v for k, v in trainer.evaluate().items() if k in ("eval_loss", "eval_bits_per_byte")}
 

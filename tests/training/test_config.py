@@ -2,7 +2,7 @@
 
 import pytest
 
-from hf_llm.training.config import load_run_config, run_config
+from hf_llm.training.pretraining import Pretraining
 from hf_llm.training.settings import load_yaml, parse_overrides
 
 
@@ -41,13 +41,13 @@ def minimal():
 def test_a_wrong_key_or_type_is_one_clear_error(override, message, write_config):
     value = {"model.model_type": "1", "output_dir": "7"}.get(override, "x")
     with pytest.raises(ValueError) as error:
-        load_run_config(write_config({**minimal(), "seed": 0}), [f"--{override}", value])
+        Pretraining.load(write_config({**minimal(), "seed": 0}), [f"--{override}", value])
     assert message in str(error.value)
 
 
 def test_overrides_win_and_are_yaml(write_config):
     words = ["--training.learning_rate", "1e-3", "--data.corpus=[a, b]", "--init_from", "null", "--seed", "-3"]
-    config = load_run_config(write_config(minimal()), words)
+    config = Pretraining.load(write_config(minimal()), words)
     assert config.training == {"max_steps": 3, "learning_rate": 0.001}
     assert (config.data.corpus, config.init_from, config.seed) == (["a", "b"], None, -3)
 
@@ -63,15 +63,15 @@ def test_missing_sections_are_named(section):
     settings = minimal()
     del settings[section]
     with pytest.raises(ValueError, match=f"missing in the configuration: {section}"):
-        run_config(settings)
+        Pretraining.from_dict(settings)
 
 
 def test_an_unreadable_file_is_a_value_error(tmp_path):
     with pytest.raises(ValueError, match="nowhere.yaml: No such file"):
-        load_run_config(tmp_path / "nowhere.yaml")
+        Pretraining.load(tmp_path / "nowhere.yaml")
     (tmp_path / "list.yaml").write_text("- 1")
     with pytest.raises(ValueError, match="expected a mapping of sections, got list"):
-        load_run_config(tmp_path / "list.yaml")
+        Pretraining.load(tmp_path / "list.yaml")
 
 
 def test_only_true_and_false_are_booleans():

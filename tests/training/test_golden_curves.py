@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_llm.training.config import run_config
-from hf_llm.training.pretraining import pretrain
+from hf_llm.training.pretraining import Pretraining, pretrain
 
 
 FILE = Path(__file__).with_name("golden_curves.json")
@@ -26,7 +25,7 @@ STEPS, TOLERANCE = 50, 1e-4
 @pytest.mark.parametrize("stack", ["decoder", "encoder", "encoder-decoder"])
 def test_fifty_steps_give_the_losses_of_before(stack, settings, tmp_path):
     plan = settings(stack, max_steps=STEPS, save_steps=STEPS, eval_steps=STEPS)
-    pretrain(run_config(plan))
+    pretrain(Pretraining.from_dict(plan))
     state = json.loads((tmp_path / "run" / f"checkpoint-{STEPS}" / "trainer_state.json").read_text(encoding="utf-8"))
     losses = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
     golden = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}

@@ -6,7 +6,7 @@ import peft
 import pytest
 import torch
 from torch import nn
-from transformers import MixtralConfig, MixtralForCausalLM, get_scheduler
+from transformers import MixtralConfig, MixtralForCausalLM, get_constant_schedule
 
 from hf_llm import (
     LLMDecoderConfig,
@@ -19,6 +19,7 @@ from hf_llm import (
 from hf_llm.training import optimizers
 from hf_llm.training.arguments import PretrainingArguments
 from hf_llm.training.optimizers import MuonWithAdamW, build_optimizer, parameter_groups, parameter_roles
+from hf_llm.training.trainer import PretrainTrainer
 
 
 def tiny_model(**fields):
@@ -180,7 +181,21 @@ def test_the_schedule_scales_both_learning_rates_of_muon():
 def test_schedules_warm_up_and_end_at_the_minimum(schedule, at_half, at_end, tmp_path):
     args = arguments(tmp_path, schedule=schedule, min_lr_ratio=0.1, warmup_steps=4, decay_fraction=0.2)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    scheduler = get_scheduler(args.lr_scheduler_type, optimizer, 4, 20, args.lr_scheduler_kwargs)
+    scheduler = optimizers.SCHEDULES[schedule](optimizer, args, 20)
     rates = [scheduler.lr_lambdas[0](step) for step in range(21)]
     assert rates[4] == pytest.approx(1.0) and rates[0] < rates[1] < rates[2] < rates[3]
     assert rates[12] == pytest.approx(at_half) and rates[20] == pytest.approx(at_end)
+
+
+def test_an_optimizer_and_a_schedule_of_ones_own_are_legal_and_used(tmp_path, monkeypatch):
+    monkeypatch.setitem(optimizers.OPTIMIZERS, "rprop", lambda groups, args: torch.optim.Rprop(groups))
+    monkeypatch.setitem(
+        optimizers.SCHEDULES, "constant", lambda optimizer, args, steps: get_constant_schedule(optimizer)
+    )
+    args = arguments(tmp_path, optimizer="rprop", schedule="constant", eval_strategy="no")
+    trainer = PretrainTrainer(model=tiny_model(), args=args, row_length=8)
+    trainer.create_optimizer_and_scheduler(20)
+    assert isinstance(trainer.optimizer, torch.optim.Rprop)
+    assert [trainer.lr_scheduler.lr_lambdas[0](step) for step in (0, 19)] == [1, 1]
+    with pytest.raises(ValueError, match="training.schedule = 'x' is unknown; legal: .*constant"):
+        arguments(tmp_path, schedule="x")

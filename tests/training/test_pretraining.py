@@ -24,8 +24,7 @@ from hf_llm.training import checkpoints
 from hf_llm.training.arguments import PretrainingArguments
 from hf_llm.training.callbacks import StopOnSignal
 from hf_llm.training.checkpoints import CheckpointError
-from hf_llm.training.config import run_config
-from hf_llm.training.pretraining import pretrain
+from hf_llm.training.pretraining import Pretraining, pretrain
 from hf_llm.training.saving import TrainingDiverged
 from hf_llm.training.trainer import PretrainTrainer
 from hf_llm.tuning.finetuning import FinetuneTrainer
@@ -59,7 +58,7 @@ def stop_at(monkeypatch, step):
 
 @pytest.mark.parametrize("stack", AUTO)
 def test_a_run_leaves_an_open_model_and_a_report(stack, settings, tmp_path, card_template):
-    assert pretrain(run_config(settings(stack)), card_template) is None
+    assert pretrain(Pretraining.from_dict(settings(stack)), card_template) is None
     run = tmp_path / "run"
 
     model, tokenizer = AUTO[stack].from_pretrained(run), AutoTokenizer.from_pretrained(run)
@@ -87,7 +86,7 @@ def test_a_tokenizer_in_python(stack, streaming, settings, tmp_path):
     plan["tokenizer"] = {"path": str(tmp_path / "byt5")}
     plan["data"]["streaming"] = streaming
     plan["objective"] |= {"whole_word": True} if stack == "encoder" else {}
-    pretrain(run_config(plan))
+    pretrain(Pretraining.from_dict(plan))
     assert isinstance(AutoTokenizer.from_pretrained(tmp_path / "run"), ByT5Tokenizer)
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
     bits = metrics["eval_loss"] / math.log(2)
@@ -101,7 +100,7 @@ def test_evaluation_does_not_depend_on_its_batches(settings, tmp_path):
     for size in (8, 3):
         plan = settings(per_device_eval_batch_size=size, max_steps=2)
         plan["data"]["validation_rows"], plan["output_dir"] = 7, str(tmp_path / str(size))
-        pretrain(run_config(plan))
+        pretrain(Pretraining.from_dict(plan))
         losses.append(json.loads((tmp_path / f"{size}/metrics.json").read_text())["eval_loss"])
     assert 1 < losses[0] == pytest.approx(losses[1], rel=1e-5)
 
@@ -110,12 +109,12 @@ def test_an_evaluation_without_targets_is_refused(settings, tmp_path):
     plan = settings()
     plan["data"]["validation_rows"] = 0
     with pytest.raises(ValueError, match="data.validation_rows = 0 takes 0 of .* rows, and there are no targets"):
-        pretrain(run_config(plan))
+        pretrain(Pretraining.from_dict(plan))
     row = {**rows("decoder")[0], "num_bytes": torch.tensor(1)}
     args = PretrainingArguments(
         output_dir=str(tmp_path), max_steps=1, use_cpu=True, report_to="none", eval_strategy="no"
     )
-    parts = {"data_collator": default_data_collator, "run_facts": {}, "row_length": LENGTH}
+    parts = {"data_collator": default_data_collator, "row_length": LENGTH}
     trainer = PretrainTrainer(model=make_model("decoder"), args=args, **parts)
     with pytest.raises(ValueError, match="the eval data has no rows"):
         trainer.evaluate(torch.utils.data.Subset([row], []))
@@ -147,9 +146,10 @@ def test_steps_wait_for_the_accelerator_no_more_than_trainers(trainer_class, opt
     for cls in (Trainer, trainer_class):
         args = PretrainingArguments(
             output_dir=str(tmp_path), max_steps=4, logging_steps=2, optimizer=optimizer, use_cpu=True,
-            report_to="none", eval_strategy="no", save_strategy="no", disable_tqdm=True, per_device_train_batch_size=2,
+            report_to="none", eval_strategy="no", save_strategy="no", disable_tqdm=True,
+            per_device_train_batch_size=2, logging_nan_inf_filter=False,
         )  # fmt: skip
-        own = {"run_facts": {}, "row_length": LENGTH} if cls is PretrainTrainer else {}
+        own = {"row_length": LENGTH} if cls is PretrainTrainer else {}
         data = [{**row, "document_ids": torch.zeros(LENGTH, dtype=torch.long)} for row in rows("decoder")]
         model, counter = make_model("decoder"), ReadsOfSteps()
         trainer = cls(model=model, args=args, train_dataset=data, data_collator=default_data_collator, **own)
@@ -178,20 +178,20 @@ def test_steps_wait_for_the_accelerator_no_more_than_trainers(trainer_class, opt
 def test_a_stopped_run_goes_on_to_the_same_weights(optimizer, streaming, settings, tmp_path, monkeypatch):
     plan = settings(optimizer=optimizer, schedule="wsd")
     plan["data"]["streaming"] = streaming
-    assert pretrain(run_config({**plan, "output_dir": str(tmp_path / "whole")})) is None
+    assert pretrain(Pretraining.from_dict({**plan, "output_dir": str(tmp_path / "whole")})) is None
 
     with monkeypatch.context() as context:
         stop_at(context, 3)  # between two regular saves
-        assert pretrain(run_config(plan)) == signal.SIGTERM
+        assert pretrain(Pretraining.from_dict(plan)) == signal.SIGTERM
     assert checkpoints.last_good_checkpoint(tmp_path / "run").name == "checkpoint-3"
-    assert pretrain(run_config(plan)) is None
+    assert pretrain(Pretraining.from_dict(plan)) is None
     assert same_weights(weights(tmp_path / "whole"), weights(tmp_path / "run"))
 
 
 def test_how_often_a_run_evaluates_and_saves_does_not_change_it(settings, tmp_path):
-    pretrain(run_config({**settings(), "output_dir": str(tmp_path / "often")}))
+    pretrain(Pretraining.from_dict({**settings(), "output_dir": str(tmp_path / "often")}))
     rarely = settings(save_steps=100, eval_steps=100)
-    pretrain(run_config({**rarely, "output_dir": str(tmp_path / "rarely")}))
+    pretrain(Pretraining.from_dict({**rarely, "output_dir": str(tmp_path / "rarely")}))
     assert same_weights(weights(tmp_path / "often"), weights(tmp_path / "rarely"))
 
 
@@ -201,7 +201,7 @@ def test_accumulation_gives_the_gradients_of_one_large_batch(settings, tmp_path)
         plan = settings("encoder", per_device_train_batch_size=size, gradient_accumulation_steps=4 // size)
         plan["training"] |= {"max_steps": 2, "optimizer": "sgd", "learning_rate": 0.1, "max_grad_norm": 0.0}
         plan["model"]["residual_dropout"] = 0.0
-        pretrain(run_config({**plan, "output_dir": str(tmp_path / name)}))
+        pretrain(Pretraining.from_dict({**plan, "output_dir": str(tmp_path / name)}))
     large, small = weights(tmp_path / "large"), weights(tmp_path / "small")
     for name in large:
         torch.testing.assert_close(large[name], small[name], rtol=1e-4, atol=1e-6)
@@ -209,11 +209,11 @@ def test_accumulation_gives_the_gradients_of_one_large_batch(settings, tmp_path)
 
 def test_a_torn_checkpoint_is_named_and_the_one_before_is_used(settings, tmp_path, caplog):
     plan = settings()
-    pretrain(run_config(plan))
+    pretrain(Pretraining.from_dict(plan))
     whole = weights(tmp_path / "run")
     torn = tmp_path / "run" / "checkpoint-6" / "optimizer.pt"
     torn.write_bytes(torn.read_bytes()[:-10])
-    pretrain(run_config(plan))
+    pretrain(Pretraining.from_dict(plan))
     assert "torn checkpoint" in caplog.text and "checkpoint-6" in caplog.text and "optimizer.pt" in caplog.text
     assert "resuming from" in caplog.text and "checkpoint-4" in caplog.text
     assert same_weights(whole, weights(tmp_path / "run"))
@@ -230,7 +230,7 @@ def test_a_full_disk_is_reported_and_the_earlier_checkpoint_survives(settings, t
 
     monkeypatch.setattr(PretrainTrainer, "_save_optimizer_and_scheduler", save)
     with pytest.raises(CheckpointError, match=r"checkpoint-4.*No space left.*last good checkpoint is .*checkpoint-2"):
-        pretrain(run_config(settings()))
+        pretrain(Pretraining.from_dict(settings()))
     assert [c.name for c in checkpoints.list_checkpoints(tmp_path / "run")] == ["checkpoint-2"]
     assert checkpoints.defect(tmp_path / "run" / "checkpoint-2") is None
     assert not list((tmp_path / "run").glob(".saving-*"))
@@ -245,7 +245,7 @@ def test_a_diverging_run_stops_and_names_the_last_good_checkpoint(settings, tmp_
 
     monkeypatch.setattr(PretrainTrainer, "compute_loss", compute_loss)
     with pytest.raises(TrainingDiverged, match=r"not finite at step 4 .*last good checkpoint is .*checkpoint-2"):
-        pretrain(run_config(settings(logging_steps=100)))
+        pretrain(Pretraining.from_dict(settings(logging_steps=100)))
 
 
 @pytest.mark.parametrize(
@@ -268,14 +268,14 @@ def test_bad_input_is_refused_before_training(key, value, message, settings):
     section, _, name = key.rpartition(".")
     (plan[section] if section else plan)[name] = value
     with pytest.raises(ValueError, match=message):
-        pretrain(run_config(plan))
+        pretrain(Pretraining.from_dict(plan))
 
 
 def test_rows_longer_than_learned_positions_are_refused(settings):
     plan = settings()
     plan["model"] |= {"position_embedding": "learned", "max_position_embeddings": 32}
     with pytest.raises(ValueError, match="data.row_length = 48 is longer than model.max_position_embeddings = 32"):
-        pretrain(run_config(plan))
+        pretrain(Pretraining.from_dict(plan))
 
 
 def test_supervised_pairs_train_an_encoder_decoder(settings, tmp_path):
@@ -284,12 +284,12 @@ def test_supervised_pairs_train_an_encoder_decoder(settings, tmp_path):
     plan = settings("encoder-decoder", max_steps=2)
     plan["data"] |= {"corpus": str(tmp_path / "pairs.jsonl"), "target_row_length": 40}
     plan["objective"] = {"name": "supervised"}
-    assert pretrain(run_config(plan)) is None
+    assert pretrain(Pretraining.from_dict(plan)) is None
     short = {"position_embedding": "learned", "max_position_embeddings": 39}
     plan["model"]["decoder"] = {**plan["model"]["decoder"], **short}
     plan["output_dir"] = str(tmp_path / "other")
     with pytest.raises(ValueError, match="data.target_row_length = 40 is longer than model.decoder.max_position"):
-        pretrain(run_config(plan))
+        pretrain(Pretraining.from_dict(plan))
 
 
 def test_an_empty_corpus_is_refused(settings, tmp_path):
@@ -297,23 +297,23 @@ def test_an_empty_corpus_is_refused(settings, tmp_path):
     plan = settings()
     plan["data"]["corpus"] = str(tmp_path / "empty.txt")
     with pytest.raises(ValueError, match="empty"):
-        pretrain(run_config(plan))
+        pretrain(Pretraining.from_dict(plan))
 
 
 def test_a_checkpoint_of_another_architecture_or_run_is_refused(settings, tmp_path):
-    pretrain(run_config(settings(max_steps=2)))
+    pretrain(Pretraining.from_dict(settings(max_steps=2)))
     other = settings(max_steps=4)
     other["model"]["intermediate_size"] = 96
     with pytest.raises(ValueError, match="another architecture: intermediate_size is 64 there and 96 here"):
-        pretrain(run_config(other))
+        pretrain(Pretraining.from_dict(other))
     other["output_dir"] = str(tmp_path / "fresh")
     other["init_from"] = str(tmp_path / "run")
     with pytest.raises(ValueError, match="another architecture: intermediate_size"):
-        pretrain(run_config(other))
+        pretrain(Pretraining.from_dict(other))
     with pytest.raises(ValueError, match="another run: seed is 0 there and 1 here"):
-        pretrain(run_config({**settings(), "seed": 1}))
+        pretrain(Pretraining.from_dict({**settings(), "seed": 1}))
     with pytest.raises(ValueError, match="resume = 'never', but output_dir = .* has checkpoint-2"):
-        pretrain(run_config({**settings(), "resume": "never"}))
+        pretrain(Pretraining.from_dict({**settings(), "resume": "never"}))
 
 
 @pytest.mark.parametrize(
@@ -324,21 +324,21 @@ def test_a_path_without_a_checkpoint_is_one_clear_error(stack, name, settings, t
     def not_on_the_hub(path):
         raise OSError("no such repository")
 
-    monkeypatch.setattr("hf_llm.training.from_decoder.load_decoder", not_on_the_hub)
+    monkeypatch.setattr("hf_llm.training.pretraining.load_decoder", not_on_the_hub)
     plan, path = settings(stack), str(tmp_path / "nowhere")
     section, _, field = name.partition(".")
     plan[section] = {field: path} if field else path
     if section == "from_decoder":
         plan |= {"model": {"model_type": "hf_llm_encoder"}, "tokenizer": {}}
     with pytest.raises(ValueError, match=f"{name} = '.*nowhere' cannot be opened"):
-        pretrain(run_config(plan))
+        pretrain(Pretraining.from_dict(plan))
 
 
 def test_init_from_starts_with_the_weights_of_a_model(settings, tmp_path):
-    pretrain(run_config(settings(max_steps=2)))
+    pretrain(Pretraining.from_dict(settings(max_steps=2)))
     plan = settings(max_steps=1, learning_rate=1e-30, weight_decay=0.0)
     plan |= {"output_dir": str(tmp_path / "second"), "init_from": str(tmp_path / "run")}
-    pretrain(run_config(plan))
+    pretrain(Pretraining.from_dict(plan))
     assert same_weights(weights(tmp_path / "run"), weights(tmp_path / "second"))
 
 
@@ -346,16 +346,16 @@ def test_a_stream_has_no_epochs(settings):
     plan = settings(num_train_epochs=1)
     del plan["training"]["max_steps"]
     with pytest.raises(ValueError, match="training.max_steps or training.num_train_epochs is missing"):
-        pretrain(run_config({**plan, "training": {}}))
+        pretrain(Pretraining.from_dict({**plan, "training": {}}))
     plan["data"]["streaming"] = True
     with pytest.raises(ValueError, match="data.streaming = True needs training.max_steps"):
-        pretrain(run_config(plan))
+        pretrain(Pretraining.from_dict(plan))
 
 
 def test_epochs_become_steps(settings, tmp_path, card_template):
     plan = settings(num_train_epochs=0.1)
     del plan["training"]["max_steps"]
-    pretrain(run_config(plan), card_template)
+    pretrain(Pretraining.from_dict(plan), card_template)
     steps = json.loads((tmp_path / "run" / "metrics.json").read_text())["step"]
     card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
     rows = int(next(line for line in card.splitlines() if line.startswith("| rows |")).split("|")[2].replace(",", ""))
@@ -368,14 +368,14 @@ def test_embeddings_start_from_word_vectors(settings, tmp_path, capsys):
     width = plan["model"]["hidden_size"]
     vectors = tmp_path / "vectors.txt"
     vectors.write_text("".join(f"{word} {' '.join(['0.5'] * width)}\n" for word in ("the", "a", "zzzz")))
-    pretrain(run_config(plan | {"word_vectors": str(vectors)}))
+    pretrain(Pretraining.from_dict(plan | {"word_vectors": str(vectors)}))
     assert f"tokens start from {vectors}" in capsys.readouterr().out
     with pytest.raises(ValueError, match="word_vectors = .* has no effect with init_from"):
-        pretrain(run_config(plan | {"word_vectors": "x", "init_from": "y", "output_dir": str(tmp_path / "other")}))
+        Pretraining.from_dict(plan | {"word_vectors": "x", "init_from": "y"})
 
 
 def test_a_run_shorter_than_the_logging_interval_counts_all_its_tokens(settings, tmp_path):
-    pretrain(run_config(settings(max_steps=3, logging_steps=10)))
+    pretrain(Pretraining.from_dict(settings(max_steps=3, logging_steps=10)))
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["step"] == 3
     assert 0 < metrics["tokens"] <= 3 * 4 * 48

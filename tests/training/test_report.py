@@ -1,15 +1,11 @@
-"""The loss curve and the texts of a report."""
+"""The curves and the texts of a report."""
+
+import functools
+
+import pytest
 
 from hf_llm.training.callbacks import evaluation_text, progress_text
-from hf_llm.training.report import (
-    duration_text,
-    final_metrics,
-    notable_fields,
-    plot_loss_curve,
-    samples_text,
-    summary_text,
-)
-from hf_llm.training.samples import Sample
+from hf_llm.training.report import draw_figures, draw_history, duration_text, fenced, last_logs, notable_fields
 
 
 HISTORY = [
@@ -19,15 +15,17 @@ HISTORY = [
 ]
 
 
-def test_the_loss_curve_is_drawn_also_of_an_empty_history(tmp_path):
-    for name, history in (("full", HISTORY), ("empty", [])):
-        plot_loss_curve(tmp_path / f"{name}.png", history, title=name)
-    full, empty = ((tmp_path / f"{name}.png").read_bytes() for name in ("full", "empty"))
+@pytest.mark.parametrize("panels", [None, [("loss", ("loss",)), ("speed", ("tokens_per_second", "mfu"))]])
+def test_curves_are_drawn_also_of_an_empty_history(panels, tmp_path):
+    histories = {"full.png": HISTORY, "empty.png": []}
+    draw = functools.partial(draw_history, panels=panels)
+    draw_figures(tmp_path, {name: functools.partial(draw, history=history) for name, history in histories.items()})
+    full, empty = ((tmp_path / name).read_bytes() for name in histories)
     assert full.startswith(b"\x89PNG") and empty.startswith(b"\x89PNG") and len(full) > len(empty)
 
 
-def test_final_metrics_are_the_last_of_training_and_of_evaluation():
-    metrics = final_metrics([*HISTORY, {"step": 2, "train_runtime": 9.0}])
+def test_the_last_logs_are_those_of_training_and_of_evaluation():
+    metrics = last_logs([*HISTORY, {"step": 2, "train_runtime": 9.0}])
     assert metrics["loss"] == 4.0 and metrics["eval_loss"] == 4.5 and "train_runtime" not in metrics
 
 
@@ -36,13 +34,8 @@ def test_texts():
     assert progress_text({"loss": 1.0, "tokens_per_second": 2000.0}) == "loss 1.000, 2,000 tokens/s"
     assert evaluation_text(HISTORY[2]) == "validation loss 4.5000, perplexity 90.0000, bits per byte 2.2500"
     assert [duration_text(s) for s in (5, 65, 7500)] == ["5 s", "1 min 5 s", "2 h 5 min"]
-    assert "perplexity 90.00" in summary_text("outputs/x", final_metrics(HISTORY))
+    assert fenced("```\ncode\n```") == "````text\n```\ncode\n```\n````"
     assert notable_fields({"hidden_size": 8, "decoder": {"hidden_size": 4}, "norm_eps": 1}) == {
         "hidden_size": 8,
         "decoder.hidden_size": 4,
     }
-
-
-def test_samples_that_hold_fences_are_fenced_by_longer_ones():
-    text = samples_text([Sample("```\ncode\n```", "x")])
-    assert "````text\n```\ncode\n```\n````" in text

@@ -12,8 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from hf_llm.training.checkpoints import defect, list_checkpoints
-from hf_llm.training.config import run_config
-from hf_llm.training.pretraining import pretrain
+from hf_llm.training.pretraining import Pretraining, pretrain
 
 
 ROOT = Path(__file__).parents[2]
@@ -62,8 +61,8 @@ def test_killed_while_saving_a_run_goes_on_to_the_same_weights(stack, settings, 
     left = list_checkpoints(tmp_path / "run")
     assert left and defect(left[0]) is None and not (tmp_path / "run" / f"checkpoint-{steps}").exists()
 
-    pretrain(run_config(plan))
-    pretrain(run_config({**plan, "output_dir": str(tmp_path / "whole")}))
+    pretrain(Pretraining.from_dict(plan))
+    pretrain(Pretraining.from_dict({**plan, "output_dir": str(tmp_path / "whole")}))
     assert same_weights(tmp_path / "run", tmp_path / "whole")
 
 
