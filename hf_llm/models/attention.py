@@ -9,17 +9,17 @@ import re
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .compat import update_paged_cache
-from .configuration import POSITION_BIASES, LLMStackConfig
 from .cpu_attention import cpu_attention_forward
 from .norms import get_qk_norm
 from .packing import runs_cpu_attention
 from .plain import written_here
-from .positions import RelativeBias, apply_rotary
+from .positions import POSITIONS, RelativeBias, apply_rotary
 from .precision import cast_once
 
 
@@ -43,12 +43,12 @@ FEATURE_FIELDS = {
 }
 
 
-def required_features(config: LLMStackConfig, training: bool = False) -> set[str]:
+def required_features(config: PreTrainedConfig, training: bool = False) -> set[str]:
     """The features that `config` asks of an attention backend; `training`: those that only training needs as well."""
     wanted = {
         "softcap": config.attn_logit_softcapping is not None,
         "sinks": config.attention_sinks,
-        "position_bias": config.position_embedding in POSITION_BIASES,
+        "position_bias": POSITIONS[config.position_embedding].kind == "bias",
         "dropout": training and config.attention_dropout > 0,
     }
     return {feature for feature, asked in wanted.items() if asked}
@@ -61,7 +61,7 @@ def backend_features(backend: str) -> frozenset[str]:
     return BACKEND_FEATURES.get(backend, frozenset(FEATURE_FIELDS))
 
 
-def check_backend(config: LLMStackConfig, backend: str, training: bool = False) -> None:
+def check_backend(config: PreTrainedConfig, backend: str, training: bool = False) -> None:
     """Raise ValueError, naming the fields, if `backend` cannot honour `config`."""
     required = required_features(config, training)
     missing = required - backend_features(backend)
@@ -115,7 +115,7 @@ def eager_attention_forward(
 class Attention(nn.Module):
     """Multi-head attention (https://arxiv.org/abs/1706.03762) with what the configuration adds to it."""
 
-    def __init__(self, config: LLMStackConfig, layer_idx: int, is_causal: bool, is_cross_attention: bool = False):
+    def __init__(self, config: PreTrainedConfig, layer_idx: int, is_causal: bool, is_cross_attention: bool = False):
         super().__init__()
         self.config = config
         self.layer_idx = layer_idx

@@ -9,11 +9,13 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from .feedforward import FEED_FORWARDS
+from .norms import NORMS
+from .positions import POSITIONS
 
-NORM_TYPES = ("layernorm", "rmsnorm", "rmsnorm_unit_offset", "layernorm_non_affine", "rmsnorm_non_affine")
+
+TABLES = (NORMS, POSITIONS, FEED_FORWARDS)  # of the fields that name a variant
 NORM_PLACEMENTS = ("pre", "post", "sandwich", "branch", "parallel")
-POSITION_EMBEDDINGS = ("rope", "learned", "sinusoidal", "alibi", "relative_bias", "none")
-POSITION_BIASES = ("alibi", "relative_bias")
 ROPE_TYPES = ("default", *ROPE_INIT_FUNCTIONS)
 LAYER_TYPES = ("full_attention", "sliding_attention")
 
@@ -111,14 +113,13 @@ class StackChecks:
 
     def validate_choices(self):
         """Every field that names a variant names one that exists."""
-        check_choice("norm_type", self.norm_type, NORM_TYPES)
+        for table in TABLES:
+            table[getattr(self, table.setting)]
         check_choice("norm_placement", self.norm_placement, NORM_PLACEMENTS)
         check_choice("parallel_norms", self.parallel_norms, (1, 2))
         check_choice("qk_norm", self.qk_norm, (None, "head", "per_head", "full"))
-        check_choice("position_embedding", self.position_embedding, POSITION_EMBEDDINGS)
         check_choice("position_ids_source", self.position_ids_source, ("arange", "attention_mask", "input_ids"))
         check_choice("embedding_projection", self.embedding_projection, (None, "tokens", "embeddings"))
-        check_choice("feed_forward", self.feed_forward, ("gated", "plain"))
         check_choice("residual_init", self.residual_init, ("depth_scaled", "normal", "zero"))
         check_choice("hidden_act", self.hidden_act, ACT2FN)
 

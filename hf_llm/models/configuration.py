@@ -19,13 +19,13 @@ from transformers.activations import ACT2FN
 from .checks import (
     FREE_IN_SHARED_LAYERS,
     LAYER_TYPES,
-    POSITION_BIASES,
     StackChecks,
     check_choice,
     check_token_ids,
     strict_configuration,
 )
 from .lookup import name_in_transformers
+from .positions import POSITIONS
 
 
 VERSION = "0.2.0"
@@ -278,6 +278,7 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
     alibi_scale: float | int | None = None
 
     # Attention
+    attention_type: str = "softmax"
     attention_bias: bool = False
     attention_output_bias: bool | None = None
     attention_scale: float | int | None = None
@@ -445,9 +446,8 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
     def _own_tp_plan(self) -> dict[str, str]:
         """Attention stays whole where a per-head parameter lives outside the projections."""
         plan = {}
-        whole = (
-            self.position_embedding in POSITION_BIASES or self.attention_sinks or self.qk_norm in ("full", "per_head")
-        )
+        biased = POSITIONS[self.position_embedding].kind == "bias"
+        whole = biased or self.attention_sinks or self.qk_norm in ("full", "per_head")
         if not whole:
             for attention in ("self_attn", "cross_attn") if self._attends_across else ("self_attn",):
                 for name in ("q_proj", "k_proj", "v_proj"):
@@ -491,7 +491,7 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
     def base_model_pp_plan(self) -> dict[str, tuple] | None:
         """Pipeline plan, or `None` where transformers' schedule (embed_tokens, layers, norm) would be wrong."""
         extras = (
-            self.position_embedding in ("learned", "sinusoidal", *POSITION_BIASES),
+            POSITIONS[self.position_embedding].kind in ("embedding", "bias"),
             self.embedding_norm,
             self.embedding_projection is not None,
             self.type_vocab_size > 0,

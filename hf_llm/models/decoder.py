@@ -20,7 +20,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .attention import Attention
 from .base import LLMPreTrainedModel  # experts: see @use_experts_implementation in feedforward.py
 from .compat import CACHE, takes_cache
-from .configuration import POSITION_BIASES, LLMDecoderConfig
+from .configuration import LLMDecoderConfig
 from .decoding import TakesTokenSteps, token_steps
 from .documents import first_tokens, pass_documents, past_length, positions_in_documents, resolve_documents
 from .heads import (
@@ -36,6 +36,7 @@ from .inputs import check_labels, check_source
 from .masks import AttentionInputs, cross_attention_inputs, self_attention_inputs
 from .operators import values_are_known
 from .packing import real_documents, repad, row_documents, unpad, unpadded_cross
+from .positions import POSITIONS
 from .stack import TransformerStack
 
 
@@ -220,7 +221,7 @@ class LLMDecoderForCausalLM(LanguageModelHead, LLMPreTrainedModel, TakesTokenSte
     def init_continuous_batching(self, *args, **kwargs):
         """As in transformers; refused where positions bias the scores: a paged cache does not say how far apart two
         tokens are."""
-        if self.config.position_embedding in POSITION_BIASES:
+        if POSITIONS[self.config.position_embedding].kind == "bias":
             raise ValueError(
                 f"Continuous batching cannot honour `position_embedding={self.config.position_embedding!r}`: use "
                 "`generate`."

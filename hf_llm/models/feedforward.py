@@ -6,13 +6,14 @@ Shapes: (batch, seq, hidden) -> (batch, seq, hidden); inside the experts T token
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.integrations.moe import use_experts_implementation
 
-from .configuration import LLMStackConfig
 from .operators import is_large
 from .plain import all_plain_on_cpu, written_here
 from .precision import cast_once
+from .table import Table
 
 
 ROWS = 1024  # tokens at most that are widened at a time on a CPU where no backward pass will come
@@ -22,7 +23,7 @@ ROWS = 1024  # tokens at most that are widened at a time on a CPU where no backw
 class FeedForward(nn.Module):
     """down(act(up(x)))."""
 
-    def __init__(self, config: LLMStackConfig, intermediate_size: int | None = None):
+    def __init__(self, config: PreTrainedConfig, intermediate_size: int | None = None):
         super().__init__()
         width = intermediate_size or config.intermediate_size
         self.up_proj = nn.Linear(config.hidden_size, width, bias=config.mlp_bias)
@@ -55,7 +56,7 @@ class FeedForward(nn.Module):
 class GatedFeedForward(FeedForward):
     """down(act(gate(x)) * up(x)): SwiGLU, GeGLU, ... (https://arxiv.org/abs/2002.05202)."""
 
-    def __init__(self, config: LLMStackConfig, intermediate_size: int | None = None):
+    def __init__(self, config: PreTrainedConfig, intermediate_size: int | None = None):
         super().__init__(config, intermediate_size)
         width = intermediate_size or config.intermediate_size
         self.gate_proj = nn.Linear(config.hidden_size, width, bias=config.mlp_bias)
@@ -66,7 +67,7 @@ class GatedFeedForward(FeedForward):
         return self.gate(self.act_fn, self.gate_proj(hidden_states), self.up_proj(hidden_states))
 
 
-FEED_FORWARDS: dict[str, type[FeedForward]] = {"plain": FeedForward, "gated": GatedFeedForward}
+FEED_FORWARDS = Table("feed_forward", gated=GatedFeedForward, plain=FeedForward)
 
 
 def _plain_gate(act_fn, gate, up):
@@ -85,7 +86,7 @@ class _ClampedGate:
         return (up + 1) * gate * torch.sigmoid(self.alpha * gate)
 
 
-def _gate_function(config: LLMStackConfig):
+def _gate_function(config: PreTrainedConfig):
     if config.swiglu_limit is None and config.swiglu_alpha is None:
         return _plain_gate
     return _ClampedGate(config.swiglu_limit, config.swiglu_alpha)
@@ -97,7 +98,7 @@ class Router(nn.Module):
     (T, hidden) -> logits (T, E), scores (T, k), indices (T, k).
     """
 
-    def __init__(self, config: LLMStackConfig):
+    def __init__(self, config: PreTrainedConfig):
         super().__init__()
         self.top_k, self.norm_topk_prob = config.num_experts_per_tok, config.norm_topk_prob
         self.jitter = config.router_jitter_noise
@@ -118,7 +119,7 @@ class Router(nn.Module):
 class _Experts(nn.Module):
     """E feed-forwards as 3-D weights, run by transformers' experts implementations (grouped_mm, batched_mm, eager)."""
 
-    def __init__(self, config: LLMStackConfig):
+    def __init__(self, config: PreTrainedConfig):
         super().__init__()
         experts, width, hidden = config.num_experts, config.moe_intermediate_size, config.hidden_size
         gated = config.feed_forward == "gated"
@@ -186,7 +187,7 @@ class MixtureOfExperts(nn.Module):
     """Sparse feed-forward: each token goes to its top-k experts (https://arxiv.org/abs/1701.06538), and to the shared
     expert if there is one."""
 
-    def __init__(self, config: LLMStackConfig):
+    def __init__(self, config: PreTrainedConfig):
         super().__init__()
         self.gate = Router(config)
         self.experts = EXPERTS[config.feed_forward, config.expert_bias](config)
@@ -208,7 +209,7 @@ class MixtureOfExperts(nn.Module):
         return output.view_as(hidden_states)
 
 
-def get_feed_forward(config: LLMStackConfig, layer_idx: int) -> nn.Module:
+def get_feed_forward(config: PreTrainedConfig, layer_idx: int) -> nn.Module:
     """The feed-forward of one layer."""
     if config.num_experts and config.mlp_layer_types[layer_idx] == "sparse":
         return MixtureOfExperts(config)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from .operators import needs_gradients, runs_plainly_on_cpu
 from .plain import written_here
+from .table import Table
 
 
 class LayerNorm(nn.Module):
@@ -139,13 +140,14 @@ class NonAffineRMSNorm(RMSNorm):
         return F.rms_norm(hidden_states, self.size[-1:], eps=self.eps)
 
 
-NORMS: dict[str, type[LayerNorm]] = {
-    "layernorm": LayerNorm,
-    "rmsnorm": RMSNorm,
-    "rmsnorm_unit_offset": UnitOffsetRMSNorm,
-    "layernorm_non_affine": NonAffineLayerNorm,
-    "rmsnorm_non_affine": NonAffineRMSNorm,
-}
+NORMS = Table(
+    "norm_type",
+    layernorm=LayerNorm,
+    rmsnorm=RMSNorm,
+    rmsnorm_unit_offset=UnitOffsetRMSNorm,
+    layernorm_non_affine=NonAffineLayerNorm,
+    rmsnorm_non_affine=NonAffineRMSNorm,
+)
 
 
 for _norm in NORMS.values():

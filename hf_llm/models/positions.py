@@ -19,6 +19,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_u
 
 from .inputs import IdEmbedding
 from .operators import is_large, trains_on_cpu
+from .table import Table
 
 
 class LearnedPositions(IdEmbedding):
@@ -230,11 +231,18 @@ class RelativeBias(nn.Module):
         return self.relative_attention_bias(self.buckets(distance)).permute(2, 0, 1)[None]
 
 
-POSITIONS: dict[str, type[nn.Module] | None] = {
-    "learned": LearnedPositions,
-    "sinusoidal": SinusoidalPositions,
-    "rope": RotaryEmbedding,
-    "alibi": AlibiBias,
-    "relative_bias": RelativeBias,
-    "none": None,
-}
+class NoPositions:
+    """No position embedding (https://arxiv.org/abs/2305.19466)."""
+
+    kind = "none"
+
+
+POSITIONS = Table(
+    "position_embedding",
+    rope=RotaryEmbedding,
+    learned=LearnedPositions,
+    sinusoidal=SinusoidalPositions,
+    alibi=AlibiBias,
+    relative_bias=RelativeBias,
+    none=NoPositions,
+)

@@ -55,7 +55,7 @@ class TransformerStack(LLMPreTrainedModel):
         self.embed_norm = get_norm(config, sum_size) if config.embedding_norm else None
 
         positions = POSITIONS[config.position_embedding]
-        kind = getattr(positions, "kind", None)
+        kind = positions.kind
         self.embed_positions = positions(config, sum_size) if kind == "embedding" else None
         self.rotary_emb = _rotary(config) if kind == "rotary" else None
         self.position_bias = None
