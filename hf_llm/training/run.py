@@ -13,13 +13,14 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 
+from ..manifest import exclusive
+from ..publishing.pushing import RunPushes
 from .arguments import DEFAULTS, MANAGED
 from .callbacks import ProgressLine, ReportAtSave, StopOnSignal
-from .checkpoints import clear_staging, exclusive
+from .checkpoints import clear_staging
 from .config import RunConfig
 from .evaluation import preserved_rng
 from .launching import check_launch
-from .pushing import PushAtSave
 from .report import Results, RunFacts, summary_text, write_report
 from .resuming import check_same_run, find_checkpoint
 from .settings import build_section, check_training_fields, describe, load_settings
@@ -153,14 +154,10 @@ class Run:
         trainer.remove_callback(ProgressCallback)
         trainer.remove_callback(PrinterCallback)
         stop = StopOnSignal()
-        callbacks = {
-            ProgressLine(): not args.disable_tqdm,
-            ReportAtSave(self.report): self.reports_at_save,
-            stop: True,
-            PushAtSave(trainer): args.push_to_hub,
-        }
-        for callback, wanted in callbacks.items():
-            if wanted:
+        self.pushes = RunPushes(trainer) if args.push_to_hub else None
+        report = ReportAtSave(self.report) if self.reports_at_save else None
+        for callback in (None if args.disable_tqdm else ProgressLine(), report, stop, self.pushes):
+            if callback is not None:
                 trainer.add_callback(callback)
         trainer.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
         if stop.received is not None:
@@ -175,8 +172,8 @@ class Run:
         """Save the final model, evaluate, report, and publish if the configuration says so."""
         self.trainer.save_final_model()
         self.say(self.report())
-        if self.args.push_to_hub:
-            self.trainer.push_to_hub()
+        if self.pushes is not None and self.args.should_save:
+            self.pushes.finish()
 
     def report(self) -> str:
         """Evaluate, and write the report on the main process. Returns a summary for the terminal."""

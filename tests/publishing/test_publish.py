@@ -214,7 +214,12 @@ def no_plots(monkeypatch):
 
 def test_a_run_pushes_what_it_saves(settings, hub, passing, no_plots, tmp_path):
     """The model of every save, whole, with the report of its step; at the end the model that was checked."""
-    assert pretrain(Pretraining.from_dict(settings(hub_private_repo=True, hub_revision="trial")), TEMPLATE) is None
+    assert (
+        pretrain(
+            Pretraining.from_dict(settings(hub_private_repo=True, hub_revision="trial", save_total_limit=1)), TEMPLATE
+        )
+        is None
+    )
     messages = [message for _, _, message in hub.commits]
     steps = [f"Training in progress, step {step}" for step in (2, 4, 6)]
     assert list(dict.fromkeys(messages)) == [*steps, "Upload model"] and hub.private["me/run"]
@@ -223,6 +228,7 @@ def test_a_run_pushes_what_it_saves(settings, hub, passing, no_plots, tmp_path):
     assert files == {name: (tmp_path / "run" / name).read_bytes() for name in published_files(tmp_path / "run")}
     assert {"model.safetensors", "README.md", "samples.md", "tokenizer.json", "decoder.py"} <= set(files)
     assert not any(name.endswith((".pt", ".pth", ".bin")) for name in files)
+    assert not list((tmp_path / "run").glob(".saving-*"))
 
 
 @pytest.mark.slow
@@ -245,17 +251,6 @@ def test_a_push_that_fails_does_not_stop_a_run(settings, hub, passing, no_plots,
         pretrain(Pretraining.from_dict(settings()), TEMPLATE)
     assert "an upload to the Hub failed, and the run goes on" in caplog.text
     assert (tmp_path / "run" / "model.safetensors").is_file() and list_checkpoints(tmp_path / "run")
-
-
-@pytest.mark.slow
-def test_a_checkpoint_that_is_being_uploaded_stays(settings, hub, passing, no_plots, monkeypatch, tmp_path):
-    monkeypatch.setattr("hf_llm.training.pushing.CheckedPushes.is_pushing", True)
-    pretrain(Pretraining.from_dict(settings(save_total_limit=1, hub_strategy="end")), TEMPLATE)
-    assert [path.name for path in list_checkpoints(tmp_path / "run")] == [
-        "checkpoint-2",
-        "checkpoint-4",
-        "checkpoint-6",
-    ]
 
 
 @pytest.mark.parametrize(
