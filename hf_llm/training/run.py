@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from .callbacks import ProgressLine, ReportAtSave, StopOnSignal
 from .checkpoints import clear_staging
 from .config import RunConfig
 from .evaluation import preserved_rng
-from .launching import check_launch
+from .launching import check_launch, set_cpu_threads
 from .report import Results, RunFacts, summary_text, write_report
 from .resuming import check_same_run, find_checkpoint
 from .settings import build_section, check_training_fields, describe, load_settings
@@ -188,17 +187,3 @@ class Run:
         """Print on the main process."""
         if self.args.should_save:
             print(text, flush=True)
-
-
-def available_cores() -> int:
-    """Cores that this process may use, where the system says so (Linux); else all."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
-def set_cpu_threads(threads: int | None) -> None:
-    """Use `threads` CPU threads; by default all cores under `accelerate launch`, which would leave a process one."""
-    if threads is None and "ACCELERATE_MIXED_PRECISION" in os.environ:
-        threads = max(available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
-    if threads is not None:
-        torch.set_num_threads(threads)

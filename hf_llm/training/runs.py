@@ -14,9 +14,8 @@ from ..manifest import exclusive
 from ..publishing.pushing import RunPushes
 from .callbacks import ProgressLine, StopOnSignal
 from .checkpoints import clear_staging
-from .launching import check_launch
+from .launching import available_cores, check_launch, set_cpu_threads  # noqa: F401
 from .resuming import check_same_run
-from .run import available_cores, set_cpu_threads  # noqa: F401
 
 
 logger = logging.getLogger(__name__)
