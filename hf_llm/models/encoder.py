@@ -17,11 +17,11 @@ from .heads import (
     SequenceClassificationHead,
     TaskHead,
     TokenClassificationHead,
+    copy_fields,
     mean_token,
 )
-from .masks import self_attention_inputs
-from .packing import repad, row_documents, unpad
 from .stack import TransformerStack
+from .visibility import Visibility
 
 
 class LLMEncoderModel(TransformerStack):
@@ -50,27 +50,9 @@ class LLMEncoderModel(TransformerStack):
         """
         position_ids, documents = self.locate(input_ids, inputs_embeds, attention_mask, position_ids, document_ids)
         hidden_states = self.embed(input_ids, inputs_embeds, position_ids, token_type_ids)
-        hidden_states = self.contextualise(hidden_states, attention_mask, position_ids, documents, **kwargs)
+        visibility = Visibility(self, hidden_states, documents, attention_mask, kwargs)
+        hidden_states = self.run_layers(hidden_states, position_ids, visibility, **kwargs)
         return BaseModelOutput(last_hidden_state=hidden_states)
-
-    def contextualise(self, hidden_states, attention_mask, position_ids, documents, **kwargs) -> torch.Tensor:
-        """Run the layers; where attention takes lengths, on the real tokens alone."""
-        packed = self.unpadded_documents(hidden_states, documents, attention_mask, kwargs)
-        if packed is not None:
-            hidden_states, position_ids, rows = unpad(packed, hidden_states, position_ids, row_documents(packed))
-            attention_mask, documents = None, rows
-        attention = self_attention_inputs(
-            self.config,
-            hidden_states,
-            attention_mask,
-            None,
-            documents,
-            self.attends_causally(kwargs),
-            self.position_bias,
-            unpadded=packed is not None,
-        )
-        hidden_states = self.run_layers(hidden_states, position_ids, attention, **kwargs)
-        return hidden_states if packed is None else repad(packed, hidden_states)
 
 
 class _EncoderHead(TaskHead, LLMPreTrainedModel):
@@ -141,9 +123,7 @@ class LLMEncoderForMaskedLM(LanguageModelHead, LLMPreTrainedModel):
         loss, _ = self.add_router_losses(
             loss, outputs.get("router_logits"), self.config, attention_mask, document_ids, weights
         )
-        return MaskedLMOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+        return copy_fields(MaskedLMOutput, outputs, loss=loss, logits=logits)
 
 
 class LLMEncoderForSequenceClassification(SequenceClassificationHead, _EncoderHead):
