@@ -32,7 +32,7 @@ from .heads import (
     kept_states,
     last_token,
 )
-from .inputs import check_labels, check_packed_source, check_source
+from .inputs import check_labels, check_packed_source, check_source, takes_inputs_of
 from .stack import TransformerStack
 from .visibility import Documents, Source, Visibility, find_documents, past_length
 
@@ -152,25 +152,15 @@ class LLMDecoderForCausalLM(LanguageModelHead, LLMPreTrainedModel, DecoderGenera
         self.lm_head = self.make_head(self.model.output_size)
         self.post_init()
 
-    @takes_cache
+    @takes_inputs_of(LLMDecoderModel)
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
-        use_cache: bool | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        document_ids: torch.LongTensor | None = None,
-        encoder_hidden_states: torch.Tensor | None = None,
-        encoder_attention_mask: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         skip_logits: bool | None = None,
         output_router_logits: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **inputs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithCrossAttentions | MoeCausalLMOutputWithCrossAttentions:
         """
         As [`LLMDecoderModel`], and labels (batch, seq) int64, aligned with `input_ids` and shifted here, -100 where
@@ -178,37 +168,24 @@ class LLMDecoderForCausalLM(LanguageModelHead, LLMPreTrainedModel, DecoderGenera
         to give logits of (0 for all; see `kept_states`). Returns logits (batch, seq, vocabulary), left out in training
         mode with labels or on `skip_logits=True`.
         """
-        if labels is not None and use_cache is None and self.training:
-            use_cache = False
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            token_type_ids=token_type_ids,
-            document_ids=document_ids,
-            encoder_hidden_states=encoder_hidden_states,
-            encoder_attention_mask=encoder_attention_mask,
-            output_router_logits=self.wants_router_logits(output_router_logits, labels),
-            **{CACHE: past_key_values, **kwargs},
-        )
-        hidden_states = outputs.last_hidden_state
-        kept = None
+        if labels is not None and inputs.get("use_cache") is None and self.training:
+            inputs["use_cache"] = False
+        outputs = self.model(**inputs, output_router_logits=self.wants_router_logits(output_router_logits, labels))
+        hidden_states, kept = outputs.last_hidden_state, None
         if not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
             # torch copies a frozen head for every row of a strided slice
             kept = kept_states(hidden_states, logits_to_keep).contiguous()
-        targets = kwargs.pop("shift_labels", None)
+        targets, mask, document_ids = (inputs.get(name) for name in ("shift_labels", "attention_mask", "document_ids"))
         if targets is None and labels is not None:
             check_labels(labels, hidden_states)
             if document_ids is not None:
                 document_ids = document_ids[:, -labels.shape[1] :]  # those of a cache may come before
-            documents = find_documents(document_ids, position_ids, attention_mask, None, labels.shape)
-            targets = next_tokens(labels, documents, kwargs.get("ignore_index", -100))
-        logits, loss = self.logits_and_loss(hidden_states, targets, skip_logits, kept, **kwargs)
-        weights = self.row_weights(targets, **kwargs)
+            documents = find_documents(document_ids, inputs.get("position_ids"), mask, None, labels.shape)
+            targets = next_tokens(labels, documents, inputs.get("ignore_index", -100))
+        logits, loss = self.logits_and_loss(hidden_states, targets, skip_logits, kept, **inputs)
+        weights = self.row_weights(targets, **inputs)
         loss, aux_loss = self.add_router_losses(
-            loss, outputs.get("router_logits"), self.config, attention_mask, document_ids, weights
+            loss, outputs.get("router_logits"), self.config, mask, document_ids, weights
         )
         fields = {"loss": loss, "logits": logits}
         if self.config.is_moe:

@@ -20,6 +20,7 @@ from .heads import (
     copy_fields,
     mean_token,
 )
+from .inputs import takes_inputs_of
 from .stack import TransformerStack
 from .visibility import Visibility
 
@@ -90,38 +91,28 @@ class LLMEncoderForMaskedLM(LanguageModelHead, LLMPreTrainedModel):
     def transform_hidden(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return hidden_states if self.head_transform is None else self.head_transform(hidden_states)
 
+    @takes_inputs_of(LLMEncoderModel)
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        document_ids: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
         skip_logits: bool | None = None,
         output_router_logits: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **inputs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
         """
         As [`LLMEncoderModel`], and labels (batch, seq) int64: the original token at masked positions, -100 elsewhere.
         Returns logits (batch, seq, vocabulary), left out in training mode with labels or on `skip_logits=True`.
         """
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            document_ids=document_ids,
-            output_router_logits=self.wants_router_logits(output_router_logits, labels),
-            **kwargs,
-        )
-        logits, loss = self.logits_and_loss(outputs.last_hidden_state, labels, skip_logits, **kwargs)
-        weights = self.row_weights(labels, **kwargs)
+        outputs = self.model(**inputs, output_router_logits=self.wants_router_logits(output_router_logits, labels))
+        logits, loss = self.logits_and_loss(outputs.last_hidden_state, labels, skip_logits, **inputs)
         loss, _ = self.add_router_losses(
-            loss, outputs.get("router_logits"), self.config, attention_mask, document_ids, weights
+            loss,
+            outputs.get("router_logits"),
+            self.config,
+            inputs.get("attention_mask"),
+            inputs.get("document_ids"),
+            self.row_weights(labels, **inputs),
         )
         return copy_fields(MaskedLMOutput, outputs, loss=loss, logits=logits)
 

@@ -30,6 +30,7 @@ from .heads import (
     last_chosen,
     last_token,
 )
+from .inputs import takes_inputs_of
 from .operators import values_are_known
 from .visibility import find_documents
 
@@ -216,29 +217,14 @@ class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, _EncoderDecod
         pad = self.config.pad_token_id
         return self._start_token_id() if pad is None else pad
 
-    @takes_cache
+    @takes_inputs_of(LLMEncoderDecoderModel)
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        decoder_input_ids: torch.LongTensor | None = None,
-        decoder_attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        decoder_token_type_ids: torch.LongTensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        decoder_position_ids: torch.LongTensor | None = None,
-        document_ids: torch.LongTensor | None = None,
-        decoder_document_ids: torch.LongTensor | None = None,
-        encoder_outputs=None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        decoder_inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
-        use_cache: bool | None = None,
         skip_logits: bool | None = None,
         output_router_logits: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **inputs: Unpack[TransformersKwargs],
     ) -> Seq2SeqLMOutput:
         """
         As [`LLMEncoderDecoderModel`], and labels (batch, target) int64, aligned with `decoder_input_ids` and not
@@ -247,38 +233,22 @@ class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, _EncoderDecod
         `skip_logits=True`.
         """
         if labels is not None:
-            use_cache = False
-            if decoder_input_ids is None and decoder_inputs_embeds is None:
-                if decoder_document_ids is not None:
+            inputs["use_cache"] = False
+            if inputs.get("decoder_input_ids") is None and inputs.get("decoder_inputs_embeds") is None:
+                if inputs.get("decoder_document_ids") is not None:
                     raise ValueError(
                         "With packed documents, pass `decoder_input_ids`: each document is shifted apart."
                     )
-                decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            decoder_input_ids=decoder_input_ids,
-            decoder_attention_mask=decoder_attention_mask,
-            token_type_ids=token_type_ids,
-            decoder_token_type_ids=decoder_token_type_ids,
-            position_ids=position_ids,
-            decoder_position_ids=decoder_position_ids,
-            document_ids=document_ids,
-            decoder_document_ids=decoder_document_ids,
-            encoder_outputs=encoder_outputs,
-            inputs_embeds=inputs_embeds,
-            decoder_inputs_embeds=decoder_inputs_embeds,
-            use_cache=use_cache,
-            output_router_logits=self.wants_router_logits(output_router_logits, labels),
-            **{CACHE: past_key_values, **kwargs},
-        )
-        logits, loss = self.logits_and_loss(outputs.last_hidden_state, labels, skip_logits, **kwargs)
-        weights = self.row_weights(labels, **kwargs)
-        for config, router_logits, mask, documents in (
-            (self.config.encoder, outputs.encoder_router_logits, attention_mask, document_ids),
-            (self.config.decoder, outputs.decoder_router_logits, decoder_attention_mask, decoder_document_ids),
+                inputs["decoder_input_ids"] = self.prepare_decoder_input_ids_from_labels(labels)
+        outputs = self.model(**inputs, output_router_logits=self.wants_router_logits(output_router_logits, labels))
+        logits, loss = self.logits_and_loss(outputs.last_hidden_state, labels, skip_logits, **inputs)
+        weights = self.row_weights(labels, **inputs)
+        for half, config, router_logits in (
+            ("", self.config.encoder, outputs.encoder_router_logits),
+            ("decoder_", self.config.decoder, outputs.decoder_router_logits),
         ):
-            loss, _ = self.add_router_losses(loss, router_logits, config, mask, documents, weights)
+            mask, document_ids = inputs.get(f"{half}attention_mask"), inputs.get(f"{half}document_ids")
+            loss, _ = self.add_router_losses(loss, router_logits, config, mask, document_ids, weights)
         return copy_fields(Seq2SeqLMOutput, outputs, loss=loss, logits=logits)
 
 

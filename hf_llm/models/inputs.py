@@ -1,7 +1,11 @@
-"""Checks of what is passed to a model. Each message names the argument, its value and what is legal.
+"""What is passed to a model: signatures, and checks whose messages name the argument, its value and what is legal.
 
 Shapes are looked at always; values only where that makes no accelerator wait.
 """
+
+import functools
+import inspect
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -29,6 +33,26 @@ class IdEmbedding(nn.Embedding):
             raise ValueError(
                 f"`{self.argument}` has {int(wrong[0])}, but must be from 0 to {size - 1} (`{self.field}={size}`)."
             ) from error
+
+
+def takes_inputs_of(backbone: type[nn.Module]) -> Callable:
+    """A decorator of a head's `forward`, which receives the backbone's arguments as `**inputs`: they may be passed by
+    place, and stand in the signature, before the head's own. (Trainer, `generate` and exporters read signatures.)"""
+    taken = list(inspect.signature(backbone.forward).parameters.values())[1:-1]
+
+    def decorate(forward: Callable) -> Callable:
+        this, *own, rest = inspect.signature(forward).parameters.values()
+        parameters = sorted((*taken, *own), key=lambda parameter: parameter.kind)  # those by name alone come last
+        names = [parameter.name for parameter in parameters]
+
+        @functools.wraps(forward)
+        def wrapper(self, *args, **kwargs):
+            return forward(self, **dict(zip(names, args)), **kwargs)
+
+        wrapper.__signature__ = inspect.Signature([this, *parameters, rest])
+        return wrapper
+
+    return decorate
 
 
 def check_tokens(input_ids: torch.LongTensor | None, inputs_embeds: torch.Tensor | None, width: int) -> torch.Tensor:
