@@ -1,7 +1,5 @@
 """Task heads, written once for the three stacks, as mixins over `self.model`."""
 
-import dataclasses
-
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -361,8 +359,9 @@ class MultipleChoiceHead(TaskHead):
 
 def copy_fields(output_class: type, outputs, **fields):
     """An output of `output_class` with `fields`, and whatever else of its fields a backbone's `outputs` have."""
-    known = {field.name for field in dataclasses.fields(output_class)} - set(fields)
-    return output_class(**fields, **{name: value for name, value in outputs.items() if name in known})
+    known = output_class.__dataclass_fields__  # torch's compiler cannot look at `dataclasses.fields` of a class
+    copied = {name: value for name, value in outputs.items() if name in known and name not in fields}
+    return output_class(**fields, **copied)
 
 
 def kept_states(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
