@@ -42,7 +42,7 @@ class Documents:
 
     def __init__(self, ids: torch.LongTensor):
         self.ids = ids
-        self._places = None
+        self._real = None  # places of real tokens along the flattened rows, once `unpad` has found them
 
     @classmethod
     def whole(cls, states: torch.Tensor) -> "Documents":
@@ -84,14 +84,14 @@ class Documents:
 
     def unpad(self, states: torch.Tensor) -> torch.Tensor:
         """(batch or 1, tokens, ...) -> one row (1, real tokens, ...)."""
-        if self._places is None:
-            self._places = (self.ids >= 0).flatten().nonzero()[:, 0]
-        return states.expand(*self.ids.shape, *states.shape[2:]).flatten(0, 1).index_select(0, self._places)[None]
+        if self._real is None:
+            self._real = (self.ids >= 0).flatten().nonzero()[:, 0]
+        return states.expand(*self.ids.shape, *states.shape[2:]).flatten(0, 1).index_select(0, self._real)[None]
 
     def repad(self, states: torch.Tensor) -> torch.Tensor:
         """The inverse of `unpad`: (1, real tokens, width) -> (batch, tokens, width), zeros at padding."""
         padded = states.new_zeros(self.ids.numel(), states.shape[-1])
-        return padded.index_copy(0, self._places, states[0]).view(*self.ids.shape, -1)
+        return padded.index_copy(0, self._real, states[0]).view(*self.ids.shape, -1)
 
 
 def past_length(cache: Cache | None) -> int | torch.Tensor:
