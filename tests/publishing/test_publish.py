@@ -18,14 +18,14 @@ from hf_llm.publishing import CheckFailed, Report, Row, publish
 from hf_llm.publishing.folder import published_files
 from hf_llm.training.checkpoints import list_checkpoints
 from hf_llm.training.pretraining import Pretraining, pretrain
-from hf_llm.tuning.finetuning import finetune, load_finetune_config
+from hf_llm.tuning.finetuning import Finetuning
 
 from .conftest import REPOSITORY, save_checkpoint
 from .hub_stub import HubStub
 
 
 TEMPLATE = REPOSITORY / "model_cards" / "template.md"
-TUNING_TEMPLATE = TEMPLATE.with_name("tuning_template.md")
+TUNING_TEMPLATE = TEMPLATE
 
 
 def test_what_is_uploaded(decoder, hub, passing, tmp_path):
@@ -307,7 +307,7 @@ def tuning(decoder, tmp_path):
 def test_a_fine_tuned_model_is_pushed_when_it_is_done(checked, tuning, hub, tmp_path, request):
     if checked == "passing":
         request.getfixturevalue("passing")
-    assert finetune(load_finetune_config(tuning()), TUNING_TEMPLATE) is None
+    assert Finetuning(Finetuning.load(tuning()), TUNING_TEMPLATE).run() is None
     assert hub.commits[-1][2] == "Upload model"
     files = hub.files("me/tuned")
     assert files == {name: (tmp_path / "run" / name).read_bytes() for name in published_files(tmp_path / "run")}
@@ -317,5 +317,5 @@ def test_a_fine_tuned_model_is_pushed_when_it_is_done(checked, tuning, hub, tmp_
 def test_an_adapter_alone_is_not_pushed(tuning, hub):
     """It is said before anything is trained."""
     with pytest.raises(ValueError, match="push_to_hub = True needs a whole model"):
-        finetune(load_finetune_config(tuning(peft={"method": "lora"})))
+        Finetuning(Finetuning.load(tuning(peft={"method": "lora"}))).run()
     assert not hub.commits
