@@ -1,5 +1,6 @@
 """The engine: the weights of any family, both ways, by its table."""
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -9,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.models.auto import modeling_auto
 
 from .. import registration
 from ..models.configuration import auto_map
@@ -17,6 +17,21 @@ from .configurations import InteropError, to_native_config, to_our_config
 from .family import Family
 from .ops import Op, rename
 from .weights import FileMemory, Receiver, aliases, empty, tying, untie_head, untied
+
+
+AUTO_CLASSES = {  # by our head
+    "ForCausalLM": "AutoModelForCausalLM",
+    "ForMaskedLM": "AutoModelForMaskedLM",
+    "ForConditionalGeneration": "AutoModelForSeq2SeqLM",
+    "ForSequenceClassification": "AutoModelForSequenceClassification",
+    "ForTokenClassification": "AutoModelForTokenClassification",
+    "ForQuestionAnswering": "AutoModelForQuestionAnswering",
+    "ForMultipleChoice": "AutoModelForMultipleChoice",
+    "Model": "AutoModel",
+}
+
+
+# ---- names ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -29,78 +44,51 @@ class Entry:
     half: str | None  # "encoder" or "decoder" of an encoder-decoder
 
 
+@functools.cache
 def _pattern(template: str) -> re.Pattern:
-    """`layers.{i}.x` -> a pattern with the numbers as groups; a module's name also matches what is below it."""
-    escaped = re.escape(template).replace(r"\{i\}", r"(?P<i>\d+)").replace(r"\{j\}", r"(?P<j>\d+)")
+    """`layers.{i}.x` -> a pattern with the number as a group; a module's name also matches what is below it."""
+    escaped = re.escape(template).replace(r"\{i\}", r"(?P<i>\d+)")
     return re.compile(rf"^{escaped}(?P<rest>(\..+)?)$")
 
 
 def _fill(template: str, match: re.Match) -> str:
-    groups = {name: value for name, value in match.groupdict().items() if name != "rest" and value is not None}
-    for name, value in groups.items():
-        template = template.replace("{" + name + "}", value)
-    return template + match["rest"]
+    return template.replace("{i}", match.groupdict().get("i", "")) + match["rest"]
 
 
-def _renamed(name: str, table: dict[str, str]) -> str:
-    for ours, native in table.items():
-        if match := _pattern(ours).match(name):
-            return _fill(native, match)
-    return name
+def _renamed(name: str, table: Mapping[str, str]) -> str:
+    matches = ((native, _pattern(ours).match(name)) for ours, native in table.items())
+    return next((_fill(native, match) for native, match in matches if match), name)
 
 
 def plan(family: Family, head: str, our_names: Iterable[str], native_prefix: str, config) -> list[Entry]:
     """Which of our weights are which native ones, for a model with the given head ("Model" for none) and configuration
-    (ours)."""
+    (ours). Raises InteropError if the family has no such head."""
+    check_head(family, head)
     weights = family.weights if isinstance(family.weights, Mapping) else family.weights(config)
     prefix = "" if head == "Model" else "model."
-    native_prefix = native_prefix + "." if head != "Model" and native_prefix else ""
+    native_prefix = native_prefix + "." if prefix and native_prefix else ""
     entries, done = [], set()
     for name in our_names:
         if name in done:
             continue
-        if not name.startswith(prefix):
-            rule = _matching_rule(family, name)
-            entry = _head_entry(family, head, name) if rule is None else _rule_entry(*rule, config)
+        in_base = name.startswith(prefix)
+        ours_at, native_at = (prefix, native_prefix) if in_base else ("", "")
+        body = name.removeprefix(ours_at)
+        half = body.split(".", 1)[0] if in_base and family.stack == "encoder_decoder" else None
+        rules = ((rule, _pattern(ours).match(body)) for rule in family.rules for ours in rule.ours)
+        rule, match = next(((rule, match) for rule, match in rules if match), (None, None))
+        if rule is None:
+            native = native_at + _renamed(body, weights if in_base else family.heads[head])
+            entries.append(Entry((name,), (native,), rename, half))
         else:
-            body = name.removeprefix(prefix)
-            rule = _matching_rule(family, body)
-            if rule is None:
-                entry = Entry((name,), (native_prefix + _renamed(body, weights),), rename, _half(family, body))
-            else:
-                entry = _rule_entry(*rule, config, prefix, native_prefix, _half(family, body))
-        entries.append(entry)
-        done.update(entry.ours)
+            native = rule.op.native_names(rule.native, stack_config(config, half))
+            ours, native = (
+                tuple(at + _fill(template, match) for template in templates)
+                for at, templates in ((ours_at, rule.ours), (native_at, native))
+            )
+            entries.append(Entry(ours, native, rule.op, half))
+        done.update(entries[-1].ours)
     return entries
-
-
-def _half(family: Family, body: str) -> str | None:
-    return body.split(".", 1)[0] if family.stack == "encoder_decoder" else None
-
-
-def _matching_rule(family: Family, name: str):
-    for rule in family.rules:
-        for ours in rule.ours:
-            if match := _pattern(ours).match(name):
-                return rule, match
-    return None
-
-
-def _rule_entry(rule, match, config, prefix="", native_prefix="", half=None) -> Entry:
-    ours = tuple(prefix + _fill(template, match) for template in rule.ours)
-    templates = rule.op.native_names(rule.native, stack_config(config, half))
-    native = tuple(native_prefix + _fill(template, match) for template in templates)
-    return Entry(ours, native, rule.op, half)
-
-
-def _head_entry(family: Family, head: str, name: str) -> Entry:
-    _check_head(family, head)
-    return Entry((name,), (_renamed(name, family.heads[head]),), rename, None)
-
-
-def _check_head(family: Family, head: str) -> None:
-    if head not in ("Model", *family.heads):
-        raise InteropError(f"{family.name} has no head like {head!r}; it has {', '.join(family.heads) or 'none'}.")
 
 
 def stack_config(config, half: str | None):
@@ -108,30 +96,50 @@ def stack_config(config, half: str | None):
     return config if half is None else getattr(config, half)
 
 
-# ---- models --------------------------------------------------------------------------------------------------------
+# ---- classes -------------------------------------------------------------------------------------------------------
+
+
+def check_head(family: Family, head: str) -> None:
+    """Raise InteropError if a family has no such head."""
+    if head not in ("Model", *family.heads):
+        raise InteropError(f"{family.name} has no head like {head!r}; it has {', '.join(family.heads) or 'none'}.")
+
+
+def _native_classes(family: Family, auto_name: str) -> tuple[type, ...]:
+    mapping = getattr(transformers, auto_name)._model_mapping
+    found = mapping.get(transformers.CONFIG_MAPPING[family.name], ())
+    return found if isinstance(found, tuple) else (found,)
+
+
+def native_class(family: Family, head: str) -> type:
+    """The native class for one of our heads. Raises InteropError if there is none."""
+    for found in _native_classes(family, AUTO_CLASSES[head]):
+        return found
+    raise InteropError(f"{family.name} has no class for {head!r}.")
 
 
 def head_of(native_class_name: str, family: Family) -> str:
-    """Our head ("ForCausalLM", ..., "Model") for a native class."""
-    for auto_name in (name for name in HEAD_OF_AUTO if name in auto_map(family.stack)):
-        names = getattr(modeling_auto, registration.NAME_TABLES[auto_name]).get(family.name, ())
-        if native_class_name in ((names,) if isinstance(names, str) else names):
-            return HEAD_OF_AUTO[auto_name]
-    if native_class_name == modeling_auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES.get(family.name):
-        return "ForMaskedLM"  # BERT and ALBERT, whose second objective (next sentence, sentence order) is left out
+    """Our head ("ForCausalLM", ..., "Model") for a native class. Raises InteropError if there is none."""
+    autos = {head: auto for head, auto in AUTO_CLASSES.items() if auto in auto_map(family.stack)}
+    # of BERT and ALBERT, whose second objective (next sentence, sentence order) is left out
+    for head, auto_name in (*autos.items(), ("ForMaskedLM", "AutoModelForPreTraining")):
+        if native_class_name in (found.__name__ for found in _native_classes(family, auto_name)):
+            return head
     raise InteropError(f"{native_class_name}: the core has no head for this class.")
 
 
-HEAD_OF_AUTO = {
-    "AutoModelForCausalLM": "ForCausalLM",
-    "AutoModelForMaskedLM": "ForMaskedLM",
-    "AutoModelForSeq2SeqLM": "ForConditionalGeneration",
-    "AutoModelForSequenceClassification": "ForSequenceClassification",
-    "AutoModelForTokenClassification": "ForTokenClassification",
-    "AutoModelForQuestionAnswering": "ForQuestionAnswering",
-    "AutoModelForMultipleChoice": "ForMultipleChoice",
-    "AutoModel": "Model",
-}
+def our_class(family: Family, head: str) -> type:
+    """Our class for a head ("ForCausalLM", ..., "Model")."""
+    config_class, module = registration.STACKS[family.stack]
+    return getattr(module, config_class.__name__.removesuffix("Config") + head)
+
+
+def head_name(model: PreTrainedModel) -> str:
+    """The head of one of our models ("ForCausalLM", ..., "Model")."""
+    return type(model).__name__.split(type(model.config).__name__.removesuffix("Config"))[1]
+
+
+# ---- models --------------------------------------------------------------------------------------------------------
 
 
 def import_model(family: Family, native: PreTrainedModel, consume: bool = False) -> tuple[PreTrainedModel, list[str]]:
@@ -142,7 +150,7 @@ def import_model(family: Family, native: PreTrainedModel, consume: bool = False)
         as it is, and tensors whose layout is the same are shared with it.
     """
     head = head_of(type(native).__name__, family)
-    _check_head(family, head)
+    check_head(family, head)
     config = to_our_config(family, native.config, **tying(family, native))
     target = Receiver(empty(our_class(family, head), config), f"import of {type(native).__name__}")
     source, tied = untied(native), aliases(native)
@@ -228,23 +236,12 @@ def _check_derived(family: Family, name: str, tensor: torch.Tensor, compute) -> 
         raise InteropError(f"{family.name} checkpoint: {name} is not the table that the architecture computes.")
 
 
-def our_class(family: Family, head: str) -> type:
-    """Our class for a head ("ForCausalLM", ..., "Model")."""
-    _, module = registration.STACKS[family.stack]
-    return getattr(module, "LLM" + "".join(part.capitalize() for part in family.stack.split("_")) + head)
-
-
-def head_name(model: PreTrainedModel) -> str:
-    """The head of one of our models ("ForCausalLM", ..., "Model")."""
-    return type(model).__name__.split(type(model.config).__name__.removesuffix("Config"))[1]
-
-
 def export_model(family: Family, model: PreTrainedModel, consume: bool = False) -> PreTrainedModel:
     """The native model of one of ours, which is emptied if `consume` (see `import_model`)."""
     head = head_name(model)
     native_config = to_native_config(family, model.config, head)
     arguments = family.base_arguments if head == "Model" else {}
-    native = empty(native_class(family, head, native_config), native_config, **arguments)
+    native = empty(native_class(family, head), native_config, **arguments)
     if not tying(family, model).get("tie_word_embeddings", True) and tying(family, native)["tie_word_embeddings"]:
         untie_head(native)
     target, source, tied = Receiver(native, f"export to {family.name}"), untied(model), aliases(native)
@@ -276,14 +273,3 @@ def _fill_in(family: Family, lacking: dict[str, torch.Tensor], like: torch.Tenso
         elif unused_pattern(family, name):
             filled[name] = torch.zeros(tensor.shape).to(like)
     return filled
-
-
-def native_class(family: Family, head: str, config: PreTrainedConfig) -> type:
-    """The native class for one of our heads. Raises InteropError if there is none."""
-    for auto_name, ours in HEAD_OF_AUTO.items():
-        if ours == head:
-            mapping = getattr(transformers, auto_name)._model_mapping
-            if type(config) in mapping:
-                found = mapping[type(config)]
-                return found[0] if isinstance(found, tuple) else found
-    raise InteropError(f"{family.name} has no class for {head!r}.")
