@@ -167,7 +167,7 @@ assert not found and huggingface_hub.get_token() is None, found
 # what only shows where the checkpoint is used by someone who has no hf_llm
 OPENED = {
     "whole": (replace("norms.py", "import torch\n", f"{LOOKING_FOR_SECRETS}import torch\n"), set()),
-    "code that needs hf_llm": (replace("norms.py", "import torch\n", "import hf_llm\nimport torch\n"), HEADS),
+    "code that needs hf_llm": (replace("losses.py", "import torch\n", "import hf_llm\nimport torch\n"), HEADS),
     "a tensor is missing": (weights(lambda t: t.pop("model.norm.weight")), HEADS),
     "tokens without embeddings": (tokens_without_embeddings, {"AutoTokenizer"}),
     "documents are not kept apart": (
@@ -185,7 +185,7 @@ OPENED_SLOWLY = {
         {"padding"},
     ),
     "no tokenizer": (remove_tokenizer, {"AutoTokenizer"}),
-    "a code file is missing": (remove("norms.py"), HEADS),
+    "a code file is missing": (remove("losses.py"), HEADS),
     "the configuration is not there": (remove("configuration.py"), {"AutoConfig"}),
     "a head that is not there": (
         configure("config.json", auto_map=auto_map("decoder") | {"AutoModelForQuestionAnswering": "decoder.Nothing"}),
