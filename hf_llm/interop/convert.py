@@ -1,15 +1,15 @@
 """The engine: the weights of any family, both ways, by its table."""
 
+import dataclasses
 import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import torch
 import transformers
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from .. import registration
 from ..models.configuration import auto_map
@@ -153,104 +153,30 @@ def import_model(family: Family, native: PreTrainedModel, consume: bool = False)
     check_head(family, head)
     config = to_our_config(family, native.config, **tying(family, native))
     target = Receiver(empty(our_class(family, head), config), f"import of {type(native).__name__}")
-    source, tied = untied(native), aliases(native)
-    entries = plan(family, head, target.shapes, base_prefix(native), config)
-    names = {name: tied.get(name, name) for entry in entries for name in entry.native}
-    if absent := [name for name, stored in names.items() if stored not in source]:
+    source, entries = untied(native), _entries(family, head, target.shapes, native, config)
+    names = {name for entry in entries for name in entry.native}
+    if absent := sorted(names - set(source)):
         raise InteropError(f"{family.name} checkpoint lacks {', '.join(absent[:8])}.")
-    unused = _check_unused(family, {name: source[name] for name in source if name not in names.values()})
+    unused = _check_unused(family, {name: source[name] for name in source if name not in names})
     target.check_names(name for entry in entries for name in entry.ours)
     if consume:
         native.to_empty(device="meta")
-    moves = [
-        Move(tuple(names[name] for name in e.native), e.ours, e.op.to_ours, stack_config(config, e.half))
-        for e in entries
-    ]
+    moves = [(e.native, e.ours, functools.partial(e.op.to_ours, config=stack_config(config, e.half))) for e in entries]
     _move(moves, source, target, consume)
-    _carry_generation_config(native, target.model)
-    return target.finish(), unused
-
-
-def _check_unused(family: Family, left: dict[str, torch.Tensor]) -> list[str]:
-    """The names of native weights that are left over and that the family lists; those that it does not are an error,
-    and what the architecture computes must be as computed."""
-    listed, unknown = [], []
-    for name, tensor in left.items():
-        if (compute := _match(family.derived, name)) is not None:
-            _check_derived(family, name, tensor, compute)
-        else:
-            (listed if unused_pattern(family, name) else unknown).append(name)
-    if unknown:
-        raise InteropError(f"{family.name} checkpoint has weights that the core has no place for: {unknown[:8]}.")
-    return listed
-
-
-class Move(NamedTuple):
-    """Weights of one model, by name, that become some of another's."""
-
-    sources: tuple[str, ...]
-    targets: tuple[str, ...]
-    operate: Callable[[list[torch.Tensor], Any], list[torch.Tensor]]
-    config: PreTrainedConfig  # ours, of the stack that they belong to
-
-
-def _move(moves: list[Move], source: dict[str, torch.Tensor], target: Receiver, consume: bool) -> None:
-    """Convert the weights of `source` one move after the other into `target`; `consume`: `source` is emptied, and its
-    memory given back, on the way."""
-    if offloaded := [name for name, tensor in source.items() if tensor.is_meta]:
-        raise InteropError(f"{target.what}: {offloaded[0]} is offloaded. Load the model without `device_map`.")
-    uses, memory = Counter(name for move in moves for name in move.sources), FileMemory()
-    for move in moves:
-        tensors = [source[name] for name in move.sources]
-        for name, tensor in zip(move.targets, move.operate(tensors, move.config), strict=True):
-            target.assign(name, tensor)
-        uses.subtract(move.sources)
-        for name, tensor in zip(move.sources, tensors):
-            if consume and not uses[name]:
-                memory.give_back(tensor)
-                del source[name]
-
-
-def _carry_generation_config(source: PreTrainedModel, target: PreTrainedModel) -> None:
-    if source.can_generate() and target.can_generate():
-        target.generation_config = source.generation_config
-
-
-def base_prefix(native: PreTrainedModel) -> str:
-    """Where the base model is in a native model (T5's language models are their own base)."""
-    return "" if native.base_model is native else native.base_model_prefix
-
-
-def _match(table: Mapping[str, Any], name: str):
-    return next((value for pattern, value in table.items() if re.search(pattern, name)), None)
-
-
-def unused_pattern(family: Family, name: str) -> str | None:
-    """The pattern by which a family lists a native weight as unused, if it does."""
-    return next((pattern for pattern in family.unused if re.search(pattern, name)), None)
-
-
-def _check_derived(family: Family, name: str, tensor: torch.Tensor, compute) -> None:
-    expected = compute(tensor.shape).to(tensor)
-    if not torch.allclose(tensor, expected, rtol=0, atol=1e-3 if tensor.dtype.itemsize < 4 else 1e-6):
-        raise InteropError(f"{family.name} checkpoint: {name} is not the table that the architecture computes.")
+    return _finish(native, target), unused
 
 
 def export_model(family: Family, model: PreTrainedModel, consume: bool = False) -> PreTrainedModel:
     """The native model of one of ours, which is emptied if `consume` (see `import_model`)."""
-    head = head_name(model)
-    native_config = to_native_config(family, model.config, head)
+    head, config = head_name(model), model.config
+    native_config = to_native_config(family, config, head)
     arguments = family.base_arguments if head == "Model" else {}
     native = empty(native_class(family, head), native_config, **arguments)
     if not tying(family, model).get("tie_word_embeddings", True) and tying(family, native)["tie_word_embeddings"]:
         untie_head(native)
-    target, source, tied = Receiver(native, f"export to {family.name}"), untied(model), aliases(native)
-    entries = plan(family, head, source, base_prefix(native), model.config)
-    moves = [
-        Move(e.ours, tuple(tied.get(n, n) for n in e.native), e.op.to_native, stack_config(model.config, e.half))
-        for e in entries
-    ]
-    moved = {name for move in moves for name in move.targets}
+    target, source = Receiver(native, f"export to {family.name}"), untied(model)
+    entries = _entries(family, head, source, native, config)
+    moved = {name for entry in entries for name in entry.native}
     lacking = {name: tensor for name, tensor in untied(native).items() if name not in moved}
     filled = _fill_in(family, lacking, next(iter(source.values())))
     target.check_names((*moved, *filled))
@@ -258,9 +184,68 @@ def export_model(family: Family, model: PreTrainedModel, consume: bool = False) 
         target.assign(name, tensor)
     if consume:
         model.to_empty(device="meta")
+    moves = [
+        (e.ours, e.native, functools.partial(e.op.to_native, config=stack_config(config, e.half))) for e in entries
+    ]
     _move(moves, source, target, consume)
-    _carry_generation_config(model, native)
-    return target.finish()
+    return _finish(model, target)
+
+
+def base_prefix(native: PreTrainedModel) -> str:
+    """Where the base model is in a native model (T5's language models are their own base)."""
+    return "" if native.base_model is native else native.base_model_prefix
+
+
+def _entries(family: Family, head: str, our_names: Iterable[str], native: PreTrainedModel, config) -> list[Entry]:
+    """`plan`, with a tied weight of the native model under the name that it is tied to."""
+    tied, entries = aliases(native), plan(family, head, our_names, base_prefix(native), config)
+    return [dataclasses.replace(e, native=tuple(tied.get(name, name) for name in e.native)) for e in entries]
+
+
+def _move(moves: list[tuple], source: dict[str, torch.Tensor], target: Receiver, consume: bool) -> None:
+    """Convert weights of `source` one move after the other into `target`.
+
+    moves: names in the source, names in the target, and the function from lists of tensors to such.
+    consume: `source` is emptied, and its memory given back, on the way.
+    """
+    if offloaded := [name for name, tensor in source.items() if tensor.is_meta]:
+        raise InteropError(f"{target.what}: {offloaded[0]} is offloaded. Load the model without `device_map`.")
+    uses, memory = Counter(name for sources, _, _ in moves for name in sources), FileMemory()
+    for sources, targets, convert in moves:
+        tensors = [source[name] for name in sources]
+        for name, tensor in zip(targets, convert(tensors), strict=True):
+            target.assign(name, tensor)
+        uses.subtract(sources)
+        for name, tensor in zip(sources, tensors):
+            if consume and not uses[name]:
+                memory.give_back(tensor)
+                del source[name]
+
+
+def _finish(source: PreTrainedModel, target: Receiver) -> PreTrainedModel:
+    """The model, with the generation configuration of the one that it is made from."""
+    model = target.finish()
+    if source.can_generate() and model.can_generate():
+        model.generation_config = source.generation_config
+    return model
+
+
+def _check_unused(family: Family, left: dict[str, torch.Tensor]) -> list[str]:
+    """The names of native weights that are left over and that the family lists; those that it does not are an error,
+    and what the architecture computes must be as computed."""
+    listed, unknown = [], []
+    for name, tensor in left.items():
+        if (compute := _derived(family, name)) is not None:
+            expected = compute(tensor.shape).to(tensor)
+            if not torch.allclose(tensor, expected, rtol=0, atol=1e-3 if tensor.dtype.itemsize < 4 else 1e-6):
+                raise InteropError(
+                    f"{family.name} checkpoint: {name} is not the table that the architecture computes."
+                )
+        else:
+            (listed if is_unused(family, name) else unknown).append(name)
+    if unknown:
+        raise InteropError(f"{family.name} checkpoint has weights that the core has no place for: {unknown[:8]}.")
+    return listed
 
 
 def _fill_in(family: Family, lacking: dict[str, torch.Tensor], like: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -268,8 +253,18 @@ def _fill_in(family: Family, lacking: dict[str, torch.Tensor], like: torch.Tenso
     Of the dtype and on the device of `like`."""
     filled = {}
     for name, tensor in lacking.items():
-        if (compute := _match(family.derived, name)) is not None:
+        if (compute := _derived(family, name)) is not None:
             filled[name] = compute(tensor.shape).to(like)
-        elif unused_pattern(family, name):
+        elif is_unused(family, name):
             filled[name] = torch.zeros(tensor.shape).to(like)
     return filled
+
+
+def _derived(family: Family, name: str) -> Callable | None:
+    """What computes a native weight that the family says is computed."""
+    return next((compute for pattern, compute in family.derived.items() if re.search(pattern, name)), None)
+
+
+def is_unused(family: Family, name: str) -> bool:
+    """Whether a family lists a native weight as unused."""
+    return any(re.search(pattern, name) for pattern in family.unused)

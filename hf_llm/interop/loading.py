@@ -12,7 +12,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, logging
 
 from ..models.base import check_shards
 from .configurations import InteropError, to_our_config
-from .convert import head_of, native_class, unused_pattern
+from .convert import head_of, is_unused, native_class
 from .families import FAMILIES
 from .family import Family
 
@@ -94,7 +94,7 @@ def load_strictly(model_class: type, source: str, family: Family | None = None, 
         ) from error
     finally:
         logging.set_verbosity(verbosity)
-    extra = [name for name in found["unexpected_keys"] if family is None or not unused_pattern(family, name)]
+    extra = [name for name in found["unexpected_keys"] if family is None or not is_unused(family, name)]
     problems = {
         "lacks weights": sorted(found["missing_keys"]),
         "has weights that the architecture does not": sorted(extra),

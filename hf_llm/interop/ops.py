@@ -84,7 +84,7 @@ rename = _of_rows(_same, _same)
 transpose = Op(_transpose, _transpose, rows=rename)
 # a leading dimension of 1 on the native side: BART's `final_logits_bias` (1, V)
 unsqueeze = Op(
-    lambda tensors, _: [t.squeeze(0) for t in tensors], lambda tensors, _: [t.unsqueeze(0) for t in tensors]
+    lambda tensors, config: [t.squeeze(0) for t in tensors], lambda tensors, config: [t.unsqueeze(0) for t in tensors]
 )
 # q, k, v one after the other in one native matrix (or bias)
 fused = _of_rows(_split_qkv, _join)
@@ -97,7 +97,7 @@ fused_transposed = Op(
 # q, k, v of each key-value head together, [kv][n queries, k, v][d]: GPT-NeoX, Bloom, Falcon
 fused_by_group = _of_rows(_split_groups, _join_groups)
 # two matrices of equal height in one: Phi-3's `gate_up_proj`, ModernBERT's `Wi`
-halves = _of_rows(lambda tensors, _: list(tensors[0].chunk(2)), _join)
+halves = _of_rows(lambda tensors, config: list(tensors[0].chunk(2)), _join)
 # gpt-oss' experts: gate and up rows alternate, and matrices are transposed; ours (E, 2I, H) is gate then up
 interleaved_halves = Op(_deinterleave, _interleave)
 
@@ -107,4 +107,4 @@ def per_head(heads: str) -> Op:
 
     heads: the field that counts them.
     """
-    return Op(lambda tensors, _: [torch.stack(tensors)], lambda tensors, _: list(tensors[0]), per=heads)
+    return Op(lambda tensors, config: [torch.stack(tensors)], lambda tensors, config: list(tensors[0]), per=heads)
