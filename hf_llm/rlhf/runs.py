@@ -74,7 +74,6 @@ class PreferenceRun(TuningRun):
         "gradient_checkpointing_kwargs": "use training.activation_checkpointing_kwargs",
         "remove_unused_columns": "the trainer knows which columns it needs",
     }
-    defaults = {"eval_strategy": "epoch", "save_strategy": "epoch"}
     trainer_class: ClassVar[type[Trainer]]
     kind: ClassVar[str]
     panels: ClassVar[Panels]
