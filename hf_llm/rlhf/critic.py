@@ -83,20 +83,27 @@ def build_critic(
 
     Args:
         policy: a language model, with or without adapters, without critic.
-        kind: "policy", "reward_model" or "shared"; ignored if there is a `value_model`.
+        kind: as `PPOConfig.critic`; ignored if there is a `value_model`.
         value_model: a model, or its path, whose backbone becomes the critic's.
         peft_config: adapters for the critic's backbone. None: those of the policy if the critic begins as its copy.
-        reward_model: for `kind="reward_model"`.
+        reward_model: whose backbone may begin the critic: the only one, of the policy's architecture and vocabulary.
 
     Raises:
-        ValueError: the backbone does not fit the policy, or looks at later tokens.
+        ValueError: the backbone does not fit the policy, or looks at later tokens; or no reward model fits.
     """
     base = base_of(policy)
+    if kind == "auto":
+        kind = "policy" if reward_model is None or is_peft_model(policy) else "reward_model"
     if value_model is not None:
         if isinstance(value_model, str):
             value_model = AutoModel.from_pretrained(value_model, dtype=torch.float32)
         backbone = backbone_of(base_of(value_model))
     elif kind == "reward_model":
+        if reward_model is None:
+            raise ValueError(
+                'critic = "reward_model" needs exactly one reward model, of the architecture and vocabulary of the '
+                'policy: use critic = "policy", or pass a value_model'
+            )
         backbone = copy.deepcopy(backbone_of(reward_model))
     elif kind == "policy":
         backbone = copy_backbone(policy)

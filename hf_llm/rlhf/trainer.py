@@ -130,7 +130,10 @@ class PPOTrainer(ShufflesByEpoch, SavesPPO, SamplesRollouts, LogsRollouts, RLOOT
 
         if args.kl_coef > 0:
             self.ref_model = self._prepare_reference(ref_model)
-        self.critic = self._build_critic(value_model, value_peft_config)
+        reward_model = self._reward_model_for_critic()
+        self.critic = critics.build_critic(
+            self.model, args.critic, args.value_head_init, value_model, value_peft_config, reward_model
+        )
         base.add_module(critics.NAME, self.critic)
         score_completions_in_forward(base)
         self.dropout = NoDropout(self.model if args.disable_dropout else nn.Identity())
@@ -163,21 +166,6 @@ class PPOTrainer(ShufflesByEpoch, SavesPPO, SamplesRollouts, LogsRollouts, RLOOT
         NoDropout(ref_model)
         score_completions_in_forward(ref_model)
         return self.accelerator.prepare_model(ref_model, evaluation_mode=True)
-
-    def _build_critic(self, value_model, value_peft_config) -> critics.Critic:
-        kind, reward_model = self.args.critic, None
-        if kind in ("auto", "reward_model") and value_model is None:
-            reward_model = self._reward_model_for_critic()
-            if kind == "reward_model" and reward_model is None:
-                raise ValueError(
-                    'critic = "reward_model" needs exactly one reward model, of the architecture and vocabulary of '
-                    'the policy: use critic = "policy", or pass a value_model'
-                )
-            if kind == "auto":
-                kind = "policy" if reward_model is None or is_peft_model(self.model) else "reward_model"
-        return critics.build_critic(
-            self.model, kind, self.args.value_head_init, value_model, value_peft_config, reward_model
-        )
 
     def _reward_model_for_critic(self) -> PreTrainedModel | None:
         """The only reward model, if it has the policy's architecture and vocabulary."""
