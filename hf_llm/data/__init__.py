@@ -1,8 +1,8 @@
 """Corpora, tokenizers, objectives, packing and samples: from a string in a config to batches."""
 
+from . import denoising, language_modeling  # noqa: F401 (rows of OBJECTIVES)
 from .checks import check_corpus_size, check_token_ids, check_vocabulary
 from .corpora import CORPORA, CorpusSpec, load_corpus
-from .denoising import compute_input_and_target_lengths
 from .objectives import OBJECTIVES, Objective, make_objective
 from .packing import PackedRows, pack_corpus
 from .samples import EvaluationSamples, TrainingSamples, collate
@@ -25,7 +25,6 @@ __all__ = [
     "check_token_ids",
     "check_vocabulary",
     "collate",
-    "compute_input_and_target_lengths",
     "load_corpus",
     "make_objective",
     "pack_corpus",

@@ -172,12 +172,12 @@ def pack_documents(
     """
     longest_chunk = functools.cache(functools.partial(objective.longest_chunk, capacity))
     room_needed = functools.cache(objective.lengths)
-    if objective.name != "supervised" and longest_chunk(0) < 2:
+    if not objective.pairs and longest_chunk(0) < 2:
         raise ValueError(f"row_length={capacity}: too short for {objective.name!r}: not even two tokens fit")
     rng = np.random.default_rng(seed)
 
     def cut(length: int, mode: int):
-        if objective.name == "supervised":
+        if objective.pairs:
             yield length, mode
             return
         while length:
@@ -260,7 +260,7 @@ def pack_corpus(
         ValueError: rows too short, an empty corpus, a missing column, pairs of which none fits a row.
     """
     capacity = objective.capacity(row_length, target_row_length)
-    columns = ["source", "target"] if objective.name == "supervised" else ["text"]
+    columns = objective.columns
     if missing := [c for c in columns if c not in corpus.column_names]:
         raise ValueError(f"corpus: objective {objective.name!r} needs columns {missing}; it has {corpus.column_names}")
     root = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "hf_llm" / "packed")

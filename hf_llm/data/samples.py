@@ -5,8 +5,7 @@ import functools
 import numpy as np
 import torch
 
-from .language_modeling import IGNORE
-from .objectives import Objective
+from .objectives import IGNORE, Objective
 from .packing import Chunk, PackedRows
 
 
@@ -39,7 +38,7 @@ def assemble_row(
     examples = [objective(chunk.ids, rng, chunk.mode, chunk.word_starts) for chunk in chunks]
     sources = [e.source for e in examples]
     targets = [e.target for e in examples]
-    pad = objective.pad_token_id
+    pad = objective.tokens.ids["pad"]
     row = {"input_ids": _lay(sources, capacity[0], pad), **_places(sources, capacity[0], "")}
     if objective.stack == "encoder-decoder":
         start = [objective.decoder_start_token_id]

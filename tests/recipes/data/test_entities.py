@@ -6,10 +6,10 @@ import tarfile
 import zlib
 
 import pytest
+from recipes_data.entities import TAGS, Lexicon, possible_kinds, tag, words_of
+from recipes_data.sword import definition, read_zld
 
 from hf_llm.data.tasks import SPLITS, TASKS, load_task
-from hf_llm.data.tasks.entities import TAGS, Lexicon, possible_kinds, tag, words_of
-from hf_llm.data.tasks.strongs import definition, read_zld
 
 
 def archive_of(files: dict[str, bytes]) -> tarfile.TarFile:

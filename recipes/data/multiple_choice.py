@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from datasets import Features, List, Value
 
-from ..packages import PackageFile, fetch_package
+from hf_llm.data.packages import PackageFile, fetch_package
 
 
 # each member set keeps its own licence

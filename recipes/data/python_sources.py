@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import python_stdlib
+from hf_llm.data import python_stdlib
 
 
 STDLIB = "stdlib"
