@@ -64,7 +64,7 @@ TASKS: dict[str, Task] = {}
 
 @functools.cache
 def import_recipes_data() -> None:
-    """Imports `recipes/data`, as `recipes_data`: that of the running recipe, or of the checkout that this file is in."""
+    """Imports `recipes/data` as `recipes_data`: that of the running recipe, or of the checkout that this file is in."""
     recipes = [folder for folder in Path(sys.argv[0]).resolve().parents if folder.name == "recipes"]
     for folder in (*recipes, Path(__file__).resolve().parents[2] / "recipes"):
         init = folder / "data" / "__init__.py"

