@@ -7,7 +7,7 @@ from .objectives import OBJECTIVES, Objective, make_objective
 from .packing import PackedRows, pack_corpus
 from .samples import EvaluationSamples, TrainingSamples, collate
 from .streaming import StreamingSamples
-from .tokenization import ALGORITHMS, STACK_TOKENS, tokenizer_report, train_tokenizer
+from .tokenization import ALGORITHMS, STACK_TOKENS, train_tokenizer
 
 
 __all__ = [
@@ -28,6 +28,5 @@ __all__ = [
     "load_corpus",
     "make_objective",
     "pack_corpus",
-    "tokenizer_report",
     "train_tokenizer",
 ]

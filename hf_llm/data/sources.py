@@ -12,8 +12,10 @@ import functools
 import glob
 import hashlib
 import importlib.util
+import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -64,7 +66,7 @@ TASKS: dict[str, Task] = {}
 
 @functools.cache
 def import_recipes_data() -> None:
-    """Imports `recipes/data` as `recipes_data`: that of the running recipe, or of the checkout that this file is in."""
+    """Imports `recipes/data` as `recipes_data`: of the running recipe, or of the checkout that this file is in."""
     recipes = [folder for folder in Path(sys.argv[0]).resolve().parents if folder.name == "recipes"]
     for folder in (*recipes, Path(__file__).resolve().parents[2] / "recipes"):
         init = folder / "data" / "__init__.py"
@@ -198,3 +200,24 @@ def place(content: str, purpose: bytes = b"hf_llm split") -> float:
     """
     digest = hashlib.blake2b(content.encode("utf-8"), digest_size=8, person=purpose).digest()
     return int.from_bytes(digest, "big") / 2**64
+
+
+def cache_dir() -> Path:
+    """Where fetched files, and what is made of them, are kept: `hf_llm` in the cache of `datasets`."""
+    return Path(datasets.config.HF_DATASETS_CACHE) / "hf_llm"
+
+
+def make_once(folder: Path, make: Callable[[Path], None]) -> None:
+    """Makes a folder unless it is there: `make` fills an empty one, which takes its place whole or not at all."""
+    if folder.is_dir():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        made = Path(scratch, "made")
+        made.mkdir()
+        make(made)
+        try:
+            os.replace(made, folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster
+                raise

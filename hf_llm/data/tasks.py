@@ -8,17 +8,26 @@ another hash the examples fall into disjoint parts (`TaskSpec.part`), whatever t
 import hashlib
 import inspect
 import json
-import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
 
-from .packages import cache_dir
-from .sources import TASKS, Task, legal_names, local_files, named, parse_spec, place, read_files, read_hub
+from .sources import (
+    TASKS,
+    Task,
+    cache_dir,
+    legal_names,
+    local_files,
+    make_once,
+    named,
+    parse_spec,
+    place,
+    read_files,
+    read_hub,
+)
 
 
 __all__ = ["SPLITS", "TASKS", "Task", "TaskSpec", "load_task", "parse_task"]
@@ -150,19 +159,14 @@ def _embedded(spec: TaskSpec, task: Task) -> datasets.Dataset:
     """An embedded set, built once for each set of options and kept as Arrow files."""
     facts = [spec.options, task.source, task.versions(spec.options), _code_of(task.rows)]
     digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=6).hexdigest()
-    folder = cache_dir() / "tasks" / f"{spec.name}-{digest}"
-    if not folder.is_dir():
+
+    def make(folder: Path) -> None:
         rows = list(task.rows(**spec.options))
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            made = Path(scratch, "dataset")
-            columns = {name: [row[name] for row in rows] for name in task.features}
-            datasets.Dataset.from_dict(columns, features=task.features).save_to_disk(made)
-            try:
-                os.replace(made, folder)
-            except OSError:
-                if not folder.is_dir():  # else another process was faster
-                    raise
+        columns = {name: [row[name] for row in rows] for name in task.features}
+        datasets.Dataset.from_dict(columns, features=task.features).save_to_disk(folder)
+
+    folder = cache_dir() / "tasks" / f"{spec.name}-{digest}"
+    make_once(folder, make)
     return datasets.load_from_disk(str(folder))
 
 

