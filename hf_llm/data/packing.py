@@ -193,6 +193,7 @@ def pack_documents(
     rows = best_fit(needs, capacity)
     order = np.concatenate([np.sort(row) for row in rows])
     num_bytes = int(np.sum(per_token["token_bytes"], dtype=np.int64))
+    fills = needs.sum(0) / (len(rows) * np.array(capacity))
     report = {
         "objective": objective.name,
         "stack": objective.stack,
@@ -202,14 +203,9 @@ def pack_documents(
         "tokens": int(length.sum()),
         "bytes": num_bytes,
         "bytes_per_token": float(num_bytes / length.sum()),
-        "row_length": capacity[0],
-        "fill": float(needs[:, 0].sum() / (len(rows) * capacity[0])),
+        **dict(zip(("row_length", "target_row_length"), capacity, strict=False)),
+        **dict(zip(("fill", "target_fill"), fills.tolist(), strict=False)),
     }
-    if len(capacity) == 2:
-        report |= {
-            "target_row_length": capacity[1],
-            "target_fill": float(needs[:, 1].sum() / (len(rows) * capacity[1])),
-        }
     packed = PackedRows(
         **per_token,
         chunk_start=start[order],

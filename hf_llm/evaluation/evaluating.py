@@ -12,7 +12,7 @@ from datasets import Dataset
 from huggingface_hub import EvalResult, ModelCard
 
 from hf_llm.training.samples import draw_samples
-from hf_llm.training.settings import build_section, load_settings, parse_overrides, suggestion
+from hf_llm.training.settings import suggestion
 
 from .opening import open_language_model
 from .tasks import TASKS
@@ -88,21 +88,6 @@ class EvaluationConfig:
     def output_path(self) -> Path:
         folder = Path(self.model) if Path(self.model).is_dir() else Path()
         return Path(self.output) if self.output else folder / "evaluation" / f"{self.task}.json"
-
-
-def evaluation_config(words: list[str]) -> EvaluationConfig:
-    """
-    The settings of a command line: `--field value`, over those of a YAML file where `--config FILE` comes first.
-
-    Raises:
-        ValueError: unknown field, value of the wrong type, unreadable file.
-    """
-    if words[:1] == ["--config"] and len(words) > 1:
-        return build_section(EvaluationConfig, load_settings(words[1], words[2:]))
-    settings = {}
-    for key, value in parse_overrides(words):
-        settings[key] = str(value) if key in ("model", "output") else value
-    return build_section(EvaluationConfig, settings)
 
 
 def evaluate(config: EvaluationConfig) -> dict:
@@ -181,17 +166,3 @@ def update_card(path: Path, result: dict) -> None:
     card.data.eval_results = old + new
     card.data.model_name = card.data.model_name or path.resolve().parent.name
     card.save(path)
-
-
-def table(result: dict) -> str:
-    """A result as text for a terminal."""
-    lines = []
-    if result["metrics"]:
-        lines.append(f"{result['model']}: {result['task']} on {data_name(result)}")
-        width = max(map(len, result["metrics"]))
-        for name, value in result["metrics"].items():
-            shown = f"{value:14,.4f}" if isinstance(value, float) else f"{value:9,}"
-            lines.append(f"  {name:{width}}  {shown}")
-    for sample in result["samples"]:
-        lines += ["-" * 80, sample["source"], f"-> {sample['prediction']}"]
-    return "\n".join(lines)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hf_llm.evaluation import bias
-from hf_llm.evaluation.evaluating import evaluate, evaluation_config
+from hf_llm.evaluation.evaluating import EvaluationConfig, evaluate
 
 
 PAIRS = [
@@ -133,5 +133,5 @@ def test_published_formats(language_models, tmp_path):
     decoder = language_models["decoder"]
     decoder.model.save_pretrained(tmp_path / "model")
     decoder.tokenizer.save_pretrained(tmp_path / "model")
-    words = ["--model", str(tmp_path / "model"), "--data", str(crows), "--task", "crows-pairs"]
-    assert evaluate(evaluation_config(words))["metrics"]["pairs"] == 2
+    config = EvaluationConfig(model=str(tmp_path / "model"), data=str(crows), task="crows-pairs")
+    assert evaluate(config)["metrics"]["pairs"] == 2
