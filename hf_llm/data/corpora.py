@@ -11,18 +11,8 @@ from dataclasses import dataclass
 
 import datasets
 
-from .sources import (
-    CORPORA,
-    TASKS,
-    column_names,
-    legal_names,
-    local_files,
-    named,
-    parse_spec,
-    place,
-    read_files,
-    read_hub,
-)
+from . import sources
+from .sources import CORPORA, TASKS, column_names, named
 from .tasks import load_task
 
 
@@ -56,7 +46,7 @@ class CorpusSpec:
     def __post_init__(self):
         if not isinstance(self.name, str) or not self.name.strip():
             raise ValueError(
-                f"corpus name={self.name!r}: must be a non-empty string; {legal_names('', CORPORA, TASKS)}"
+                f"corpus name={self.name!r}: must be a non-empty string; {sources.legal_names('', CORPORA, TASKS)}"
             )
         if self.part is not None and not named(self.name, TASKS):
             raise ValueError(f"corpus {self.name!r}: part={self.part!r} is for labelled sets: {', '.join(TASKS)}")
@@ -93,7 +83,7 @@ def load_corpus(
     if not 0 <= held_out_fraction < 1:
         raise ValueError(f"held_out_fraction={held_out_fraction!r}: must be in [0, 1)")
     is_list = isinstance(spec, Sequence) and not isinstance(spec, str)
-    specs = [parse_spec(CorpusSpec, s, "corpus") for s in (spec if is_list else [spec])]
+    specs = [sources.parse_spec(CorpusSpec, s, "corpus") for s in (spec if is_list else [spec])]
     if not specs:
         raise ValueError("corpus=[]: a mixture needs at least one source")
     parts = [_load_split(s, split, held_out_fraction, streaming, columns) for s in specs]
@@ -133,7 +123,7 @@ def _in_split(*values, fraction: float, held_out: bool) -> bool:
     """Filter: keeps non-blank documents of one split. A pair is hashed as one document."""
     if not all(isinstance(v, str) and v.strip() for v in values):
         return False
-    return (place("\0".join(values)) < fraction) == held_out
+    return (sources.place("\0".join(values)) < fraction) == held_out
 
 
 def _open(spec: CorpusSpec, streaming: bool):
@@ -144,10 +134,10 @@ def _open(spec: CorpusSpec, streaming: bool):
         else:
             dataset = _as_text(load_task({"name": spec.name, "part": spec.part}, "train"), spec.text_column)
         return dataset.to_iterable_dataset() if streaming else dataset
-    if files := local_files(spec.name, "corpus"):
-        return read_files(spec.name, "corpus", {"train": files}, streaming)["train"]
+    if files := sources.local_files(spec.name, "corpus"):
+        return sources.read_files(spec.name, "corpus", {"train": files}, streaming)["train"]
     options = {"split": spec.hub_split, "revision": spec.revision, "streaming": streaming}
-    return read_hub(spec.name, "corpus", CORPORA, TASKS, name=spec.config, **options)
+    return sources.read_hub(spec.name, "corpus", CORPORA, TASKS, name=spec.config, **options)
 
 
 def _as_text(dataset: datasets.Dataset, column: str) -> datasets.Dataset:

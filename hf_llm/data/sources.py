@@ -12,6 +12,7 @@ import functools
 import glob
 import hashlib
 import importlib.util
+import inspect
 import os
 import re
 import sys
@@ -221,3 +222,13 @@ def make_once(folder: Path, make: Callable[[Path], None]) -> None:
         except OSError:
             if not folder.is_dir():  # else another process was faster
                 raise
+
+
+def code_of(thing: Callable) -> list[str]:
+    """The source of a function's or class's module, and of the modules beside it in a package: for a cache's key."""
+    module = inspect.getmodule(thing)
+    if getattr(module, "__file__", None) is None:  # a notebook
+        return [inspect.getsource(thing)]
+    path = Path(module.__file__)
+    modules = sorted(path.parent.glob("*.py")) if module.__package__ else [path]
+    return [file.read_text(encoding="utf-8") for file in modules]

@@ -9,25 +9,14 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
 
-from .sources import (
-    TASKS,
-    Task,
-    cache_dir,
-    legal_names,
-    local_files,
-    make_once,
-    named,
-    parse_spec,
-    place,
-    read_files,
-    read_hub,
-)
+from . import sources
+from .sources import TASKS, Task, named
 
 
 __all__ = ["SPLITS", "TASKS", "Task", "TaskSpec", "load_task", "parse_task"]
@@ -72,7 +61,9 @@ class TaskSpec:
 
     def __post_init__(self):
         if not isinstance(self.name, str) or not self.name.strip():
-            raise ValueError(f"dataset name={self.name!r}: must be a non-empty string; {legal_names('', TASKS)}")
+            raise ValueError(
+                f"dataset name={self.name!r}: must be a non-empty string; {sources.legal_names('', TASKS)}"
+            )
         held_out = self.validation_fraction + self.test_fraction
         if min(self.validation_fraction, self.test_fraction) < 0 or held_out >= 1:
             raise ValueError(
@@ -108,13 +99,13 @@ def load_task(spec: str | Mapping | TaskSpec, split: str = "train") -> datasets.
     if split not in SPLITS:
         raise ValueError(f"split={split!r}: must be one of {', '.join(SPLITS)}")
     given = _open(spec)
-    sources = {name: _name_of(spec, name, given) for name in SPLITS}
-    source = sources[split] or sources["train"]
+    theirs = {name: _name_of(spec, name, given) for name in SPLITS}
+    source = theirs[split] or theirs["train"]
     if source is None:
         raise ValueError(f"dataset {spec.name!r}: no split to train on among {list(given)}; map one in `splits`")
     dataset = _rename(spec, given[source])
-    if sources[split] is None or split == "train":
-        lacking = {name: getattr(spec, f"{name}_fraction") for name in SPLITS[1:] if sources[name] is None}
+    if theirs[split] is None or split == "train":
+        lacking = {name: getattr(spec, f"{name}_fraction") for name in SPLITS[1:] if theirs[name] is None}
         dataset = _select(spec, dataset, _split_bounds(split, lacking), b"hf_llm split", f"the {split} split")
     if spec.part is not None:
         dataset = _select(spec, dataset, spec.part_bounds(), b"hf_llm part", f"part {spec.part}")
@@ -137,27 +128,27 @@ def parse_task(spec: str | Mapping | TaskSpec) -> TaskSpec:
         task = named(name, TASKS)
         return list(inspect.signature(task.rows).parameters) if task else []
 
-    return parse_spec(TaskSpec, spec, "dataset", options)
+    return sources.parse_spec(TaskSpec, spec, "dataset", options)
 
 
 def _open(spec: TaskSpec) -> dict[str, datasets.Dataset]:
     """All splits that the source has."""
     if task := named(spec.name, TASKS):
         return {"train": _embedded(spec, task)}
-    if not Path(spec.name).expanduser().is_dir() and (train := local_files(spec.name, "dataset")):
+    if not Path(spec.name).expanduser().is_dir() and (train := sources.local_files(spec.name, "dataset")):
         files = {"train": train}
         for split, name in spec.splits.items():
-            files[split] = local_files(name, f"dataset {spec.name!r}: splits.{split}")
+            files[split] = sources.local_files(name, f"dataset {spec.name!r}: splits.{split}")
             if not files[split]:
                 raise ValueError(f"dataset {spec.name!r}: splits.{split}={name!r} not found: no such file or glob")
-        return read_files(spec.name, "dataset", files)
+        return sources.read_files(spec.name, "dataset", files)
     name = str(Path(spec.name).expanduser()) if spec.name.startswith("~") else spec.name
-    return dict(read_hub(name, "dataset", TASKS, name=spec.config, revision=spec.revision))
+    return dict(sources.read_hub(name, "dataset", TASKS, name=spec.config, revision=spec.revision))
 
 
 def _embedded(spec: TaskSpec, task: Task) -> datasets.Dataset:
     """An embedded set, built once for each set of options and kept as Arrow files."""
-    facts = [spec.options, task.source, task.versions(spec.options), _code_of(task.rows)]
+    facts = [spec.options, task.source, task.versions(spec.options), sources.code_of(task.rows)]
     digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=6).hexdigest()
 
     def make(folder: Path) -> None:
@@ -165,19 +156,9 @@ def _embedded(spec: TaskSpec, task: Task) -> datasets.Dataset:
         columns = {name: [row[name] for row in rows] for name in task.features}
         datasets.Dataset.from_dict(columns, features=task.features).save_to_disk(folder)
 
-    folder = cache_dir() / "tasks" / f"{spec.name}-{digest}"
-    make_once(folder, make)
+    folder = sources.cache_dir() / "tasks" / f"{spec.name}-{digest}"
+    sources.make_once(folder, make)
     return datasets.load_from_disk(str(folder))
-
-
-def _code_of(function: Callable) -> list[str]:
-    """The source of the module of a function, and of those beside it in a package."""
-    module = inspect.getmodule(function)
-    if getattr(module, "__file__", None) is None:  # a notebook
-        return [inspect.getsource(function)]
-    path = Path(module.__file__)
-    modules = sorted(path.parent.glob("*.py")) if module.__package__ else [path]
-    return [file.read_text(encoding="utf-8") for file in modules]
 
 
 def _name_of(spec: TaskSpec, split: str, given: Mapping[str, object]) -> str | None:
@@ -227,4 +208,4 @@ def _select(
 
 
 def _within(*values, low: float, high: float, purpose: bytes) -> bool:
-    return low <= place(json.dumps(values, sort_keys=True, ensure_ascii=False, default=str), purpose) < high
+    return low <= sources.place(json.dumps(values, sort_keys=True, ensure_ascii=False, default=str), purpose) < high
