@@ -50,7 +50,7 @@ def load_probe(name: str, source: str) -> Dataset:
     """
     packaged = named(name, TASKS) if source == PACKAGED else None
     try:
-        rows = list(packaged.rows()) if packaged else _read(Path(source).read_text("utf-8"), name)
+        rows = list(packaged.rows()) if packaged else _read(Path(source).read_text(encoding="utf-8"), name)
     except OSError as error:
         reason = error.strerror or error
         raise ValueError(f"data = {source!r}: {reason}; name a file, or {PACKAGED!r} for its packaged set") from error
