@@ -45,8 +45,9 @@ def fetch_checkpoint(name: str) -> Path:
     """
     checkpoint = named(name, CHECKPOINTS)
     if checkpoint is None:
-        near = difflib.get_close_matches(name, CHECKPOINTS, n=len(CHECKPOINTS), cutoff=0.0)
-        raise ValueError(f"there is no checkpoint {name!r}; there are, nearest first: {', '.join(near)}")
+        near = difflib.get_close_matches(name, CHECKPOINTS, n=len(CHECKPOINTS) or 1, cutoff=0.0)
+        known = ", ".join(near) or "none, for recipes/data is not here"
+        raise ValueError(f"there is no checkpoint {name!r}; there are, nearest first: {known}")
     folder = cache_dir() / "checkpoints" / f"{name}-{checkpoint.version}"
     make_once(folder, checkpoint.make)
     return folder

@@ -91,7 +91,8 @@ def legal_names(name: str, *tables: dict) -> str:
     known = [key for table in tables for key in table]
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}legal are {', '.join(known)}, a local file, folder or glob, or the name of a dataset on the Hub"
+    legal = ", ".join([*known, "a local file, folder or glob"])
+    return f"{hint}legal are {legal}, or the name of a dataset on the Hub"
 
 
 def parse_spec(cls: type, spec: object, noun: str, options: Callable[[str], list[str]] = lambda name: []):
