@@ -177,8 +177,11 @@ class Attention(nn.Module):
     def project(
         self, hidden_states: torch.Tensor, position_embeddings, past_key_values: Cache | None, layer_idx: int, kwargs
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Self-attention: hidden_states (B, Q, hidden) -> query (B, H, Q, D), key and value (B, K, S, D), rotated, after
-        those that the cache holds."""
+        """
+        Self-attention: hidden_states (B, Q, hidden) -> query (B, H, Q, D), key and value (B, K, S, D), rotated.
+
+        Keys and values follow those of the cache: `past_key_values`, or a paged one in `kwargs`.
+        """
         query = self._project(self.q_proj, self.q_norm, hidden_states)
         key = self._project(self.k_proj, self.k_norm, hidden_states)
         value = self._project(self.v_proj, None, hidden_states)

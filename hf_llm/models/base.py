@@ -9,7 +9,6 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils.output_capturing import OutputRecorder
 
-from .adapters import register_adapter_targets
 from .attention import Attention, check_backend
 from .compat import CACHE_NAMES
 from .configuration import LLMStackConfig
@@ -17,9 +16,6 @@ from .feedforward import Router, _Experts
 from .layer import TransformerLayer
 from .norms import LayerNorm
 from .positions import RelativeBias
-
-
-register_adapter_targets()
 
 
 def check_shards(folder: Path) -> None:

@@ -27,7 +27,6 @@ from .checks import (
     check_token_ids,
     strict_configuration,
 )
-from .lookup import name_in_transformers
 from .positions import POSITIONS
 from .table import SOURCES, load_variants, variants_module
 
@@ -70,10 +69,6 @@ def auto_map(stack: str) -> dict[str, str]:
     prefix = "LLM" + "".join(part.capitalize() for part in stack.split("_"))
     heads = {auto: f"{stack}.{prefix}{suffix}" for auto, suffix in _AUTO_HEADS[stack].items()}
     return {"AutoConfig": f"configuration.{prefix}Config", **heads}
-
-
-for _stack in _AUTO_HEADS:
-    name_in_transformers(auto_map(_stack))
 
 
 def _tile(field: str, pattern: str, letters: dict[str, str], length: int) -> list[str]:
@@ -147,14 +142,18 @@ class _Common:
         """The configurations of all stacks."""
         return [self] if self.is_stack else [self.encoder, self.decoder]
 
+    @property
+    def own_choices(self) -> dict[str, str]:
+        """The user's own variants that are chosen, such as `attention_type='my_gated'`, and the files they are in."""
+        chosen = [(table, getattr(stack, table.setting)) for stack in self.stacks for table in TABLES]
+        return {f"{table.setting}={name!r}": table.files[name] for table, name in chosen if name in table.files}
+
     def save_pretrained(self, save_directory, **kwargs):
-        """As in transformers; writes the full `auto_map`, the version of this package and the files of variants too."""
+        """As in transformers; also writes the full `auto_map`, the version of this package, and files of variants."""
         self.auto_map = auto_map(self.model_type.removeprefix("hf_llm_"))
         self.hf_llm_version = VERSION
-        chosen = [(table, getattr(stack, table.setting)) for stack in self.stacks for table in TABLES]
-        files = sorted({table.files[name] for table, name in chosen if name in table.files})
         self.__dict__.pop("variants", None)
-        if files:
+        if files := sorted(set(self.own_choices.values())):
             self.variants = files
         super().save_pretrained(save_directory, **kwargs)
         if files and self._auto_class is not None:
