@@ -9,8 +9,8 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from .attention import ATTENTIONS
 from .feedforward import FEED_FORWARDS
+from .latent_attention import ATTENTIONS  # with its own row
 from .norms import NORMS
 from .positions import POSITIONS
 
@@ -20,6 +20,7 @@ NORM_PLACEMENTS = ("pre", "post", "sandwich", "branch", "parallel")
 ROPE_TYPES = ("default", *ROPE_INIT_FUNCTIONS)
 LAYER_TYPES = ("full_attention", "sliding_attention")
 
+LATENT_FIELDS = ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
 AT_LEAST_ONE = (
     "vocab_size",
     "hidden_size",
@@ -34,6 +35,7 @@ AT_LEAST_ONE = (
     "num_experts",
     "moe_intermediate_size",
     "shared_expert_intermediate_size",
+    *LATENT_FIELDS,
 )
 POSITIVE = ("attn_logit_softcapping", "final_logit_softcapping", "clip_qkv", "swiglu_limit")
 NOT_NEGATIVE = (
@@ -114,8 +116,9 @@ class StackChecks:
 
     def validate_choices(self):
         """Every field that names a variant names one that exists."""
-        for table in TABLES:
-            table[getattr(self, table.setting)]
+        for entry in self.entries:
+            if hasattr(entry, "check"):
+                entry.check(self)
         check_choice("norm_placement", self.norm_placement, NORM_PLACEMENTS)
         check_choice("parallel_norms", self.parallel_norms, (1, 2))
         check_choice("qk_norm", self.qk_norm, (None, "head", "per_head", "full"))

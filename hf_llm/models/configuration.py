@@ -207,6 +207,8 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
         alibi_scale: factor on the ALiBi bias (Falcon multiplies it by head_dim ** -0.5), 1 if `None`.
 
     Attention:
+        attention_type: `softmax` (https://arxiv.org/abs/1706.03762) or `latent` (DeepSeek-V2's, which caches one narrow
+            vector per token: https://arxiv.org/abs/2405.04434).
         attention_bias, attention_output_bias: biases of q, k, v; bias of o (follows `attention_bias` if `None`).
         attention_scale: factor on the scores; head_dim ** -0.5 if `None` (T5, GPT-Neo: 1).
         scale_attention_by_inverse_layer_idx: also divide by layer index + 1 (GPT-2's option of that name).
@@ -217,6 +219,10 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
             ones everything at most `sliding_window` away (transformers' own convention).
         layer_types: one of `full_attention`, `sliding_attention` per layer, or a pattern that is tiled, such as
             `"SSSL"` (S sliding, L long).
+        q_lora_rank, kv_lora_rank: latent attention's width of the query's latent vector (`None` for none) and of the
+            cached one, of keys and values; qk_nope_head_dim, qk_rope_head_dim: dimensions of a query's head that are
+            not rotated, and that are (`head_dim`); v_head_dim: of a value's head, `hidden_size / num_attention_heads`
+            if `None`.
 
     Feed-forward:
         feed_forward: `gated` (https://arxiv.org/abs/2002.05202) or `plain`; hidden_act: any activation of
@@ -313,6 +319,11 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
     clip_qkv: float | int | None = None
     sliding_window: int | None = None
     layer_types: list[str] | str | None = None
+    q_lora_rank: int | None = None
+    kv_lora_rank: int | None = None
+    qk_nope_head_dim: int | None = None
+    qk_rope_head_dim: int | None = None
+    v_head_dim: int | None = None
 
     # Feed-forward
     feed_forward: str = "gated"
@@ -371,6 +382,11 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
     hf_llm_version: str | None = None
 
     def __post_init__(self, **kwargs):
+        for entry in self.entries:
+            for name, default in getattr(entry, "config_fields", {}).items():
+                setattr(self, name, kwargs.pop(name, default))
+            if hasattr(entry, "configure"):
+                entry.configure(self)
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         if self.head_dim is None:
@@ -416,6 +432,11 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
 
     def nested_rope_parameter_keys(self, rope_parameters) -> list[str]:
         return [key for key in rope_parameters if key in LAYER_TYPES]
+
+    @property
+    def entries(self) -> list:
+        """The chosen entry of each table of variants."""
+        return [table[getattr(self, table.setting)] for table in TABLES]
 
     @property
     def is_moe(self) -> bool:

@@ -46,6 +46,11 @@ class Table(dict):
             self.files[name] = file.name
             SOURCES[file.name] = relative_imports(file.read_text(encoding="utf-8"))
 
+    def update(self, **entries) -> None:
+        """Add entries of the package itself, which no checkpoint needs to carry."""
+        super().update(entries)
+        self.built_in |= set(entries)
+
     def __missing__(self, name: str) -> Any:
         load_variants()
         if name in self:
