@@ -207,7 +207,7 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
         alibi_scale: factor on the ALiBi bias (Falcon multiplies it by head_dim ** -0.5), 1 if `None`.
 
     Attention:
-        attention_type: `softmax` (https://arxiv.org/abs/1706.03762) or `latent` (DeepSeek-V2's, which caches one narrow
+        attention_type: `softmax` (https://arxiv.org/abs/1706.03762) or `latent` (DeepSeek-V2, caching one narrow
             vector per token: https://arxiv.org/abs/2405.04434).
         attention_bias, attention_output_bias: biases of q, k, v; bias of o (follows `attention_bias` if `None`).
         attention_scale: factor on the scores; head_dim ** -0.5 if `None` (T5, GPT-Neo: 1).
