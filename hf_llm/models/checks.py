@@ -242,6 +242,8 @@ class StackChecks:
         for field in EXPERT_FIELDS:
             if getattr(self, field) and self.num_experts is None:
                 raise ValueError(f"`{field}={getattr(self, field)}` means nothing without `num_experts`.")
+        if self.output_router_logits and not self.is_moe:
+            raise ValueError("`output_router_logits=True`: there are no routers without sparse layers.")
         if self.shared_expert_gate and self.shared_expert_intermediate_size is None:
             raise ValueError("`shared_expert_gate=True` means nothing without `shared_expert_intermediate_size`.")
         if self.is_moe and not 1 <= self.num_experts_per_tok <= self.num_experts:

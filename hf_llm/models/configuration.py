@@ -35,39 +35,26 @@ VERSION = "0.2.0"
 LAYER_TYPE_LETTERS = {"S": "sliding_attention", "L": "full_attention"}
 MLP_TYPE_LETTERS = {"D": "dense", "E": "sparse"}
 
+# Auto class -> suffix of the class that serves it: of every stack, and of one
 _AUTO_HEADS = {
-    "encoder": {
-        "AutoModel": "Model",
-        "AutoModelForMaskedLM": "ForMaskedLM",
-        "AutoModelForPreTraining": "ForMaskedLM",
-        "AutoModelForSequenceClassification": "ForSequenceClassification",
-        "AutoModelForTokenClassification": "ForTokenClassification",
-        "AutoModelForQuestionAnswering": "ForQuestionAnswering",
-        "AutoModelForMultipleChoice": "ForMultipleChoice",
-    },
-    "decoder": {
-        "AutoModel": "Model",
-        "AutoModelForCausalLM": "ForCausalLM",
-        "AutoModelForPreTraining": "ForCausalLM",
-        "AutoModelForSequenceClassification": "ForSequenceClassification",
-        "AutoModelForTokenClassification": "ForTokenClassification",
-        "AutoModelForQuestionAnswering": "ForQuestionAnswering",
-    },
-    "encoder_decoder": {
-        "AutoModel": "Model",
-        "AutoModelForSeq2SeqLM": "ForConditionalGeneration",
-        "AutoModelForPreTraining": "ForConditionalGeneration",
-        "AutoModelForSequenceClassification": "ForSequenceClassification",
-        "AutoModelForTokenClassification": "ForTokenClassification",
-        "AutoModelForQuestionAnswering": "ForQuestionAnswering",
-    },
+    "AutoModel": "Model",
+    "AutoModelForSequenceClassification": "ForSequenceClassification",
+    "AutoModelForTokenClassification": "ForTokenClassification",
+    "AutoModelForQuestionAnswering": "ForQuestionAnswering",
+}
+_OWN_AUTO_HEADS = {
+    "encoder": {"AutoModelForMaskedLM": "ForMaskedLM", "AutoModelForMultipleChoice": "ForMultipleChoice"},
+    "decoder": {"AutoModelForCausalLM": "ForCausalLM"},
+    "encoder_decoder": {"AutoModelForSeq2SeqLM": "ForConditionalGeneration"},
 }
 
 
 def auto_map(stack: str) -> dict[str, str]:
     """The full `auto_map` of a stack: every Auto class and the file and class that serves it (all are saved)."""
     prefix = "LLM" + "".join(part.capitalize() for part in stack.split("_"))
-    heads = {auto: f"{stack}.{prefix}{suffix}" for auto, suffix in _AUTO_HEADS[stack].items()}
+    own = _OWN_AUTO_HEADS[stack]
+    heads = _AUTO_HEADS | own | {"AutoModelForPreTraining": next(iter(own.values()))}
+    heads = {auto: f"{stack}.{prefix}{suffix}" for auto, suffix in heads.items()}
     return {"AutoConfig": f"configuration.{prefix}Config", **heads}
 
 
@@ -80,11 +67,6 @@ def _tile(field: str, pattern: str, letters: dict[str, str], length: int) -> lis
     return [letters[pattern[i % len(pattern)]] for i in range(length)]
 
 
-def _of_mixtures(default) -> dataclasses.Field:
-    """A field that configurations without sparse layers do not have. A factory leaves the class without it as well."""
-    return dataclasses.field(default_factory=lambda: default, metadata={"of_mixtures": True})
-
-
 class _Common:
     """What all configurations share: fields are read as they are, are the same for all layers, and are saved with the
     code that opens them."""
@@ -93,21 +75,14 @@ class _Common:
     # the class that `AutoConfig` returns is not the one that decoder.py imports.
     is_stack: ClassVar[bool] = False  # one stack, whose fields are the architecture
 
-    # transformers' own looks every field up in tables of other names and of values by layer, which these have not; a
-    # token that is generated reads a hundred
+    # PreTrainedConfig checks `attribute_map` and per-layer overrides on every read. We have neither, and decoding one
+    # token reads about 100 fields.
     __getattribute__ = object.__getattribute__
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         if cls.attribute_map:
             cls.__getattribute__ = PreTrainedConfig.__getattribute__
-        cls.__eq__ = _Common.__eq__  # a dataclass's own asks for fields that only mixtures have
-
-    def __eq__(self, other) -> bool:
-        fields = (field.name for field in dataclasses.fields(self))
-        return type(self) is type(other) and all(
-            getattr(self, name, None) == getattr(other, name, None) for name in fields
-        )
 
     @PreTrainedConfig.per_layer_config.setter
     def per_layer_config(self, per_layer_config: dict | None) -> None:
@@ -230,18 +205,18 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
         num_experts: number of experts of the sparse layers; `None` for no mixture of experts.
         mlp_layer_types: `dense` or `sparse` per layer, or a tiled pattern such as `"DE"` (D dense, E experts);
             all sparse if `None` and there are experts.
-        num_experts_per_tok, norm_topk_prob, moe_intermediate_size: top-k, whether the chosen probabilities are scaled
-            to sum to one, width of an expert (`intermediate_size` if `None`).
+        num_experts_per_tok, norm_topk_prob, moe_intermediate_size: top-k (2 if `None`), whether the probabilities of
+            the chosen are scaled to sum to one, width of an expert (`intermediate_size` if `None`).
         shared_expert_intermediate_size, shared_expert_gate: an expert that sees every token (`None` for none), and
             whether a sigmoid gate weighs it (Qwen2-MoE).
         router_bias, expert_bias: biases in router and experts (gpt-oss).
         swiglu_limit, swiglu_alpha: clamp and slope of gpt-oss' gate, (up + 1) * gate * sigmoid(alpha * gate).
         router_aux_loss_coef, router_z_loss_coef: weights of the load-balancing loss
             (https://arxiv.org/abs/2101.03961) and the router z-loss (https://arxiv.org/abs/2202.08906), added to the
-            training loss: over all tokens at once, or, with `num_items_in_batch`, row by row (see losses.py).
+            training loss: over all tokens at once, or, with `num_items_in_batch`, row by row (see losses.py). Of the
+            first, 0.01 if `None`, and 0 without sparse layers: by that, TRL knows that there is no such loss.
+        output_router_logits: whether outputs have the routers' logits and the load-balancing loss.
         router_jitter_noise: multiplicative uniform noise on the router's input in training (Mixtral).
-        num_experts_per_tok, router_aux_loss_coef and output_router_logits are attributes of a mixture alone: without
-        sparse layers there are none, since TRL and others take a model with such attributes for a mixture.
 
     Embeddings and head:
         tie_word_embeddings; embedding_multiplier: factor on the token embeddings (Gemma: sqrt(hidden_size)).
@@ -331,7 +306,7 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
     mlp_bias: bool = False
     num_experts: int | None = None
     mlp_layer_types: list[str] | str | None = None
-    num_experts_per_tok: int = _of_mixtures(2)
+    num_experts_per_tok: int | None = None
     norm_topk_prob: bool = True
     moe_intermediate_size: int | None = None
     shared_expert_intermediate_size: int | None = None
@@ -340,10 +315,10 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
     expert_bias: bool = False
     swiglu_limit: float | int | None = None
     swiglu_alpha: float | int | None = None
-    router_aux_loss_coef: float | int = _of_mixtures(0.01)
+    router_aux_loss_coef: float | int | None = None
     router_z_loss_coef: float | int = 0.0
     router_jitter_noise: float | int = 0.0
-    output_router_logits: bool = _of_mixtures(False)
+    output_router_logits: bool = False
 
     # Embeddings and head
     tie_word_embeddings: bool = True
@@ -414,9 +389,11 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
         if self.num_experts and self.moe_intermediate_size is None:
             self.moe_intermediate_size = self.intermediate_size
         if not self.is_moe:
-            for field in dataclasses.fields(self):
-                if field.metadata.get("of_mixtures"):
-                    delattr(self, field.name)
+            self.num_experts_per_tok, self.router_aux_loss_coef = None, 0.0
+        elif self.router_aux_loss_coef is None:
+            self.router_aux_loss_coef = 0.01
+        if self.is_moe and self.num_experts_per_tok is None:
+            self.num_experts_per_tok = 2
         super().__post_init__(**kwargs)
 
     def convert_rope_params_to_dict(self, **kwargs):

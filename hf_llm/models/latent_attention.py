@@ -108,4 +108,4 @@ class LatentAttention(Attention):
         return torch.cat((key, rotary_key.expand(-1, key.shape[1], -1, -1)), dim=-1), value
 
 
-ATTENTIONS.update(latent=LatentAttention)
+ATTENTIONS.extend(latent=LatentAttention)
