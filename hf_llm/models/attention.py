@@ -131,6 +131,7 @@ class Attention(nn.Module):
     """
 
     self_attention_only = False
+    fits_paged_cache = True  # whether what it caches is `num_key_value_heads` keys and values of `head_dim`
 
     def __init__(self, config: PreTrainedConfig, layer_idx: int, is_causal: bool, is_cross_attention: bool = False):
         super().__init__()

@@ -420,6 +420,11 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
         return bool(self.num_experts) and "sparse" in (self.mlp_layer_types or ())
 
     @property
+    def query_dim(self) -> int:
+        """Width of a query's head, whose root divides the scores."""
+        return self.head_dim + (self.qk_nope_head_dim or 0)
+
+    @property
     def output_size(self) -> int:
         """Width of the last hidden state."""
         return self.embedding_size if self.embedding_projection == "tokens" else self.hidden_size

@@ -17,7 +17,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .attention import Attention
+from .attention import ATTENTIONS, Attention
 from .base import LLMPreTrainedModel  # experts: see @use_experts_implementation in feedforward.py
 from .compat import CACHE, takes_cache
 from .configuration import LLMDecoderConfig
@@ -219,12 +219,15 @@ class LLMDecoderForCausalLM(LanguageModelHead, LLMPreTrainedModel, TakesTokenSte
         self.post_init()
 
     def init_continuous_batching(self, *args, **kwargs):
-        """As in transformers; refused where positions bias the scores: a paged cache does not say how far apart two
-        tokens are."""
-        if POSITIONS[self.config.position_embedding].kind == "bias":
+        """As in transformers; refused where positions bias the scores, since a paged cache does not say how far apart
+        two tokens are, and where something else than keys and values is cached."""
+        refused = {
+            "position_embedding": POSITIONS[self.config.position_embedding].kind == "bias",
+            "attention_type": not ATTENTIONS[self.config.attention_type].fits_paged_cache,
+        }
+        for field in (field for field, no in refused.items() if no):
             raise ValueError(
-                f"Continuous batching cannot honour `position_embedding={self.config.position_embedding!r}`: use "
-                "`generate`."
+                f"Continuous batching cannot honour `{field}={getattr(self.config, field)!r}`: use `generate`."
             )
         return super().init_continuous_batching(*args, **kwargs)
 

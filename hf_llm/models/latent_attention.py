@@ -30,6 +30,7 @@ class LatentAttention(Attention):
     """
 
     self_attention_only = True
+    fits_paged_cache = False
 
     @staticmethod
     def configure(config: PreTrainedConfig) -> None:
@@ -67,7 +68,7 @@ class LatentAttention(Attention):
         config, heads, bias = self.config, self.config.num_attention_heads, self.config.attention_bias
         self.nope_dim, self.rope_dim = config.qk_nope_head_dim, config.qk_rope_head_dim
         self.value_dim, self.rank = config.v_head_dim, config.kv_lora_rank
-        self.query_dim = self.nope_dim + self.rope_dim
+        self.query_dim = config.query_dim
         if config.attention_scale is None:
             self.scaling = self.query_dim**-0.5
         if config.q_lora_rank is None:
