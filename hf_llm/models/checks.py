@@ -251,6 +251,8 @@ class StackChecks:
                 f"`num_experts_per_tok={self.num_experts_per_tok}` must be between 1 and "
                 f"`num_experts={self.num_experts}`."
             )
+        if self.is_moe:
+            check_choice("feed_forward", self.feed_forward, ("gated", "plain"))  # of experts
         if (self.swiglu_limit is not None or self.swiglu_alpha is not None) and self.feed_forward != "gated":
             raise ValueError("`swiglu_limit` and `swiglu_alpha` need `feed_forward='gated'`.")
 

@@ -17,7 +17,6 @@ from .compat import CACHE_NAMES, sub_config  # first: it refuses the versions of
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from .attention import ATTENTIONS, Attention
 from .checks import (
     FREE_IN_SHARED_LAYERS,
     LAYER_TYPES,
@@ -27,7 +26,8 @@ from .checks import (
     check_token_ids,
     strict_configuration,
 )
-from .positions import POSITIONS
+from .feedforward import FEED_FORWARDS
+from .plans import ParallelPlans
 from .table import SOURCES, load_variants, variants_module
 
 
@@ -138,7 +138,7 @@ class _Common:
 
 
 @strict_configuration
-class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
+class LLMStackConfig(StackChecks, ParallelPlans, _Common, PreTrainedConfig):
     r"""
     One stack of transformer layers. Not used by itself: see [`LLMDecoderConfig`] and [`LLMEncoderConfig`].
 
@@ -373,7 +373,8 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
             self.head_dim = self.hidden_size // self.num_attention_heads
         if self.intermediate_size is None:
             gated = -(-8 * self.hidden_size // (3 * 64)) * 64
-            self.intermediate_size = gated if self.feed_forward == "gated" else 4 * self.hidden_size
+            is_gated = FEED_FORWARDS[self.feed_forward].is_gated
+            self.intermediate_size = gated if is_gated else 4 * self.hidden_size
         if self.attention_output_bias is None:
             self.attention_output_bias = self.attention_bias
         if self.layer_types is None:
@@ -458,74 +459,6 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
             p["original_max_position_embeddings"] for p in nested or [parameters] if p.get("rope_type") == "longrope"
         ]
         return min(limits, default=None)
-
-    # -- parallelism ---------------------------------------------------------------------------------------------
-    @property
-    def base_model_tp_plan(self) -> dict[str, str]:
-        """Tensor-parallel plan, and what has been added to it."""
-        return {**self._own_tp_plan(), **self.__dict__.get("base_model_tp_plan", {})}
-
-    @base_model_tp_plan.setter
-    def base_model_tp_plan(self, plan: dict[str, str]) -> None:
-        """Keeps the additions: transformers adds a row for tied embeddings here until 5.20."""
-        own = self._own_tp_plan()
-        self.__dict__["base_model_tp_plan"] = {name: style for name, style in plan.items() if own.get(name) != style}
-
-    def _own_tp_plan(self) -> dict[str, str]:
-        """The attention's plan, the feed-forwards', the experts'."""
-        plan, attention = {}, ATTENTIONS[self.attention_type]
-        branches = {"self_attn": attention}
-        if self._attends_across:
-            branches["cross_attn"] = Attention if attention.self_attention_only else attention
-        for branch, cls in branches.items() if POSITIONS[self.position_embedding].kind != "bias" else ():
-            own = cls.tp_plan(self) if "tp_plan" in vars(cls) else {}
-            plan |= {f"layers.*.{branch}.{name}": style for name, style in own.items()}
-        widening = ("gate_proj", "up_proj") if self.feed_forward == "gated" else ("up_proj",)
-        if self.mlp_layer_types is None or "dense" in self.mlp_layer_types:
-            plan |= {f"layers.*.mlp.{name}": "colwise" for name in widening} | {"layers.*.mlp.down_proj": "rowwise"}
-        if self.is_moe and self.feed_forward == "gated" and not self.expert_bias:
-            plan["layers.*.mlp.experts.gate_up_proj"] = "packed_colwise"
-            plan["layers.*.mlp.experts.down_proj"] = "rowwise"
-            plan["layers.*.mlp.experts"] = "moe_tp_experts"
-        if self.is_moe and self.shared_expert_intermediate_size is not None:
-            plan |= {f"layers.*.mlp.shared_expert.{name}": "colwise" for name in widening}
-            plan["layers.*.mlp.shared_expert.down_proj"] = "rowwise"
-        return plan
-
-    @property
-    def base_model_ep_plan(self) -> dict[str, str] | None:
-        """Expert-parallel plan: each rank holds some experts."""
-        if not self.is_moe or self.feed_forward != "gated" or self.expert_bias:
-            return None
-        return {
-            "layers.*.mlp.experts.gate_up_proj": "grouped_gemm",
-            "layers.*.mlp.experts.down_proj": "grouped_gemm",
-            "layers.*.mlp.experts": "ep_dispatch_experts",
-        }
-
-    @property
-    def _attends_across(self) -> bool:
-        return getattr(self, "add_cross_attention", False)
-
-    @property
-    def base_model_pp_plan(self) -> dict[str, tuple] | None:
-        """Pipeline plan, or `None` where transformers' schedule (embed_tokens, layers, norm) would be wrong."""
-        extras = (
-            POSITIONS[self.position_embedding].kind in ("embedding", "bias"),
-            self.embedding_norm,
-            self.embedding_projection is not None,
-            self.type_vocab_size > 0,
-            self.layer_sharing is not None,
-            not self.final_norm,
-            self.is_moe,
-        )
-        if any(extras):
-            return None
-        return {
-            "embed_tokens": (["input_ids"], ["inputs_embeds"]),
-            "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
-            "norm": (["hidden_states"], ["hidden_states"]),
-        }
 
 
 @strict_configuration
