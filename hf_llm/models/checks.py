@@ -177,7 +177,7 @@ class StackChecks:
 
     def validate_positions(self):
         """Fields of one kind of positions are used with that kind, and say something."""
-        if self.rope_layers is not None and self.position_embedding != "rope":
+        if self.rope_layers is not None and not self.rotates:
             raise ValueError(f"`rope_layers` needs `position_embedding='rope'`, not {self.position_embedding!r}.")
         self._check_rope_types()
         for layer_type, width in self.rotary_dim.items():
@@ -212,7 +212,7 @@ class StackChecks:
 
     def _check_rope_types(self):
         """The scaling exists, and parameters that are nested by layer type leave none out."""
-        if self.position_embedding != "rope":
+        if not self.rotates:
             return
         nested = self.nested_rope_parameter_keys(self.rope_parameters)
         for layer_type in dict.fromkeys(self.layer_types):

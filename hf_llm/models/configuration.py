@@ -28,6 +28,7 @@ from .checks import (
 )
 from .feedforward import FEED_FORWARDS
 from .plans import ParallelPlans
+from .positions import POSITIONS
 from .table import SOURCES, load_variants, variants_module
 
 
@@ -399,7 +400,7 @@ class LLMStackConfig(StackChecks, ParallelPlans, _Common, PreTrainedConfig):
 
     def convert_rope_params_to_dict(self, **kwargs):
         """RoPE parameters exist only where positions are rotary, and may be nested by layer type."""
-        if self.position_embedding != "rope":
+        if not self.rotates:
             if self.rope_parameters:
                 raise ValueError(
                     f"`rope_parameters={self.rope_parameters}` needs `position_embedding='rope'`, "
@@ -431,9 +432,14 @@ class LLMStackConfig(StackChecks, ParallelPlans, _Common, PreTrainedConfig):
         return self.embedding_size if self.embedding_projection == "tokens" else self.hidden_size
 
     @property
+    def rotates(self) -> bool:
+        """Whether positions rotate queries and keys."""
+        return POSITIONS[self.position_embedding].kind == "rotary"
+
+    @property
     def rope_of_layer_types(self) -> dict[str, dict]:
         """RoPE parameters of each layer type that rotates."""
-        if self.position_embedding != "rope":
+        if not self.rotates:
             return {}
         nested = self.nested_rope_parameter_keys(self.rope_parameters)
         return {

@@ -16,7 +16,7 @@ from .layer import TransformerLayer
 from .masks import AttentionInputs
 from .norms import get_norm
 from .packing import is_flash, real_documents, takes_lengths
-from .positions import POSITIONS, RotaryEmbedding, for_heads
+from .positions import POSITIONS, for_heads
 
 
 class TokenEmbedding(IdEmbedding):
@@ -227,7 +227,5 @@ class TransformerStack(LLMPreTrainedModel):
 
 def _rotary(config: LLMStackConfig) -> nn.Module:
     """One rotary embedding, or one for each layer type that has its own parameters."""
-    nested = config.nested_rope_parameter_keys(config.rope_parameters)
-    if not nested:
-        return RotaryEmbedding(config)
-    return nn.ModuleDict({name: RotaryEmbedding(config, name) for name in config.rotary_dim})
+    rotary, nested = POSITIONS[config.position_embedding], config.nested_rope_parameter_keys(config.rope_parameters)
+    return nn.ModuleDict({name: rotary(config, name) for name in config.rotary_dim}) if nested else rotary(config)
