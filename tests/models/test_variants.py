@@ -105,9 +105,10 @@ def test_every_stack_carries_the_file(stack, file, tmp_path):
 
 
 def test_a_model_without_the_variant_does_not_carry_it(file, tmp_path):
-    tiny_model("decoder").save_pretrained(tmp_path)
-    assert not (tmp_path / "my_variant.py").exists()
-    assert "variants" not in json.loads((tmp_path / "config.json").read_text())
+    folder = tmp_path / "model"
+    tiny_model("decoder").save_pretrained(folder)
+    assert not (folder / "my_variant.py").exists()
+    assert "variants" not in json.loads((folder / "config.json").read_text())
 
 
 def test_generation_with_a_cache_is_generation_without(file):
