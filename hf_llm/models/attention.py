@@ -15,9 +15,8 @@ from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .compat import update_paged_cache
-from .cpu_attention import cpu_attention_forward
+from .cpu_attention import cpu_attention_forward, runs_cpu_attention
 from .norms import NORMS, get_qk_norm
-from .packing import runs_cpu_attention
 from .plain import written_here
 from .positions import POSITIONS, RelativeBias, apply_rotary
 from .precision import cast_once
@@ -238,7 +237,7 @@ class Attention(nn.Module):
         """
         hidden_states (B, Q, hidden) -> output (B, Q, hidden) and the weights, where the backend gives them.
 
-        attention_mask: what the backend wants (see `masks.py`); position_bias broadcasts to (B, H, Q, S);
+        attention_mask: what the backend wants (see `visibility.py`); position_bias broadcasts to (B, H, Q, S);
         encoder_hidden_states (B, S, encoder hidden) for cross-attention; position_embeddings: cos and sin;
         layer_idx: place in the cache (differs from `self.layer_idx` where layers are shared).
         """

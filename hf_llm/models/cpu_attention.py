@@ -22,8 +22,9 @@ from torch.nn import functional as F
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils import is_torchdynamo_compiling
 
-from .operators import cpu_operator
+from .operators import cpu_operator, is_transformed, values_are_known
 from .precision import cast_once
+from .visibility import LENGTHS, TakesLengths
 
 
 BLOCK = 128  # queries at a time: their scores stay in the cache, and few of them are hidden
@@ -340,3 +341,19 @@ def cpu_attention_forward(
         )
         outputs.append(output.masked_fill(~mask.any(-1)[0, ..., None, None], 0.0) if block.blind else output)
     return torch.cat(outputs, dim=1), None
+
+
+def runs_cpu_attention(backend: str, states: torch.Tensor) -> bool:
+    """Whether sdpa is that of `cpu_attention`."""
+    on_cpu = backend == "sdpa" and states.device.type == "cpu"
+    return on_cpu and not (torch.jit.is_tracing() or torch.compiler.is_exporting() or is_transformed())
+
+
+def _segment_lengths(queries: torch.LongTensor, keys: torch.LongTensor) -> dict:
+    return {"segment_lengths": tuple(zip(queries.tolist(), keys.tolist(), strict=True))}
+
+
+# not in a graph, which would be compiled again for every set of lengths
+LENGTHS["sdpa"] = TakesLengths(
+    _segment_lengths, serves=lambda states: runs_cpu_attention("sdpa", states) and values_are_known()
+)

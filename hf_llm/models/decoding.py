@@ -23,10 +23,10 @@ from .attention import Attention
 from .cpu_attention import attend_to_cache
 from .feedforward import FEED_FORWARDS, FeedForward, GatedFeedForward
 from .layer import TransformerLayer
-from .masks import AttentionInputs
 from .norms import LayerNorm, RMSNorm, cpu_rms_norm, norm_constants
 from .plain import all_plain_on_cpu
 from .positions import rotate_halves
+from .visibility import AttentionInputs
 
 
 Function = Callable[[torch.Tensor], torch.Tensor]

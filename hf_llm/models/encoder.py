@@ -17,11 +17,12 @@ from .heads import (
     SequenceClassificationHead,
     TaskHead,
     TokenClassificationHead,
+    copy_fields,
     mean_token,
 )
-from .masks import self_attention_inputs
-from .packing import repad, row_documents, unpad
+from .inputs import takes_inputs_of
 from .stack import TransformerStack
+from .visibility import Visibility
 
 
 class LLMEncoderModel(TransformerStack):
@@ -50,27 +51,9 @@ class LLMEncoderModel(TransformerStack):
         """
         position_ids, documents = self.locate(input_ids, inputs_embeds, attention_mask, position_ids, document_ids)
         hidden_states = self.embed(input_ids, inputs_embeds, position_ids, token_type_ids)
-        hidden_states = self.contextualise(hidden_states, attention_mask, position_ids, documents, **kwargs)
+        visibility = Visibility(self, hidden_states, documents, attention_mask, kwargs)
+        hidden_states = self.run_layers(hidden_states, position_ids, visibility, **kwargs)
         return BaseModelOutput(last_hidden_state=hidden_states)
-
-    def contextualise(self, hidden_states, attention_mask, position_ids, documents, **kwargs) -> torch.Tensor:
-        """Run the layers; where attention takes lengths, on the real tokens alone."""
-        packed = self.unpadded_documents(hidden_states, documents, attention_mask, kwargs)
-        if packed is not None:
-            hidden_states, position_ids, rows = unpad(packed, hidden_states, position_ids, row_documents(packed))
-            attention_mask, documents = None, rows
-        attention = self_attention_inputs(
-            self.config,
-            hidden_states,
-            attention_mask,
-            None,
-            documents,
-            self.attends_causally(kwargs),
-            self.position_bias,
-            unpadded=packed is not None,
-        )
-        hidden_states = self.run_layers(hidden_states, position_ids, attention, **kwargs)
-        return hidden_states if packed is None else repad(packed, hidden_states)
 
 
 class _EncoderHead(TaskHead, LLMPreTrainedModel):
@@ -108,42 +91,30 @@ class LLMEncoderForMaskedLM(LanguageModelHead, LLMPreTrainedModel):
     def transform_hidden(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return hidden_states if self.head_transform is None else self.head_transform(hidden_states)
 
+    @takes_inputs_of(LLMEncoderModel)
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        document_ids: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
         skip_logits: bool | None = None,
         output_router_logits: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **inputs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
         """
         As [`LLMEncoderModel`], and labels (batch, seq) int64: the original token at masked positions, -100 elsewhere.
         Returns logits (batch, seq, vocabulary), left out in training mode with labels or on `skip_logits=True`.
         """
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            document_ids=document_ids,
-            output_router_logits=self.wants_router_logits(output_router_logits, labels),
-            **kwargs,
-        )
-        logits, loss = self.logits_and_loss(outputs.last_hidden_state, labels, skip_logits, **kwargs)
-        weights = self.row_weights(labels, **kwargs)
+        outputs = self.model(**inputs, output_router_logits=self.wants_router_logits(output_router_logits, labels))
+        logits, loss = self.logits_and_loss(outputs.last_hidden_state, labels, skip_logits, **inputs)
         loss, _ = self.add_router_losses(
-            loss, outputs.get("router_logits"), self.config, attention_mask, document_ids, weights
+            loss,
+            outputs.get("router_logits"),
+            self.config,
+            inputs.get("attention_mask"),
+            inputs.get("document_ids"),
+            self.row_weights(labels, **inputs),
         )
-        return MaskedLMOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+        return copy_fields(MaskedLMOutput, outputs, loss=loss, logits=logits)
 
 
 class LLMEncoderForSequenceClassification(SequenceClassificationHead, _EncoderHead):

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 from transformers.cache_utils import Cache
-from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import (
     BaseModelOutput,
     Seq2SeqLMOutput,
@@ -18,20 +17,25 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from .base import LLMPreTrainedModel
 from .compat import CACHE, takes_cache
 from .configuration import LLMEncoderDecoderConfig
-from .decoder import LLMDecoderModel, outgrows_longrope
-from .decoding import TakesTokenSteps
-from .documents import pass_documents, resolve_documents
+from .decoder import LLMDecoderModel
 from .encoder import LLMEncoderModel
+from .generation import EncoderDecoderGenerationMixin
 from .heads import (
     LanguageModelHead,
     QuestionAnsweringHead,
     SequenceClassificationHead,
     TaskHead,
     TokenClassificationHead,
+    copy_fields,
     last_chosen,
     last_token,
 )
+from .inputs import takes_inputs_of
 from .operators import values_are_known
+from .visibility import find_documents
+
+
+RECORDED = ("hidden_states", "attentions", "router_logits")  # of either half
 
 
 @dataclass
@@ -149,9 +153,7 @@ class LLMEncoderDecoderModel(_EncoderDecoder):
             )
         elif not isinstance(encoder_outputs, BaseModelOutput):
             encoder_outputs = BaseModelOutput(*encoder_outputs)
-        document_ids = resolve_documents(
-            document_ids, position_ids, attention_mask, None, encoder_outputs[0].shape[:2]
-        )
+        documents = find_documents(document_ids, position_ids, attention_mask, None, encoder_outputs[0].shape[:2])
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             raise ValueError("Pass `decoder_input_ids`, `decoder_inputs_embeds` or `labels`.")
         decoder_outputs = self.decoder(
@@ -162,26 +164,22 @@ class LLMEncoderDecoderModel(_EncoderDecoder):
             document_ids=decoder_document_ids,
             encoder_hidden_states=encoder_outputs[0],
             encoder_attention_mask=attention_mask,
-            encoder_document_ids=document_ids,
+            encoder_document_ids=None if documents is None else documents.ids,
             inputs_embeds=decoder_inputs_embeds,
             use_cache=self.config.use_cache if use_cache is None else use_cache,
             **{CACHE: past_key_values, **kwargs},
         )
         return Seq2SeqMoEModelOutput(
             last_hidden_state=decoder_outputs.last_hidden_state,
-            **{CACHE: decoder_outputs.get(CACHE)},
-            decoder_hidden_states=decoder_outputs.hidden_states,
-            decoder_attentions=decoder_outputs.attentions,
             cross_attentions=decoder_outputs.cross_attentions,
             encoder_last_hidden_state=encoder_outputs.last_hidden_state,
-            encoder_hidden_states=encoder_outputs.hidden_states,
-            encoder_attentions=encoder_outputs.attentions,
-            encoder_router_logits=encoder_outputs.get("router_logits"),
-            decoder_router_logits=decoder_outputs.get("router_logits"),
+            **{CACHE: decoder_outputs.get(CACHE)},
+            **{f"encoder_{name}": encoder_outputs.get(name) for name in RECORDED},
+            **{f"decoder_{name}": decoder_outputs.get(name) for name in RECORDED},
         )
 
 
-class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, _EncoderDecoder, TakesTokenSteps, GenerationMixin):
+class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, _EncoderDecoder, EncoderDecoderGenerationMixin):
     """An encoder-decoder that writes text (summaries, translations, restored spans)."""
 
     _tied_weights_keys = {"lm_head.weight": "model.decoder.embed_tokens.weight"}
@@ -215,53 +213,14 @@ class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, _EncoderDecod
         pad = self.config.pad_token_id
         return self._start_token_id() if pad is None else pad
 
-    def _prepare_encoder_decoder_kwargs_for_generation(self, *args, **kwargs):
-        """As in transformers, which has another name for it from 5.20 on; PEFT 0.21 looks for this one."""
-        new = getattr(super(), "_prepare_text_encoder_decoder_kwargs_for_generation", None)
-        return (new or super()._prepare_encoder_decoder_kwargs_for_generation)(*args, **kwargs)
-
-    def prepare_inputs_for_generation(
-        self, input_ids, decoder_token_type_ids=None, decoder_document_ids=None, **kwargs
-    ):
-        """As in transformers, and as in [`LLMDecoderForCausalLM`] where a text outgrows longrope's short frequencies;
-        new tokens have the last one's `decoder_token_type_ids` and belong to the last document."""
-        new, positions = kwargs.get("next_sequence_length"), kwargs.get("decoder_position_ids")
-        if outgrows_longrope(self.config.decoder, kwargs.get(CACHE), new, positions):
-            kwargs[CACHE] = kwargs["next_sequence_length"] = None
-        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
-        mask, is_first = kwargs.get("decoder_attention_mask"), kwargs.get("is_first_iteration", False)
-        self_cache = getattr(inputs.get(CACHE), "self_attention_cache", None)
-        pass_documents(inputs, decoder_document_ids, self_cache, mask, is_first, "decoder_")
-        if decoder_token_type_ids is not None:
-            types, length = decoder_token_type_ids, inputs["decoder_input_ids"].shape[1]
-            if not kwargs.get("is_first_iteration"):
-                types = torch.cat((types, types[:, -1:].expand(-1, input_ids.shape[1] - types.shape[1])), dim=1)
-            inputs["decoder_token_type_ids"] = types[:, -length:]
-        return inputs
-
-    @takes_cache
+    @takes_inputs_of(LLMEncoderDecoderModel)
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        decoder_input_ids: torch.LongTensor | None = None,
-        decoder_attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        decoder_token_type_ids: torch.LongTensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        decoder_position_ids: torch.LongTensor | None = None,
-        document_ids: torch.LongTensor | None = None,
-        decoder_document_ids: torch.LongTensor | None = None,
-        encoder_outputs=None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        decoder_inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
-        use_cache: bool | None = None,
         skip_logits: bool | None = None,
         output_router_logits: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **inputs: Unpack[TransformersKwargs],
     ) -> Seq2SeqLMOutput:
         """
         As [`LLMEncoderDecoderModel`], and labels (batch, target) int64, aligned with `decoder_input_ids` and not
@@ -270,49 +229,23 @@ class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, _EncoderDecod
         `skip_logits=True`.
         """
         if labels is not None:
-            use_cache = False
-            if decoder_input_ids is None and decoder_inputs_embeds is None:
-                if decoder_document_ids is not None:
+            inputs["use_cache"] = False
+            if inputs.get("decoder_input_ids") is None and inputs.get("decoder_inputs_embeds") is None:
+                if inputs.get("decoder_document_ids") is not None:
                     raise ValueError(
                         "With packed documents, pass `decoder_input_ids`: each document is shifted apart."
                     )
-                decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            decoder_input_ids=decoder_input_ids,
-            decoder_attention_mask=decoder_attention_mask,
-            token_type_ids=token_type_ids,
-            decoder_token_type_ids=decoder_token_type_ids,
-            position_ids=position_ids,
-            decoder_position_ids=decoder_position_ids,
-            document_ids=document_ids,
-            decoder_document_ids=decoder_document_ids,
-            encoder_outputs=encoder_outputs,
-            inputs_embeds=inputs_embeds,
-            decoder_inputs_embeds=decoder_inputs_embeds,
-            use_cache=use_cache,
-            output_router_logits=self.wants_router_logits(output_router_logits, labels),
-            **{CACHE: past_key_values, **kwargs},
-        )
-        logits, loss = self.logits_and_loss(outputs.last_hidden_state, labels, skip_logits, **kwargs)
-        weights = self.row_weights(labels, **kwargs)
-        for config, router_logits, mask, documents in (
-            (self.config.encoder, outputs.encoder_router_logits, attention_mask, document_ids),
-            (self.config.decoder, outputs.decoder_router_logits, decoder_attention_mask, decoder_document_ids),
+                inputs["decoder_input_ids"] = self.prepare_decoder_input_ids_from_labels(labels)
+        outputs = self.model(**inputs, output_router_logits=self.wants_router_logits(output_router_logits, labels))
+        logits, loss = self.logits_and_loss(outputs.last_hidden_state, labels, skip_logits, **inputs)
+        weights = self.row_weights(labels, **inputs)
+        for half, config, router_logits in (
+            ("", self.config.encoder, outputs.encoder_router_logits),
+            ("decoder_", self.config.decoder, outputs.decoder_router_logits),
         ):
-            loss, _ = self.add_router_losses(loss, router_logits, config, mask, documents, weights)
-        return Seq2SeqLMOutput(
-            loss=loss,
-            logits=logits,
-            **{CACHE: outputs.get(CACHE)},
-            decoder_hidden_states=outputs.decoder_hidden_states,
-            decoder_attentions=outputs.decoder_attentions,
-            cross_attentions=outputs.cross_attentions,
-            encoder_last_hidden_state=outputs.encoder_last_hidden_state,
-            encoder_hidden_states=outputs.encoder_hidden_states,
-            encoder_attentions=outputs.encoder_attentions,
-        )
+            mask, document_ids = inputs.get(f"{half}attention_mask"), inputs.get(f"{half}document_ids")
+            loss, _ = self.add_router_losses(loss, router_logits, config, mask, document_ids, weights)
+        return copy_fields(Seq2SeqLMOutput, outputs, loss=loss, logits=logits)
 
 
 class _EncoderDecoderHead(TaskHead, _EncoderDecoder):

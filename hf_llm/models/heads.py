@@ -1,7 +1,5 @@
 """Task heads, written once for the three stacks, as mixins over `self.model`."""
 
-import dataclasses
-
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -212,10 +210,7 @@ class TaskHead:
         return outputs, self.score(states)
 
     def _output(self, outputs: ModelOutput, **fields) -> ModelOutput:
-        """The task's output class, with whatever the backbone returned beside its last hidden state."""
-        kind = self.output_classes[self.task]
-        known = {field.name for field in dataclasses.fields(kind)} - set(fields)
-        return kind(**fields, **{name: value for name, value in outputs.items() if name in known})
+        return copy_fields(self.output_classes[self.task], outputs, **fields)
 
 
 class SequenceClassificationHead(TaskHead):
@@ -333,6 +328,13 @@ class MultipleChoiceHead(TaskHead):
         if labels is not None:
             loss = logits_cross_entropy(logits, labels, num_items_in_batch=num_items_in_batch)
         return self._output(outputs, loss=loss, logits=logits)
+
+
+def copy_fields(output_class: type, outputs, **fields):
+    """An output of `output_class` with `fields`, and whatever else of its fields a backbone's `outputs` have."""
+    known = output_class.__dataclass_fields__  # torch's compiler cannot look at `dataclasses.fields` of a class
+    copied = {name: value for name, value in outputs.items() if name in known and name not in fields}
+    return output_class(**fields, **copied)
 
 
 def kept_states(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,11 @@
-"""Checks of what is passed to a model. Each message names the argument, its value and what is legal.
+"""What is passed to a model: signatures, and checks whose messages name the argument, its value and what is legal.
 
 Shapes are looked at always; values only where that makes no accelerator wait.
 """
+
+import functools
+import inspect
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -29,6 +33,26 @@ class IdEmbedding(nn.Embedding):
             raise ValueError(
                 f"`{self.argument}` has {int(wrong[0])}, but must be from 0 to {size - 1} (`{self.field}={size}`)."
             ) from error
+
+
+def takes_inputs_of(backbone: type[nn.Module]) -> Callable:
+    """A decorator of a head's `forward`, which receives the backbone's arguments as `**inputs`: they may be passed by
+    place, and stand in the signature, before the head's own. (Trainer, `generate` and exporters read signatures.)"""
+    taken = list(inspect.signature(backbone.forward).parameters.values())[1:-1]
+
+    def decorate(forward: Callable) -> Callable:
+        this, *own, rest = inspect.signature(forward).parameters.values()
+        parameters = sorted((*taken, *own), key=lambda parameter: parameter.kind)  # those by name alone come last
+        names = [parameter.name for parameter in parameters]
+
+        @functools.wraps(forward)
+        def wrapper(self, *args, **kwargs):
+            return forward(self, **dict(zip(names, args)), **kwargs)
+
+        wrapper.__signature__ = inspect.Signature([this, *parameters, rest])
+        return wrapper
+
+    return decorate
 
 
 def check_tokens(input_ids: torch.LongTensor | None, inputs_embeds: torch.Tensor | None, width: int) -> torch.Tensor:
@@ -63,6 +87,15 @@ def check_aligned(
         )
 
 
+def check_length(length: int, past: int | torch.Tensor, positions: int) -> None:
+    """Whether there are learned positions for `length` tokens behind `past` others."""
+    if isinstance(past, int) and past + length > positions:
+        raise ValueError(
+            f"The input has {past + length} tokens, but learned positions end at "
+            f"`max_position_embeddings={positions}`: shorten the input."
+        )
+
+
 def check_token_types(token_type_ids: torch.LongTensor, tokens: torch.Tensor, types: int) -> None:
     """Whether there is a token type for each token (batch, seq, ...), and other types than 0 only in a model that has
     them. Values are looked at on a CPU only."""
@@ -93,8 +126,11 @@ def check_documents(document_ids: torch.LongTensor) -> None:
         )
 
 
-def check_source(states: torch.Tensor, mask, width: int, batch: int) -> None:
-    """Whether an encoder's states (batch, source, width) and a 2-D mask (batch, source) fit a decoder's inputs."""
+def check_source(config, states: torch.Tensor, mask, batch: int) -> None:
+    """Whether a decoder reads an encoder's states (batch, source, width), and a 2-D mask (batch, source) fits them."""
+    if not config.add_cross_attention:
+        raise ValueError("`encoder_hidden_states` were passed, but `add_cross_attention=False`: nothing reads them.")
+    width = config.cross_attention_hidden_size or config.hidden_size
     if states.ndim != 3 or (states.shape[0], states.shape[-1]) != (batch, width):
         raise ValueError(
             f"`encoder_hidden_states` has shape {tuple(states.shape)}, but must be ({batch}, source, {width})."
@@ -104,6 +140,15 @@ def check_source(states: torch.Tensor, mask, width: int, batch: int) -> None:
             f"The encoder's attention mask has shape {tuple(mask.shape)}, but must have one entry for each source "
             f"token: {tuple(states.shape[:2])}."
         )
+
+
+def check_packed_source(is_packed: bool, source_document_ids: torch.LongTensor | None) -> None:
+    """Whether documents are packed on both sides of cross-attention or on neither."""
+    if is_packed and source_document_ids is None:
+        raise ValueError("Documents are packed in the decoder: pass `encoder_document_ids` as well.")
+    if not is_packed and source_document_ids is not None and values_are_known():
+        if bool(source_document_ids.max() > 0):
+            raise ValueError("Documents are packed in the encoder: pass the decoder's `document_ids` as well.")
 
 
 def check_labels(labels: torch.LongTensor | None, tokens: torch.Tensor) -> None:

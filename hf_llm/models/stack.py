@@ -10,13 +10,11 @@ from transformers.cache_utils import Cache
 
 from .base import LLMPreTrainedModel
 from .configuration import LLMStackConfig
-from .documents import default_positions, past_length, positions_in_documents, resolve_documents
-from .inputs import IdEmbedding, check_aligned, check_token_types, check_tokens
+from .inputs import IdEmbedding, check_aligned, check_length, check_token_types, check_tokens
 from .layer import TransformerLayer
-from .masks import AttentionInputs
 from .norms import get_norm
-from .packing import is_flash, real_documents, takes_lengths
 from .positions import POSITIONS, for_heads
+from .visibility import Documents, Visibility, find_documents, past_length
 
 
 class TokenEmbedding(IdEmbedding):
@@ -80,62 +78,24 @@ class TransformerStack(LLMPreTrainedModel):
         attention_mask,
         position_ids: torch.LongTensor | None,
         document_ids: torch.LongTensor | None,
-        past_key_values: Cache | None = None,
-    ) -> tuple[torch.LongTensor, torch.LongTensor | None]:
+        cache: Cache | None = None,
+    ) -> tuple[torch.LongTensor, Documents | None]:
         """Where each token stands: its position (batch or 1, seq), and the documents of all tokens so far
         (batch, past + seq), or `None` where nothing is packed.
 
         Positions that are not passed are counted in each document, or by `position_ids_source`.
         """
         tokens = check_tokens(input_ids, inputs_embeds, self.config.embedding_size or self.config.hidden_size)
-        check_aligned(tokens, attention_mask, position_ids, past_length(past_key_values))
-        length = tokens.shape[1]
-        documents = resolve_documents(document_ids, position_ids, attention_mask, past_key_values, tokens.shape[:2])
+        past, length = past_length(cache), tokens.shape[1]
+        check_aligned(tokens, attention_mask, position_ids, past)
+        documents = find_documents(document_ids, position_ids, attention_mask, cache, tokens.shape[:2])
         if position_ids is not None:
             return position_ids, documents
         if documents is not None:
-            return positions_in_documents(documents)[:, -length:], documents
+            return documents.positions()[:, -length:], documents
         if self.config.position_embedding == "learned":
-            self._check_length(length, past_key_values)
-        return (
-            default_positions(self.config, input_ids, attention_mask, past_key_values, length, tokens.device),
-            None,
-        )
-
-    def _check_length(self, length: int, past_key_values: Cache | None) -> None:
-        past = past_length(past_key_values)
-        if isinstance(past, int) and past + length > self.config.max_position_embeddings:
-            raise ValueError(
-                f"The input has {past + length} tokens, but learned positions end at "
-                f"`max_position_embeddings={self.config.max_position_embeddings}`: shorten the input."
-            )
-
-    def attends_causally(self, kwargs: dict) -> bool:
-        """Whether attention is causal: as the stack is, unless `is_causal` is passed (or set in the configuration)."""
-        asked = kwargs.get("is_causal")
-        return self.is_causal if asked is None else asked
-
-    def unpadded_documents(
-        self, hidden_states: torch.Tensor, documents: torch.LongTensor | None, attention_mask, kwargs: dict
-    ) -> torch.LongTensor | None:
-        """Documents (batch, seq), -1 at padding, where the layers are to run on real tokens alone; otherwise `None`.
-
-        That is where attention takes lengths, unless the caller gives lengths or masks of its own or wants the hidden
-        states of the batch as it is. Flash attention always does so; on a CPU it is done for packed documents, and not
-        where router logits are wanted: what padding gives there stays as transformers' models give it.
-        """
-        config = self.config
-        shown = kwargs.get("output_hidden_states")
-        shown = config.output_hidden_states if shown is None else shown
-        told = "cu_seq_lens_q" in kwargs or getattr(attention_mask, "ndim", 2) != 2 or isinstance(attention_mask, dict)
-        if shown or told:
-            return None
-        if is_flash(config):
-            return real_documents(documents, attention_mask)
-        biased = self.position_bias is not None or config.relative_attention_bias_per_layer
-        if documents is None or biased or kwargs.get("output_router_logits"):
-            return None
-        return real_documents(documents, attention_mask) if takes_lengths(config, hidden_states) else None
+            check_length(length, past, self.config.max_position_embeddings)
+        return default_positions(self.config, tokens, input_ids, attention_mask, past), None
 
     def embed(
         self,
@@ -169,41 +129,47 @@ class TransformerStack(LLMPreTrainedModel):
         self,
         hidden_states: torch.Tensor,
         position_ids: torch.LongTensor,
-        attention: dict[str, AttentionInputs],
+        visibility: Visibility,
         past_key_values: Cache | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
-        cross_attention: AttentionInputs | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        """All layers and the final norm: (batch, seq, hidden) -> the same, or (batch, seq, embedding_size)."""
+        """All layers and the final norm: (batch, seq, hidden) -> the same, or (batch, seq, embedding_size); on real
+        tokens alone where `visibility` says so."""
+        rows, layers_see, cross = visibility.rows, visibility.layers, visibility.cross
+        if rows is not None:
+            hidden_states, position_ids = rows.unpad(hidden_states), rows.unpad(position_ids)
+        if visibility.source_rows is not None:
+            encoder_hidden_states = visibility.source_rows.unpad(encoder_hidden_states)
         rotations = self._rotations(hidden_states, position_ids)
-        cross_attention = cross_attention or AttentionInputs()
         steps = None if torch.compiler.is_compiling() else self.token_steps()
         if steps is not None and steps.fit(
-            hidden_states, attention, past_key_values, encoder_hidden_states, cross_attention, kwargs
+            hidden_states, layers_see, past_key_values, encoder_hidden_states, cross, kwargs
         ):
-            hidden_states = steps(hidden_states, rotations, attention, past_key_values, cross_attention)
+            hidden_states = steps(hidden_states, rotations, layers_see, past_key_values, cross)
         else:
             window, layers = self.config.sliding_window, list(self.layers)
             for i, (place, layer_type, rotates) in enumerate(self.plan()):
-                inputs = attention[layer_type]
+                inputs = layers_see[layer_type]
                 hidden_states = layers[place](
                     hidden_states,
                     inputs.mask,
                     inputs.bias,
                     encoder_hidden_states,
-                    cross_attention.mask,
+                    cross.mask,
                     position_embeddings=rotations.get(layer_type) if rotates else None,
                     past_key_values=past_key_values,
                     layer_idx=i,
                     sliding_window=window if layer_type == "sliding_attention" else None,
                     distance=inputs.distance,
-                    cross_attention_kwargs=cross_attention.keywords,
+                    cross_attention_kwargs=cross.keywords,
                     position_ids=position_ids,
                     **{**inputs.keywords, **kwargs},  # lengths that the caller gives come first
                 )
         hidden_states = self.norm(hidden_states)
-        return hidden_states if self.output_projection is None else self.output_projection(hidden_states)
+        if self.output_projection is not None:
+            hidden_states = self.output_projection(hidden_states)
+        return hidden_states if rows is None else rows.repad(hidden_states)
 
     def token_steps(self):
         """What stands for the layers where single tokens are added, or `None`: see decoding.py."""
@@ -229,3 +195,19 @@ def _rotary(config: LLMStackConfig) -> nn.Module:
     """One rotary embedding, or one for each layer type that has its own parameters."""
     rotary, nested = POSITIONS[config.position_embedding], config.nested_rope_parameter_keys(config.rope_parameters)
     return nn.ModuleDict({name: rotary(config, name) for name in config.rotary_dim}) if nested else rotary(config)
+
+
+def default_positions(
+    config, tokens: torch.Tensor, input_ids: torch.LongTensor | None, attention_mask, past: int | torch.Tensor
+) -> torch.LongTensor:
+    """Positions (batch or 1, seq) of tokens (batch, seq, ...) behind `past` others, by `config.position_ids_source`;
+    padding has -1."""
+    length, device = tokens.shape[1], tokens.device
+    padded = isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2
+    if config.position_ids_source == "attention_mask" and padded:
+        real = attention_mask.long()
+        return (real.cumsum(-1) * real - 1)[:, -length:].clamp(min=-config.position_offset)
+    if config.position_ids_source == "input_ids" and input_ids is not None:
+        real = (input_ids != config.pad_token_id).long()
+        return ((real.cumsum(-1) + past) * real - 1).clamp(min=-config.position_offset)
+    return (torch.arange(length, device=device) + past)[None]

@@ -34,7 +34,7 @@ from peers import BUILDERS, PAIRS, ROW, VOCABULARY, build_ours
 
 from hf_llm.data import load_corpus, train_tokenizer
 from hf_llm.data.packing import best_fit
-from hf_llm.models.packing import row_documents
+from hf_llm.models.visibility import Documents
 from hf_llm.training.throughput import flops_per_token, peak_flops
 
 
@@ -152,8 +152,8 @@ def attended(batch: Batch) -> float:
     """Mean length of what a token of a batch attends to: its document, or its row."""
     if "document_ids" not in batch:
         return float(batch["input_ids"].shape[1])
-    documents = batch["document_ids"]
-    lengths = torch.unique(row_documents(documents)[documents >= 0], return_counts=True)[1].double()
+    documents = Documents(batch["document_ids"])
+    lengths = documents.lengths(documents, keep_padding=False)[0].double()
     return float(lengths.square().sum() / lengths.sum())
 
 

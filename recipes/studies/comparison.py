@@ -14,7 +14,7 @@ from hf_llm.data.tasks import load_task
 from hf_llm.rlhf.preferences import PreferenceData, load_split, prompt_ids
 from hf_llm.rlhf.reward_sources import open_reward_model
 from hf_llm.rlhf.rewards import RewardModel
-from hf_llm.training.runs import set_cpu_threads
+from hf_llm.training.launching import set_cpu_threads
 from hf_llm.training.settings import build_section, load_settings
 from hf_llm.tuning.config import ModelSection
 from hf_llm.tuning.conversations import is_conversation

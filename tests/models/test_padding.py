@@ -12,7 +12,7 @@ from hf_llm import (
     LLMEncoderForMultipleChoice,
     LLMEncoderForSequenceClassification,
 )
-from hf_llm.models.documents import default_positions
+from hf_llm.models.stack import default_positions
 
 from .tiny import EXPERTS, STACKS, logits_of, redraw, tiny_config, tiny_model, tokens
 
@@ -130,7 +130,7 @@ def test_positions_from_input_ids_are_robertas():
     config = tiny_config("encoder", position_embedding="learned", position_offset=2, position_ids_source="input_ids",
                          pad_token_id=1)  # fmt: skip
     ids = torch.tensor([[5, 6, 7, 1, 1], [1, 8, 9, 5, 1]])
-    positions = default_positions(config, ids, None, None, 5, ids.device)
+    positions = default_positions(config, ids, ids, None, 0)
     expected = RobertaEmbeddings.create_position_ids_from_input_ids(ids, padding_idx=1)
     assert (positions + config.position_offset).equal(expected)
 

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 
 import hf_llm
 from hf_llm import LLMDecoderForCausalLM, cli
+from hf_llm.manifest import write_manifest
 from hf_llm.models.compat import TESTED_TRANSFORMERS
 from hf_llm.models.configuration import auto_map
 from hf_llm.publishing import check
@@ -29,7 +30,6 @@ from hf_llm.publishing.checking import (
     to_native,
 )
 from hf_llm.publishing.folder import read_folder
-from hf_llm.training.checkpoints import write_manifest
 
 from .conftest import save_checkpoint
 
@@ -171,7 +171,7 @@ OPENED = {
     "a tensor is missing": (weights(lambda t: t.pop("model.norm.weight")), HEADS),
     "tokens without embeddings": (tokens_without_embeddings, {"AutoTokenizer"}),
     "documents are not kept apart": (
-        replace("stack.py", "documents = resolve_documents(", "documents = None and resolve_documents("),
+        replace("stack.py", "documents = find_documents(", "documents = None and find_documents("),
         {"packing"},
     ),
     "a cache of other keys": (
@@ -181,7 +181,7 @@ OPENED = {
 }  # fmt: skip
 OPENED_SLOWLY = {
     "padding is attended to": (
-        replace("decoder.py", "attention_mask,\n            self_cache,\n", "None,\n            self_cache,\n"),
+        replace("decoder.py", "documents, attention_mask, kwargs", "documents, None, kwargs"),
         {"padding"},
     ),
     "no tokenizer": (remove_tokenizer, {"AutoTokenizer"}),
