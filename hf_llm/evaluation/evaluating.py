@@ -12,6 +12,7 @@ from datasets import Dataset
 from huggingface_hub import EvalResult, ModelCard
 
 from hf_llm.data import load_corpus
+from hf_llm.imports import import_variants
 from hf_llm.training.samples import draw_samples
 from hf_llm.training.settings import build_section, load_settings, parse_overrides, suggestion
 
@@ -106,6 +107,7 @@ def evaluation_config(words: list[str]) -> EvaluationConfig:
     settings = {}
     for key, value in parse_overrides(words):
         settings[key] = str(value) if key in ("model", "output") else value
+    import_variants(settings.get("imports") or ())
     return build_section(EvaluationConfig, settings)
 
 
