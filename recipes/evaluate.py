@@ -15,6 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from hf_llm.evaluation.evaluating import EvaluationConfig, data_name, evaluate
 from hf_llm.evaluation.tasks import TASKS
+from hf_llm.imports import import_variants
 from hf_llm.training.launching import set_cpu_threads
 from hf_llm.training.settings import build_section, load_settings, parse_overrides
 
@@ -31,6 +32,7 @@ def evaluation_config(words: list[str]) -> EvaluationConfig:
     settings = {}
     for key, value in parse_overrides(words):
         settings[key] = str(value) if key in ("model", "output") else value
+    import_variants(settings.get("imports") or ())
     return build_section(EvaluationConfig, settings)
 
 

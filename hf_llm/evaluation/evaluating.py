@@ -43,6 +43,7 @@ class EvaluationConfig:
         dtype, attn_implementation, trust_remote_code: as in `from_pretrained`.
         seed: of samples.
         cpu_threads: default: all cores under `accelerate launch`.
+        imports: a file, or several, with variants of your own (see docs/your_own_variant.md).
     """
 
     model: str
@@ -66,6 +67,7 @@ class EvaluationConfig:
     trust_remote_code: bool = False
     seed: int = 0
     cpu_threads: int | None = None
+    imports: str | list[str] = field(default_factory=list)
 
     def __post_init__(self):
         if self.task not in TASKS:

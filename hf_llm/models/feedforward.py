@@ -21,7 +21,14 @@ ROWS = 1024  # tokens at most that are widened at a time on a CPU where no backw
 
 @written_here
 class FeedForward(nn.Module):
-    """down(act(up(x)))."""
+    """
+    down(act(up(x))).
+
+    A subclass does not inherit the tensor-parallel plan: without one of its own, each rank holds all of it.
+    """
+
+    is_gated = False
+    tp_plan = {"up_proj": "colwise", "down_proj": "rowwise"}
 
     def __init__(self, config: PreTrainedConfig, intermediate_size: int | None = None):
         super().__init__()
@@ -55,6 +62,9 @@ class FeedForward(nn.Module):
 @written_here
 class GatedFeedForward(FeedForward):
     """down(act(gate(x)) * up(x)): SwiGLU, GeGLU, ... (https://arxiv.org/abs/2002.05202)."""
+
+    is_gated = True
+    tp_plan = {"gate_proj": "colwise", **FeedForward.tp_plan}
 
     def __init__(self, config: PreTrainedConfig, intermediate_size: int | None = None):
         super().__init__(config, intermediate_size)

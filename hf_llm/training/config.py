@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING
 
+from ..models.checks import TABLES
 from ..models.configuration import LLMDecoderConfig, LLMEncoderDecoderConfig
 from .settings import check_keys, suggestion
 
@@ -20,6 +21,7 @@ class RunConfig:
         resume: "auto" goes on from the last good checkpoint in `output_dir`, "never" refuses to, or a checkpoint path.
         seed: of initialisation, dropout, data order and what else is drawn.
         cpu_threads: threads of a CPU run; default: `accelerate launch` sets one, the run takes all cores instead.
+        imports: a file, or several, with variants of your own (see docs/your_own_variant.md).
     """
 
     output_dir: str
@@ -27,6 +29,7 @@ class RunConfig:
     resume: str = "auto"
     seed: int = 0
     cpu_threads: int | None = None
+    imports: str | list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)
@@ -166,7 +169,9 @@ def check_model_fields(model: dict) -> None:
 
 
 def _check_config_fields(config_class: type, settings: dict, where: str) -> None:
-    check_keys(settings, [f.name for f in dataclasses.fields(config_class) if f.init], where)
+    chosen = [table.get(settings.get(table.setting)) for table in TABLES]
+    own = [name for entry in chosen for name in getattr(entry, "config_fields", ())]
+    check_keys(settings, [*own, *(f.name for f in dataclasses.fields(config_class) if f.init)], where)
     for name, sub_class in config_class.sub_configs.items():
         if isinstance(settings.get(name), dict):
             _check_config_fields(sub_class, settings[name], f"{where}.{name}")

@@ -368,7 +368,7 @@ def check_positions(config: PreTrainedConfig, lengths: tuple[int, ...]) -> None:
     parts = {"": config} if len(lengths) == 1 else {"encoder.": config.encoder, "decoder.": config.decoder}
     fields = ("row_length", "target_row_length")
     for (name, part), field, length in zip(parts.items(), fields, lengths, strict=False):
-        if part.position_embedding in _TABLE_POSITIONS and length > part.max_position_embeddings:
+        if getattr(part, "position_embedding", None) in _TABLE_POSITIONS and length > part.max_position_embeddings:
             raise ValueError(
                 f"data.{field} = {length} is longer than model.{name}max_position_embeddings = "
                 f"{part.max_position_embeddings} allows with position_embedding = {part.position_embedding!r}"

@@ -53,6 +53,7 @@ class ComparisonConfig:
     batch_size: int = 64
     seed: int = 0
     cpu_threads: int | None = None
+    imports: str | list[str] = field(default_factory=list)
 
     def __post_init__(self):
         for name, least in (("max_new_tokens", 1), ("best_of", 2), ("shown", 0), ("batch_size", 1)):
