@@ -4,6 +4,7 @@ Importing this package registers its models with transformers' Auto classes.
 """
 
 from . import presets, registration, surgery
+from .imports import import_variants
 from .models.configuration import VERSION as __version__
 from .models.configuration import LLMDecoderConfig, LLMEncoderConfig, LLMEncoderDecoderConfig
 from .models.decoder import (
@@ -52,6 +53,7 @@ __all__ = [
     "LLMEncoderModel",
     "__version__",
     "from_native",
+    "import_variants",
     "to_native",
 ]
 

@@ -87,6 +87,14 @@ def update_checkpoint(arguments: argparse.Namespace) -> None:
     print(update(arguments.source, revision=arguments.revision))
 
 
+def serve(arguments: argparse.Namespace) -> None:
+    from transformers.cli.transformers import app
+
+    import hf_llm  # noqa: F401 - transformers looks the class of a checkpoint up by its name
+
+    app(args=["serve", *arguments.words], prog_name="hf-llm")
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="hf-llm", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -132,8 +140,18 @@ def main(argv: list[str] | None = None) -> None:
     command.add_argument("source", metavar="PATH|REPO", help="a checkpoint of hf_llm, or a Hub id")
     command.add_argument("--revision", help="the branch of a repository (default: main)")
     command.set_defaults(run=update_checkpoint)
+    command = commands.add_parser("serve", help="`transformers serve` with the models of hf_llm")
+    command.add_argument("words", nargs=argparse.REMAINDER, metavar="...", help="PATH and options of that command")
+    command.set_defaults(run=serve)
+    for command in commands.choices.values():
+        text = "a file with variants of your own, such as the one in a checkpoint; may be repeated"
+        command.add_argument("--imports", action="append", default=[], metavar="FILE", help=text)
     arguments = parser.parse_args(argv)
     try:
+        if arguments.imports:
+            from hf_llm import import_variants
+
+            import_variants(arguments.imports)
         arguments.run(arguments)
     except (OSError, ValueError) as error:
         parser.exit(1, f"hf-llm: {error}\n")

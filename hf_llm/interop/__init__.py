@@ -92,4 +92,5 @@ def nearest_family(config, head: str | None = None) -> str:
         else:
             return family.name
     closest = sorted(reasons, key=len)[:5]  # the fewer fields, the shorter
-    raise InteropError("\n".join(("No native architecture can express this model. The closest:", *closest)))
+    own = [f"`{choice}` is a variant of {file}, which none has." for choice, file in config.own_choices.items()]
+    raise InteropError("\n".join(("No native architecture can express this model. The closest:", *own, *closest)))

@@ -16,10 +16,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .compat import update_paged_cache
 from .cpu_attention import cpu_attention_forward, runs_cpu_attention
-from .norms import get_qk_norm
+from .norms import NORMS, get_qk_norm
 from .plain import written_here
 from .positions import POSITIONS, RelativeBias, apply_rotary
 from .precision import cast_once
+from .table import Table
 
 
 # What each backend can honour beyond plain, masked attention. Anything else it would refuse or silently drop.
@@ -110,9 +111,25 @@ def eager_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
+def update_cache(
+    key: torch.Tensor, value: torch.Tensor, cache: Cache | None, layer_idx: int, kwargs: dict
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values (B, K, S, D) after those that the cache holds; a paged cache is `kwargs["cache"]`."""
+    if cache is not None:
+        return cache.update(key, value, layer_idx)
+    return update_paged_cache(key, value, layer_idx, kwargs) if "cache" in kwargs else (key, value)
+
+
 @written_here
 class Attention(nn.Module):
-    """Multi-head attention (https://arxiv.org/abs/1706.03762) with what the configuration adds to it."""
+    """
+    Multi-head attention (https://arxiv.org/abs/1706.03762) with what the configuration adds to it.
+
+    A variant overrides one of its three parts: `make_projections`, `project` (queries, keys and values, and what is
+    cached of them) and `output`. One whose cross-attention should be this class sets `self_attention_only`.
+    """
+
+    self_attention_only = False
 
     def __init__(self, config: PreTrainedConfig, layer_idx: int, is_causal: bool, is_cross_attention: bool = False):
         super().__init__()
@@ -123,10 +140,30 @@ class Attention(nn.Module):
         self.head_dim = config.head_dim
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.scaling = config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
+        self.make_projections()
+        if config.attention_sinks:  # otherwise absent: paged attention looks whether the attribute exists
+            self.sinks = nn.Parameter(torch.empty(config.num_attention_heads))
+        self.position_bias = None
+        if config.relative_attention_bias_per_layer and not is_cross_attention:
+            self.position_bias = RelativeBias(config, bidirectional=not is_causal)
 
+    @staticmethod
+    def tp_plan(config: PreTrainedConfig) -> dict[str, str]:
+        """Tensor-parallel styles by module, if heads can be split. A subclass does not inherit it: without a plan of
+        its own, each rank holds all of the attention."""
+        if config.attention_sinks or config.qk_norm in ("full", "per_head"):
+            return {}  # a parameter for each head, outside of the projections
+        plan = {"q_proj": "colwise", "k_proj": "colwise", "v_proj": "colwise", "o_proj": "rowwise"}
+        if config.qk_norm == "head" and NORMS[config.norm_type].has_weight:
+            plan |= dict.fromkeys(("q_norm", "k_norm"), "replicated_with_grad_allreduce")
+        return plan
+
+    def make_projections(self) -> None:
+        """The linear layers, and the norms of queries and keys."""
+        config = self.config
         query_width, kv_width = config.num_attention_heads * self.head_dim, config.num_key_value_heads * self.head_dim
         source = config.hidden_size
-        if is_cross_attention:
+        if self.is_cross_attention:
             source = config.cross_attention_hidden_size or config.hidden_size
         self.q_proj = nn.Linear(config.hidden_size, query_width, bias=config.attention_bias)
         self.k_proj = nn.Linear(source, kv_width, bias=config.attention_bias)
@@ -135,11 +172,25 @@ class Attention(nn.Module):
         self.o_proj.writes_residual = True
         self.q_norm = get_qk_norm(config, config.num_attention_heads)
         self.k_norm = get_qk_norm(config, config.num_key_value_heads)
-        if config.attention_sinks:  # otherwise absent: paged attention looks whether the attribute exists
-            self.sinks = nn.Parameter(torch.empty(config.num_attention_heads))
-        self.position_bias = None
-        if config.relative_attention_bias_per_layer and not is_cross_attention:
-            self.position_bias = RelativeBias(config, bidirectional=not is_causal)
+
+    def project(
+        self, hidden_states: torch.Tensor, position_embeddings, past_key_values: Cache | None, layer_idx: int, kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """
+        Self-attention: hidden_states (B, Q, hidden) -> query (B, H, Q, D), key and value (B, K, S, D), rotated.
+
+        Keys and values follow those of the cache: `past_key_values`, or a paged one in `kwargs`.
+        """
+        query = self._project(self.q_proj, self.q_norm, hidden_states)
+        key = self._project(self.k_proj, self.k_norm, hidden_states)
+        value = self._project(self.v_proj, None, hidden_states)
+        if position_embeddings is not None:
+            query, key = apply_rotary(query, key, *position_embeddings, self.config.rope_interleaved)
+        return query, *update_cache(key, value, past_key_values, layer_idx, kwargs)
+
+    def output(self, attended: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
+        """attended (B, Q, H * D) -> (B, Q, hidden); hidden_states (B, Q, hidden): what the attention was given."""
+        return self.o_proj(attended)
 
     def _project(self, projection: nn.Linear, norm: nn.Module | None, states: torch.Tensor) -> torch.Tensor:
         """(B, T, width) -> (B, heads, T, D), normalised and clipped as configured."""
@@ -177,19 +228,12 @@ class Attention(nn.Module):
         """
         layer_idx = self.layer_idx if layer_idx is None else layer_idx
         hidden_states = cast_once(hidden_states)
-        query = self._project(self.q_proj, self.q_norm, hidden_states)
         if self.is_cross_attention:
+            query = self._project(self.q_proj, self.q_norm, hidden_states)
             key, value = self._encoder_key_value(encoder_hidden_states, past_key_values, layer_idx)
             is_causal = False
         else:
-            key = self._project(self.k_proj, self.k_norm, hidden_states)
-            value = self._project(self.v_proj, None, hidden_states)
-            if position_embeddings is not None:
-                query, key = apply_rotary(query, key, *position_embeddings, self.config.rope_interleaved)
-            if past_key_values is not None:
-                key, value = past_key_values.update(key, value, layer_idx)
-            elif "cache" in kwargs:
-                key, value = update_paged_cache(key, value, layer_idx, kwargs)
+            query, key, value = self.project(hidden_states, position_embeddings, past_key_values, layer_idx, kwargs)
             is_causal = self.is_causal if is_causal is None else is_causal
 
         if self.position_bias is not None:
@@ -228,7 +272,7 @@ class Attention(nn.Module):
             is_causal=is_causal,
             **kwargs,
         )
-        return self.o_proj(output.reshape(*hidden_states.shape[:-1], -1)), weights
+        return self.output(output.reshape(*hidden_states.shape[:-1], -1), hidden_states), weights
 
     def _encoder_key_value(self, encoder_hidden_states, past_key_values, layer_idx):
         """Keys and values of the encoder's output, computed once and then read from the cross-attention cache."""
@@ -243,3 +287,6 @@ class Attention(nn.Module):
             key, value = past_key_values.cross_attention_cache.update(key, value, layer_idx)
             past_key_values.is_updated[layer_idx] = True
         return key, value
+
+
+ATTENTIONS = Table("attention_type", softmax=Attention)

@@ -9,7 +9,6 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils.output_capturing import OutputRecorder
 
-from .adapters import register_adapter_targets
 from .attention import Attention, check_backend
 from .compat import CACHE_NAMES
 from .configuration import LLMStackConfig
@@ -17,9 +16,6 @@ from .feedforward import Router, _Experts
 from .layer import TransformerLayer
 from .norms import LayerNorm
 from .positions import RelativeBias
-
-
-register_adapter_targets()
 
 
 def check_shards(folder: Path) -> None:
@@ -152,6 +148,7 @@ class LLMPreTrainedModel(PreTrainedModel):
             norms                                   weight 1 (0 where it is applied as 1 + w), bias 0
             biases, attention sinks                 0
             rotary frequencies                      computed (not saved)
+            other parameters of a variant           by the module's own `init_parameters()`
 
         https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf
         (section 2.3) is the source of the depth scaling.
@@ -188,6 +185,8 @@ class LLMPreTrainedModel(PreTrainedModel):
                 init.zeros_(module.sinks)
         else:
             super()._init_weights(module)  # rotary embeddings
+        if hasattr(module, "init_parameters"):  # of a variant from outside
+            module.init_parameters()
 
 
 def _init_matrix(weight: torch.Tensor, std: float, config: LLMStackConfig, writes_residual: bool) -> None:

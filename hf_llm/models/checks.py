@@ -9,12 +9,13 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from .attention import ATTENTIONS
 from .feedforward import FEED_FORWARDS
 from .norms import NORMS
 from .positions import POSITIONS
 
 
-TABLES = (NORMS, POSITIONS, FEED_FORWARDS)  # of the fields that name a variant
+TABLES = (NORMS, POSITIONS, ATTENTIONS, FEED_FORWARDS)  # of the fields that name a variant
 NORM_PLACEMENTS = ("pre", "post", "sandwich", "branch", "parallel")
 ROPE_TYPES = ("default", *ROPE_INIT_FUNCTIONS)
 LAYER_TYPES = ("full_attention", "sliding_attention")

@@ -7,6 +7,7 @@ configuration is made and are never changed afterwards.
 """
 
 import dataclasses
+from pathlib import Path
 from typing import Any, ClassVar
 
 from .compat import CACHE_NAMES, sub_config  # first: it refuses the versions of transformers that lack what follows
@@ -16,16 +17,18 @@ from .compat import CACHE_NAMES, sub_config  # first: it refuses the versions of
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from .attention import ATTENTIONS, Attention
 from .checks import (
     FREE_IN_SHARED_LAYERS,
     LAYER_TYPES,
+    TABLES,
     StackChecks,
     check_choice,
     check_token_ids,
     strict_configuration,
 )
-from .lookup import name_in_transformers
 from .positions import POSITIONS
+from .table import SOURCES, load_variants, variants_module
 
 
 VERSION = "0.2.0"
@@ -66,10 +69,6 @@ def auto_map(stack: str) -> dict[str, str]:
     prefix = "LLM" + "".join(part.capitalize() for part in stack.split("_"))
     heads = {auto: f"{stack}.{prefix}{suffix}" for auto, suffix in _AUTO_HEADS[stack].items()}
     return {"AutoConfig": f"configuration.{prefix}Config", **heads}
-
-
-for _stack in _AUTO_HEADS:
-    name_in_transformers(auto_map(_stack))
 
 
 def _tile(field: str, pattern: str, letters: dict[str, str], length: int) -> list[str]:
@@ -128,13 +127,39 @@ class _Common:
                 f"`model_type={found!r}`: this checkpoint is of another architecture, {cls.__name__} opens "
                 f"{cls.model_type!r}. Use an Auto class, or import a native checkpoint with `hf-llm import`."
             )
+        if variants := config_dict.get("variants"):
+            load_variants()
+            if missing := ", ".join(name for name in variants if name not in SOURCES):
+                raise ValueError(
+                    f"This checkpoint has variants of its user's own, which are not imported: {missing}, beside its "
+                    "config.json. Pass the file to `hf_llm.import_variants` first (on the command line: `--imports`; "
+                    "in a recipe: `imports`)."
+                )
         return super().from_dict(config_dict, **kwargs)
 
+    @property
+    def stacks(self) -> list["LLMStackConfig"]:
+        """The configurations of all stacks."""
+        return [self] if self.is_stack else [self.encoder, self.decoder]
+
+    @property
+    def own_choices(self) -> dict[str, str]:
+        """The user's own variants that are chosen, such as `attention_type='my_gated'`, and the files they are in."""
+        chosen = [(table, getattr(stack, table.setting)) for stack in self.stacks for table in TABLES]
+        return {f"{table.setting}={name!r}": table.files[name] for table, name in chosen if name in table.files}
+
     def save_pretrained(self, save_directory, **kwargs):
-        """As in transformers; writes the full `auto_map` and the version of this package as well."""
+        """As in transformers; also writes the full `auto_map`, the version of this package, and files of variants."""
         self.auto_map = auto_map(self.model_type.removeprefix("hf_llm_"))
         self.hf_llm_version = VERSION
-        return super().save_pretrained(save_directory, **kwargs)
+        self.__dict__.pop("variants", None)
+        if files := sorted(set(self.own_choices.values())):
+            self.variants = files
+        super().save_pretrained(save_directory, **kwargs)
+        if files and self._auto_class is not None:
+            for name in files:
+                Path(save_directory, name).write_text(SOURCES[name], encoding="utf-8")
+            Path(save_directory, "variants.py").write_text(variants_module(files), encoding="utf-8")
 
 
 @strict_configuration
@@ -444,18 +469,14 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
         self.__dict__["base_model_tp_plan"] = {name: style for name, style in plan.items() if own.get(name) != style}
 
     def _own_tp_plan(self) -> dict[str, str]:
-        """Attention stays whole where a per-head parameter lives outside the projections."""
-        plan = {}
-        biased = POSITIONS[self.position_embedding].kind == "bias"
-        whole = biased or self.attention_sinks or self.qk_norm in ("full", "per_head")
-        if not whole:
-            for attention in ("self_attn", "cross_attn") if self._attends_across else ("self_attn",):
-                for name in ("q_proj", "k_proj", "v_proj"):
-                    plan[f"layers.*.{attention}.{name}"] = "colwise"
-                plan[f"layers.*.{attention}.o_proj"] = "rowwise"
-                if self.qk_norm == "head" and self._norm_has_weight:
-                    plan[f"layers.*.{attention}.q_norm"] = "replicated_with_grad_allreduce"
-                    plan[f"layers.*.{attention}.k_norm"] = "replicated_with_grad_allreduce"
+        """The attention's plan, the feed-forwards', the experts'."""
+        plan, attention = {}, ATTENTIONS[self.attention_type]
+        branches = {"self_attn": attention}
+        if self._attends_across:
+            branches["cross_attn"] = Attention if attention.self_attention_only else attention
+        for branch, cls in branches.items() if POSITIONS[self.position_embedding].kind != "bias" else ():
+            own = cls.tp_plan(self) if "tp_plan" in vars(cls) else {}
+            plan |= {f"layers.*.{branch}.{name}": style for name, style in own.items()}
         widening = ("gate_proj", "up_proj") if self.feed_forward == "gated" else ("up_proj",)
         if self.mlp_layer_types is None or "dense" in self.mlp_layer_types:
             plan |= {f"layers.*.mlp.{name}": "colwise" for name in widening} | {"layers.*.mlp.down_proj": "rowwise"}
@@ -482,10 +503,6 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
     @property
     def _attends_across(self) -> bool:
         return getattr(self, "add_cross_attention", False)
-
-    @property
-    def _norm_has_weight(self) -> bool:
-        return not self.norm_type.endswith("non_affine")
 
     @property
     def base_model_pp_plan(self) -> dict[str, tuple] | None:

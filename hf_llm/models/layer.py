@@ -10,10 +10,10 @@
 
 import torch
 from torch.nn import functional as F
+from transformers import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .attention import Attention
-from .configuration import LLMStackConfig
+from .attention import ATTENTIONS, Attention
 from .feedforward import get_feed_forward
 from .norms import get_norm
 from .plain import written_here
@@ -23,17 +23,19 @@ from .plain import written_here
 class TransformerLayer(GradientCheckpointingLayer):
     """hidden_states (batch, seq, hidden) -> the same shape. See the module's docstring for the wiring."""
 
-    def __init__(self, config: LLMStackConfig, layer_idx: int, is_causal: bool):
+    def __init__(self, config: PreTrainedConfig, layer_idx: int, is_causal: bool):
         super().__init__()
         self.placement = config.norm_placement
         self.residual_dropout = config.residual_dropout
         self.residual_multiplier = config.residual_multiplier
         self.residual_from_norm = config.residual_from_norm
 
-        self.self_attn = Attention(config, layer_idx, is_causal)
+        attention = ATTENTIONS[config.attention_type]
+        self.self_attn = attention(config, layer_idx, is_causal)
         self.cross_attn = None
         if getattr(config, "add_cross_attention", False):
-            self.cross_attn = Attention(config, layer_idx, is_causal=False, is_cross_attention=True)
+            attention = Attention if attention.self_attention_only else attention
+            self.cross_attn = attention(config, layer_idx, is_causal=False, is_cross_attention=True)
         self.mlp = get_feed_forward(config, layer_idx)
 
         branches = ["self_attn", "mlp"] if self.cross_attn is None else ["self_attn", "cross_attn", "mlp"]

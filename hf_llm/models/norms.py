@@ -16,6 +16,7 @@ class LayerNorm(nn.Module):
     """LayerNorm (https://arxiv.org/abs/1607.06450). `size` may be (heads, head_dim): a weight for each head."""
 
     weight_init = 1.0
+    has_weight = True
 
     def __init__(self, size: int | tuple[int, ...], eps: float = 1e-6, bias: bool = False, affine: bool = True):
         super().__init__()
@@ -126,12 +127,16 @@ class UnitOffsetRMSNorm(RMSNorm):
 class NonAffineLayerNorm(LayerNorm):
     """LayerNorm without weights (OLMo)."""
 
+    has_weight = False
+
     def __init__(self, size, eps: float = 1e-6, bias: bool = False):
         super().__init__(size, eps, affine=False)
 
 
 class NonAffineRMSNorm(RMSNorm):
     """RMSNorm without weights (nanochat)."""
+
+    has_weight = False
 
     def __init__(self, size, eps: float = 1e-6, bias: bool = False):
         super().__init__(size, eps, affine=False)

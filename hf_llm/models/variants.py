@@ -1,1 +1,1 @@
-"""Imports the variants that came with a checkpoint: where it has any, lines below import its user's files."""
+"""Imports the files that add the variants of this checkpoint: none."""

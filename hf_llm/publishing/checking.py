@@ -96,7 +96,7 @@ def check(source: str | Path, revision: str | None = None, trust_remote_code: bo
         rows += [Row(name, SKIPPED, "the weights cannot be used") for name in (OPENING, "export")]
         return Report(source, rows)
     folder = read_folder(path)
-    foreign = None if trust_remote_code else foreign_code(path, folder.config, folder.stack)
+    foreign = None if trust_remote_code else foreign_code(path, folder.config)
     if foreign is not None:
         rows.append(Row(OPENING, SKIPPED, f"the code is run on --trust-remote-code alone: {foreign}"))
     else:  # a repository by its id, out of the cache, at the commit that was looked at

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from importlib import metadata
@@ -11,6 +12,7 @@ from transformers.dynamic_module_utils import get_relative_imports
 
 from .. import models
 from ..models.configuration import VERSION, auto_map
+from ..models.table import SOURCES, variants_module
 
 
 # A file that code has since a fault was mended -> what code without it does.
@@ -37,28 +39,44 @@ def entry_files(targets: dict) -> set[str]:
     return {f"{target.split('.')[0]}.py" for target in targets.values() if isinstance(target, str)}
 
 
-def installed_code(stack: str) -> dict[str, bytes]:
-    """Name -> contents of the files that this version saves with the models of a stack."""
+def stack_of(config: dict) -> str:
+    """The stack of a config.json."""
+    return config["model_type"].removeprefix("hf_llm_")
+
+
+def variant_files(config: dict) -> list[str]:
+    """Names of the files with variants of its user's own that a checkpoint carries."""
+    return [name for name in config.get("variants") or () if re.fullmatch(r"[^\W\d]\w*\.py", str(name))]
+
+
+def installed_code(config: dict) -> dict[str, bytes]:
+    """Name -> contents of the files of hf_llm that this version saves with a model of that configuration."""
     source = Path(models.__file__).parent
-    names = imported_files(source, entry_files(auto_map(stack)))
-    return {name: (source / name).read_bytes() for name in sorted(names)}
+    names = imported_files(source, entry_files(auto_map(stack_of(config))))
+    code = {name: (source / name).read_bytes() for name in sorted(names)}
+    variants = variant_files(config)
+    return code | {"variants.py": variants_module(variants).encode()} if variants else code
 
 
-def differing(folder: Path, stack: str) -> tuple[list[str], list[str]]:
+def differing(folder: Path, config: dict) -> tuple[list[str], list[str]]:
     """Which of the code files are missing from a folder, and which are other than the installed package's."""
-    code = installed_code(stack)
+    code = installed_code(config)
     missing = [name for name in code if not (folder / name).is_file()]
     altered = [name for name in code if name not in missing and (folder / name).read_bytes() != code[name]]
     return missing, altered
 
 
-def foreign_code(folder: Path, config: dict, stack: str) -> str | None:
+def foreign_code(folder: Path, config: dict) -> str | None:
     """Why opening a checkpoint with `trust_remote_code=True` would run other code than the installed package's."""
-    missing, altered = differing(folder, stack)
+    missing, altered = differing(folder, config)
     if missing or altered:
         return f"it is not the installed hf_llm's ({', '.join(altered or missing)})"
-    if config.get("auto_map") != auto_map(stack):
+    if config.get("auto_map") != auto_map(stack_of(config)):
         return "`auto_map` names other classes than hf_llm's"
+    for name in variant_files(config):
+        path = folder / name
+        if not path.is_file() or path.read_text(encoding="utf-8") != SOURCES.get(name):
+            return f"it carries {name}, and no such file is imported (--imports)"
     if (folder / "custom_generate").exists():  # run by transformers whenever a model is opened
         return "custom_generate/ is not hf_llm's"
     tokenizer = folder / "tokenizer_config.json"

@@ -119,11 +119,11 @@ def check_code(folder: Folder) -> str:
     version = folder.config.get("hf_llm_version")
     if version != VERSION:
         raise NotApplicable(f"{len(present)} files of hf_llm {version}, to compare with an installed {VERSION}")
-    missing, altered = differing(folder.path, folder.stack)
+    missing, altered = differing(folder.path, folder.config)
     problems = {"missing": missing, f"other than in hf_llm {VERSION}": altered}
     if missing or altered:
         raise ValueError("; ".join(f"{what}: {', '.join(files)}" for what, files in problems.items() if files))
-    expected = installed_code(folder.stack)
+    expected = installed_code(folder.config)
     extra = sorted(present - set(expected))
     return f"{len(expected)} files, as in hf_llm {VERSION}" + (f"; besides them {', '.join(extra)}" if extra else "")
 

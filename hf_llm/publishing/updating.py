@@ -17,7 +17,7 @@ from packaging.version import InvalidVersion, Version
 
 from ..models.configuration import VERSION, auto_map
 from .checking import FAILED, Report, inspect, run_bare
-from .code import entry_files, imported_files, installed_code
+from .code import entry_files, imported_files, installed_code, variant_files
 from .folder import MANIFEST, Folder, read_folder
 
 
@@ -115,7 +115,7 @@ def _renewed(path: Path, source: str) -> tuple[Report, dict[str, bytes | None]]:
         )
     files = _new_files(folder)
     with tempfile.TemporaryDirectory() as trial:
-        for name in ("config.json", *installed_code(folder.stack)):
+        for name in ("config.json", *installed_code(folder.config), *variant_files(folder.config)):
             Path(trial, name).write_bytes(files.get(name) or (path / name).read_bytes())
         rows = [row for row in inspect(Path(trial)) if row.check in CONCERNED]
         if not any(row.result == FAILED for row in rows):
@@ -128,7 +128,7 @@ def _renewed(path: Path, source: str) -> tuple[Report, dict[str, bytes | None]]:
 
 def _new_files(folder: Folder) -> dict[str, bytes | None]:
     """The files that differ between a checkpoint and the same with the installed code."""
-    code, found = installed_code(folder.stack), folder.config.get("auto_map", {})
+    code, found = installed_code(folder.config), folder.config.get("auto_map", {})
     kept = {name: target for name, target in found.items() if not name.startswith(("AutoConfig", "AutoModel"))}
     config = {**folder.config, "auto_map": kept | auto_map(folder.stack), "hf_llm_version": VERSION}
     files = dict(code)
@@ -136,9 +136,8 @@ def _new_files(folder: Folder) -> dict[str, bytes | None]:
         files["config.json"] = (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
     old = {name: folder.path / name for name in files}
     files = {n: content for n, content in files.items() if not old[n].is_file() or old[n].read_bytes() != content}
-    stale = (
-        imported_files(folder.path, entry_files(found)) - imported_files(folder.path, entry_files(kept)) - set(code)
-    )
+    kept_files = {*code, *variant_files(folder.config), *imported_files(folder.path, entry_files(kept))}
+    stale = imported_files(folder.path, entry_files(found)) - kept_files
     return files | dict.fromkeys(stale)
 
 

@@ -20,6 +20,7 @@ class RunConfig:
         resume: "auto" goes on from the last good checkpoint in `output_dir`, "never" refuses to, or a checkpoint path.
         seed: of initialisation, dropout, data order and what else is drawn.
         cpu_threads: threads of a CPU run; default: `accelerate launch` sets one, the run takes all cores instead.
+        imports: a file, or several, with variants of your own (see docs/your_own_variant.md).
     """
 
     output_dir: str
@@ -27,6 +28,7 @@ class RunConfig:
     resume: str = "auto"
     seed: int = 0
     cpu_threads: int | None = None
+    imports: str | list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)

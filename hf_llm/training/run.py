@@ -13,6 +13,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 
+from ..imports import import_variants
 from .arguments import DEFAULTS, MANAGED
 from .callbacks import ProgressLine, ReportAtSave, StopOnSignal
 from .checkpoints import clear_staging, exclusive
@@ -93,6 +94,7 @@ class Run:
     @classmethod
     def from_dict(cls, settings: dict) -> RunConfig:
         """The configuration of nested dicts. Raises ValueError on an unknown key or a value of the wrong type."""
+        import_variants(settings.get("imports") or ())
         if isinstance(settings.get("training"), dict):
             check_training_fields(settings["training"], cls.arguments_class, MANAGED | cls.managed)
         return build_section(cls.config_class, settings)

@@ -17,6 +17,8 @@ from typing import Any
 import yaml
 from transformers import TrainingArguments
 
+from ..imports import import_variants
+
 
 class _Loader(yaml.SafeLoader):
     """YAML 1.2 where PyYAML's 1.1 would surprise: `1e-3` is a number, and `no` (as in `eval_strategy: no`) a word."""
@@ -74,6 +76,8 @@ def load_settings(path: str | Path, overrides: list[str] = ()) -> dict:
             if not isinstance(section, dict):
                 raise ValueError(f"--{dotted}: {'.'.join(parents[:depth])} is a value, not a section")
         section[last] = value
+    if "imports" in settings:
+        import_variants(settings["imports"])
     return settings
 
 
