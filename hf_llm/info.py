@@ -19,6 +19,7 @@ from transformers import (
 from .interop import InteropError, nearest_family
 from .interop.convert import head_name, head_of, our_class, to_our_config
 from .interop.families import load_families
+from .models.attention import ATTENTIONS
 from .presets import CONFIGS, load_preset, nearest_names, preset_config, preset_names
 from .scale import STRATEGIES, sent_bytes, tensor_parallel, training_bytes
 from .training.throughput import flops_per_token
@@ -110,13 +111,15 @@ def stacks(config: PreTrainedConfig) -> dict[str, PreTrainedConfig]:
 def describe_layers(stack: PreTrainedConfig) -> list[str]:
     """One line for each kind of layer: which, how they attend, what they feed forward through."""
     kinds: dict[str, list[int]] = {}
+    attention = "" if stack.attention_type == "softmax" else f"{stack.attention_type} attention, "
     for i, layer_type in enumerate(stack.layer_types):
         window = f", window of {stack.sliding_window}" if layer_type == "sliding_attention" else ""
         sparse = stack.is_moe and stack.mlp_layer_types[i] == "sparse"
         experts = f", {stack.num_experts_per_tok} of {stack.num_experts} experts" if sparse else ""
         width = stack.moe_intermediate_size if sparse else stack.intermediate_size
         kind = (
-            f"{stack.num_attention_heads} heads of {stack.head_dim}, {stack.num_key_value_heads} of keys and values"
+            f"{attention}{stack.num_attention_heads} heads of {stack.head_dim}, {stack.num_key_value_heads} of keys "
+            "and values"
             f"{window}; {stack.feed_forward} {stack.hidden_act}, {width:,} wide{experts}"
         )
         kinds.setdefault(kind, []).append(i)
@@ -142,10 +145,11 @@ def cache_bytes(decoder: PreTrainedConfig, context: int, width: int = 2) -> dict
         "token" (each token), "token beyond the window" (once sliding layers hold no more), "source token" (each token
         of the source), "sequence" (all that `context` tokens take).
     """
-    layer = 2 * decoder.num_key_value_heads * decoder.head_dim * width
+    layer = ATTENTIONS[decoder.attention_type].cache_width(decoder) * width
     growing = layer * decoder.layer_types.count("full_attention")
     whole = layer * decoder.num_hidden_layers
-    source = whole if decoder.add_cross_attention else 0
+    source = 2 * decoder.num_key_value_heads * decoder.head_dim * width * decoder.num_hidden_layers
+    source = source if decoder.add_cross_attention else 0
     window = min(context, decoder.sliding_window or context)
     return {
         "token": whole,

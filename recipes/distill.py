@@ -8,8 +8,8 @@ A run that was stopped, by Ctrl-C, SIGTERM or a crash, goes on with the same com
 import sys
 
 from hf_llm.training.command import main
-from hf_llm.tuning.distillation import distill, load_distill_config
+from hf_llm.tuning.distillation import Distillation
 
 
 if __name__ == "__main__":
-    sys.exit(main(__file__, __doc__, load_distill_config, distill))
+    sys.exit(main(__file__, __doc__, Distillation))

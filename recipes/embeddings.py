@@ -8,8 +8,8 @@ A run that was stopped, by Ctrl-C, SIGTERM or a crash, goes on with the same com
 import sys
 
 from hf_llm.training.command import main
-from hf_llm.tuning.embeddings import load_embeddings_config, train_embeddings
+from hf_llm.tuning.embeddings import Embeddings
 
 
 if __name__ == "__main__":
-    sys.exit(main(__file__, __doc__, load_embeddings_config, train_embeddings))
+    sys.exit(main(__file__, __doc__, Embeddings))

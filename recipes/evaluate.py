@@ -15,7 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from hf_llm.evaluation.evaluating import EvaluationConfig, evaluate, evaluation_config, table
 from hf_llm.evaluation.tasks import TASKS
-from hf_llm.training.runs import set_cpu_threads
+from hf_llm.training.launching import set_cpu_threads
 
 
 def main() -> int:

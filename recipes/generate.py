@@ -13,6 +13,7 @@ from pathlib import Path
 
 from transformers import AutoConfig, AutoTokenizer
 
+from hf_llm import import_variants
 from hf_llm.training.checkpoints import last_good_checkpoint
 from hf_llm.training.samples import draw_samples
 from hf_llm.training.saving import RUN_CONFIG
@@ -26,11 +27,13 @@ def main() -> int:
     parser.add_argument("--max-new-tokens", type=int, default=96)
     parser.add_argument("--temperature", type=float, default=0.6, help="0 decodes greedily")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--imports", action="append", default=[], metavar="FILE", help="variants of your own")
     options = parser.parse_args()
 
     if not (options.model / "config.json").is_file():
         print(f"generate.py: error: {options.model} holds no model (config.json is missing)", file=sys.stderr)
         return 1
+    import_variants(options.imports)
     prompts = options.prompt or run_prompts(options.model)
     stack = stack_of(AutoConfig.from_pretrained(options.model))
     tokenizer = AutoTokenizer.from_pretrained(options.model)

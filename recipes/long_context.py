@@ -15,7 +15,7 @@ from pathlib import Path
 
 from datasets import disable_progress_bars
 
-from hf_llm.training.runs import set_cpu_threads
+from hf_llm.training.launching import set_cpu_threads
 from hf_llm.training.settings import build_section, load_settings
 from studies import long_context, needle
 from studies.cells import Stopped

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from datasets import disable_progress_bars
 
-from hf_llm.training.runs import set_cpu_threads
+from hf_llm.training.launching import set_cpu_threads
 from hf_llm.training.settings import load_settings
 from studies.cells import Stopped
 from studies.scaling_study import run_study, table

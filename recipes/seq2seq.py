@@ -8,9 +8,8 @@ A run that was stopped, by Ctrl-C, SIGTERM or a crash, goes on with the same com
 import sys
 
 from hf_llm.training.command import main
-from hf_llm.tuning.seq2seq import train_seq2seq
-from hf_llm.tuning.seq2seq_config import load_seq2seq_config
+from hf_llm.tuning.seq2seq import Seq2Seq
 
 
 if __name__ == "__main__":
-    sys.exit(main(__file__, __doc__, load_seq2seq_config, train_seq2seq))
+    sys.exit(main(__file__, __doc__, Seq2Seq))

@@ -8,8 +8,8 @@ A run that was stopped, by Ctrl-C, SIGTERM or a crash, goes on with the same com
 import sys
 
 from hf_llm.training.command import main
-from hf_llm.tuning.sft import load_sft_config, train_sft
+from hf_llm.tuning.sft import Sft
 
 
 if __name__ == "__main__":
-    sys.exit(main(__file__, __doc__, load_sft_config, train_sft))
+    sys.exit(main(__file__, __doc__, Sft))

@@ -12,6 +12,7 @@ from datasets import Dataset
 from huggingface_hub import EvalResult, ModelCard
 
 from hf_llm.data import load_corpus
+from hf_llm.imports import import_variants
 from hf_llm.training.samples import draw_samples
 from hf_llm.training.settings import build_section, load_settings, parse_overrides, suggestion
 
@@ -45,6 +46,7 @@ class EvaluationConfig:
         dtype, attn_implementation, trust_remote_code: as in `from_pretrained`.
         seed: of samples.
         cpu_threads: default: all cores under `accelerate launch`.
+        imports: a file, or several, with variants of your own (see docs/your_own_variant.md).
     """
 
     model: str
@@ -68,6 +70,7 @@ class EvaluationConfig:
     trust_remote_code: bool = False
     seed: int = 0
     cpu_threads: int | None = None
+    imports: str | list[str] = field(default_factory=list)
 
     def __post_init__(self):
         if self.task not in TASKS:
@@ -104,6 +107,7 @@ def evaluation_config(words: list[str]) -> EvaluationConfig:
     settings = {}
     for key, value in parse_overrides(words):
         settings[key] = str(value) if key in ("model", "output") else value
+    import_variants(settings.get("imports") or ())
     return build_section(EvaluationConfig, settings)
 
 

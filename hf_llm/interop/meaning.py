@@ -23,7 +23,7 @@ def _always(config) -> bool:
 
 # field -> what `None` stands for
 UNSET: dict[str, Callable[[Any], Any]] = {
-    "attention_scale": lambda config: config.head_dim**-0.5,
+    "attention_scale": lambda config: config.query_dim**-0.5,
     "alibi_scale": _is_one,
     "embedding_multiplier": _is_one,
     "residual_multiplier": _is_one,

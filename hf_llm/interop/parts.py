@@ -1,6 +1,8 @@
 """Pieces of tables that families share."""
 
 import copy
+import math
+from collections.abc import Callable
 from typing import Any
 
 from .family import Field, Group, renamed, same
@@ -31,6 +33,13 @@ def off(name: str, why: str) -> Group:
 def one_if_unset(native: str, ours: str) -> Field:
     """A factor: unset on our side, 1.0 on the native one."""
     return Field(native, (ours,), to_native=lambda value: 1.0 if value is None else value)
+
+
+def inverse(function: Callable[[float], float], value: float, guess: float) -> float:
+    """The number near `guess` of which `function` makes `value` to the bit, if any; of several the one written
+    shortest."""
+    near = (round(guess, 6), guess, math.nextafter(guess, 0), math.nextafter(guess, math.inf))
+    return min((n for n in near if function(n) == value), key=lambda n: len(repr(n)), default=guess)
 
 
 def rope(partial: bool = False) -> Group:

@@ -133,6 +133,7 @@ class Attention(nn.Module):
     """
 
     self_attention_only = False
+    fits_paged_cache = True  # whether what it caches is `num_key_value_heads` keys and values of `head_dim`
 
     def __init__(self, config: PreTrainedConfig, layer_idx: int, is_causal: bool, is_cross_attention: bool = False):
         super().__init__()
@@ -160,6 +161,20 @@ class Attention(nn.Module):
         if config.qk_norm == "head" and NORMS[config.norm_type].has_weight:
             plan |= dict.fromkeys(("q_norm", "k_norm"), "replicated_with_grad_allreduce")
         return plan
+
+    @staticmethod
+    def check(config: PreTrainedConfig) -> None:
+        """Raise ValueError for a field that means nothing here."""
+        for field in ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"):
+            if getattr(config, field) is not None:
+                raise ValueError(
+                    f"`{field}={getattr(config, field)}` means nothing without `attention_type='latent'`."
+                )
+
+    @staticmethod
+    def cache_width(config: PreTrainedConfig) -> int:
+        """Numbers that are cached for each token."""
+        return 2 * config.num_key_value_heads * config.head_dim
 
     def make_projections(self) -> None:
         """The linear layers, and the norms of queries and keys."""

@@ -9,8 +9,8 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from .attention import ATTENTIONS
 from .feedforward import FEED_FORWARDS
+from .latent_attention import ATTENTIONS  # with its own row
 from .layer import PLACEMENTS
 from .norms import NORMS
 from .positions import POSITIONS
@@ -20,6 +20,7 @@ TABLES = (NORMS, PLACEMENTS, POSITIONS, ATTENTIONS, FEED_FORWARDS)  # of the fie
 ROPE_TYPES = ("default", *ROPE_INIT_FUNCTIONS)
 LAYER_TYPES = ("full_attention", "sliding_attention")
 
+LATENT_FIELDS = ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
 AT_LEAST_ONE = (
     "vocab_size",
     "hidden_size",
@@ -34,6 +35,7 @@ AT_LEAST_ONE = (
     "num_experts",
     "moe_intermediate_size",
     "shared_expert_intermediate_size",
+    *LATENT_FIELDS,
 )
 POSITIVE = ("attn_logit_softcapping", "final_logit_softcapping", "clip_qkv", "swiglu_limit")
 NOT_NEGATIVE = (
@@ -114,8 +116,9 @@ class StackChecks:
 
     def validate_choices(self):
         """Every field that names a variant names one that exists."""
-        for table in TABLES:
-            table[getattr(self, table.setting)]
+        for entry in self.entries:
+            if hasattr(entry, "check"):
+                entry.check(self)
         check_choice("parallel_norms", self.parallel_norms, (1, 2))
         check_choice("qk_norm", self.qk_norm, (None, "head", "per_head", "full"))
         check_choice("position_ids_source", self.position_ids_source, ("arange", "attention_mask", "input_ids"))
@@ -173,7 +176,7 @@ class StackChecks:
 
     def validate_positions(self):
         """Fields of one kind of positions are used with that kind, and say something."""
-        if self.rope_layers is not None and self.position_embedding != "rope":
+        if self.rope_layers is not None and not self.rotates:
             raise ValueError(f"`rope_layers` needs `position_embedding='rope'`, not {self.position_embedding!r}.")
         self._check_rope_types()
         for layer_type, width in self.rotary_dim.items():
@@ -208,7 +211,7 @@ class StackChecks:
 
     def _check_rope_types(self):
         """The scaling exists, and parameters that are nested by layer type leave none out."""
-        if self.position_embedding != "rope":
+        if not self.rotates:
             return
         nested = self.nested_rope_parameter_keys(self.rope_parameters)
         for layer_type in dict.fromkeys(self.layer_types):
@@ -238,6 +241,8 @@ class StackChecks:
         for field in EXPERT_FIELDS:
             if getattr(self, field) and self.num_experts is None:
                 raise ValueError(f"`{field}={getattr(self, field)}` means nothing without `num_experts`.")
+        if self.output_router_logits and not self.is_moe:
+            raise ValueError("`output_router_logits=True`: there are no routers without sparse layers.")
         if self.shared_expert_gate and self.shared_expert_intermediate_size is None:
             raise ValueError("`shared_expert_gate=True` means nothing without `shared_expert_intermediate_size`.")
         if self.is_moe and not 1 <= self.num_experts_per_tok <= self.num_experts:
@@ -245,6 +250,8 @@ class StackChecks:
                 f"`num_experts_per_tok={self.num_experts_per_tok}` must be between 1 and "
                 f"`num_experts={self.num_experts}`."
             )
+        if self.is_moe:
+            check_choice("feed_forward", self.feed_forward, ("gated", "plain"))  # of experts
         if (self.swiglu_limit is not None or self.swiglu_alpha is not None) and self.feed_forward != "gated":
             raise ValueError("`swiglu_limit` and `swiglu_alpha` need `feed_forward='gated'`.")
 

@@ -17,7 +17,6 @@ from .compat import CACHE_NAMES, sub_config  # first: it refuses the versions of
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from .attention import ATTENTIONS, Attention
 from .checks import (
     FREE_IN_SHARED_LAYERS,
     LAYER_TYPES,
@@ -27,6 +26,8 @@ from .checks import (
     check_token_ids,
     strict_configuration,
 )
+from .feedforward import FEED_FORWARDS
+from .plans import ParallelPlans
 from .positions import POSITIONS
 from .table import SOURCES, load_variants, variants_module
 
@@ -35,39 +36,26 @@ VERSION = "0.2.0"
 LAYER_TYPE_LETTERS = {"S": "sliding_attention", "L": "full_attention"}
 MLP_TYPE_LETTERS = {"D": "dense", "E": "sparse"}
 
+# Auto class -> suffix of the class that serves it: of every stack, and of one
 _AUTO_HEADS = {
-    "encoder": {
-        "AutoModel": "Model",
-        "AutoModelForMaskedLM": "ForMaskedLM",
-        "AutoModelForPreTraining": "ForMaskedLM",
-        "AutoModelForSequenceClassification": "ForSequenceClassification",
-        "AutoModelForTokenClassification": "ForTokenClassification",
-        "AutoModelForQuestionAnswering": "ForQuestionAnswering",
-        "AutoModelForMultipleChoice": "ForMultipleChoice",
-    },
-    "decoder": {
-        "AutoModel": "Model",
-        "AutoModelForCausalLM": "ForCausalLM",
-        "AutoModelForPreTraining": "ForCausalLM",
-        "AutoModelForSequenceClassification": "ForSequenceClassification",
-        "AutoModelForTokenClassification": "ForTokenClassification",
-        "AutoModelForQuestionAnswering": "ForQuestionAnswering",
-    },
-    "encoder_decoder": {
-        "AutoModel": "Model",
-        "AutoModelForSeq2SeqLM": "ForConditionalGeneration",
-        "AutoModelForPreTraining": "ForConditionalGeneration",
-        "AutoModelForSequenceClassification": "ForSequenceClassification",
-        "AutoModelForTokenClassification": "ForTokenClassification",
-        "AutoModelForQuestionAnswering": "ForQuestionAnswering",
-    },
+    "AutoModel": "Model",
+    "AutoModelForSequenceClassification": "ForSequenceClassification",
+    "AutoModelForTokenClassification": "ForTokenClassification",
+    "AutoModelForQuestionAnswering": "ForQuestionAnswering",
+}
+_OWN_AUTO_HEADS = {
+    "encoder": {"AutoModelForMaskedLM": "ForMaskedLM", "AutoModelForMultipleChoice": "ForMultipleChoice"},
+    "decoder": {"AutoModelForCausalLM": "ForCausalLM"},
+    "encoder_decoder": {"AutoModelForSeq2SeqLM": "ForConditionalGeneration"},
 }
 
 
 def auto_map(stack: str) -> dict[str, str]:
     """The full `auto_map` of a stack: every Auto class and the file and class that serves it (all are saved)."""
     prefix = "LLM" + "".join(part.capitalize() for part in stack.split("_"))
-    heads = {auto: f"{stack}.{prefix}{suffix}" for auto, suffix in _AUTO_HEADS[stack].items()}
+    own = _OWN_AUTO_HEADS[stack]
+    heads = _AUTO_HEADS | own | {"AutoModelForPreTraining": next(iter(own.values()))}
+    heads = {auto: f"{stack}.{prefix}{suffix}" for auto, suffix in heads.items()}
     return {"AutoConfig": f"configuration.{prefix}Config", **heads}
 
 
@@ -80,11 +68,6 @@ def _tile(field: str, pattern: str, letters: dict[str, str], length: int) -> lis
     return [letters[pattern[i % len(pattern)]] for i in range(length)]
 
 
-def _of_mixtures(default) -> dataclasses.Field:
-    """A field that configurations without sparse layers do not have. A factory leaves the class without it as well."""
-    return dataclasses.field(default_factory=lambda: default, metadata={"of_mixtures": True})
-
-
 class _Common:
     """What all configurations share: fields are read as they are, are the same for all layers, and are saved with the
     code that opens them."""
@@ -93,21 +76,14 @@ class _Common:
     # the class that `AutoConfig` returns is not the one that decoder.py imports.
     is_stack: ClassVar[bool] = False  # one stack, whose fields are the architecture
 
-    # transformers' own looks every field up in tables of other names and of values by layer, which these have not; a
-    # token that is generated reads a hundred
+    # PreTrainedConfig checks `attribute_map` and per-layer overrides on every read. We have neither, and decoding one
+    # token reads about 100 fields.
     __getattribute__ = object.__getattribute__
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         if cls.attribute_map:
             cls.__getattribute__ = PreTrainedConfig.__getattribute__
-        cls.__eq__ = _Common.__eq__  # a dataclass's own asks for fields that only mixtures have
-
-    def __eq__(self, other) -> bool:
-        fields = (field.name for field in dataclasses.fields(self))
-        return type(self) is type(other) and all(
-            getattr(self, name, None) == getattr(other, name, None) for name in fields
-        )
 
     @PreTrainedConfig.per_layer_config.setter
     def per_layer_config(self, per_layer_config: dict | None) -> None:
@@ -163,7 +139,7 @@ class _Common:
 
 
 @strict_configuration
-class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
+class LLMStackConfig(StackChecks, ParallelPlans, _Common, PreTrainedConfig):
     r"""
     One stack of transformer layers. Not used by itself: see [`LLMDecoderConfig`] and [`LLMEncoderConfig`].
 
@@ -207,6 +183,8 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
         alibi_scale: factor on the ALiBi bias (Falcon multiplies it by head_dim ** -0.5), 1 if `None`.
 
     Attention:
+        attention_type: `softmax` (https://arxiv.org/abs/1706.03762) or `latent` (DeepSeek-V2, caching one narrow
+            vector per token: https://arxiv.org/abs/2405.04434).
         attention_bias, attention_output_bias: biases of q, k, v; bias of o (follows `attention_bias` if `None`).
         attention_scale: factor on the scores; head_dim ** -0.5 if `None` (T5, GPT-Neo: 1).
         scale_attention_by_inverse_layer_idx: also divide by layer index + 1 (GPT-2's option of that name).
@@ -217,6 +195,10 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
             ones everything at most `sliding_window` away (transformers' own convention).
         layer_types: one of `full_attention`, `sliding_attention` per layer, or a pattern that is tiled, such as
             `"SSSL"` (S sliding, L long).
+        q_lora_rank, kv_lora_rank: latent attention's width of the query's latent vector (`None` for none) and of the
+            cached one, of keys and values; qk_nope_head_dim, qk_rope_head_dim: dimensions of a query's head that are
+            not rotated, and that are (`head_dim`); v_head_dim: of a value's head, `hidden_size / num_attention_heads`
+            if `None`.
 
     Feed-forward:
         feed_forward: `gated` (https://arxiv.org/abs/2002.05202) or `plain`; hidden_act: any activation of
@@ -224,18 +206,18 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
         num_experts: number of experts of the sparse layers; `None` for no mixture of experts.
         mlp_layer_types: `dense` or `sparse` per layer, or a tiled pattern such as `"DE"` (D dense, E experts);
             all sparse if `None` and there are experts.
-        num_experts_per_tok, norm_topk_prob, moe_intermediate_size: top-k, whether the chosen probabilities are scaled
-            to sum to one, width of an expert (`intermediate_size` if `None`).
+        num_experts_per_tok, norm_topk_prob, moe_intermediate_size: top-k (2 if `None`), whether the probabilities of
+            the chosen are scaled to sum to one, width of an expert (`intermediate_size` if `None`).
         shared_expert_intermediate_size, shared_expert_gate: an expert that sees every token (`None` for none), and
             whether a sigmoid gate weighs it (Qwen2-MoE).
         router_bias, expert_bias: biases in router and experts (gpt-oss).
         swiglu_limit, swiglu_alpha: clamp and slope of gpt-oss' gate, (up + 1) * gate * sigmoid(alpha * gate).
         router_aux_loss_coef, router_z_loss_coef: weights of the load-balancing loss
             (https://arxiv.org/abs/2101.03961) and the router z-loss (https://arxiv.org/abs/2202.08906), added to the
-            training loss: over all tokens at once, or, with `num_items_in_batch`, row by row (see losses.py).
+            training loss: over all tokens at once, or, with `num_items_in_batch`, row by row (see losses.py). Of the
+            first, 0.01 if `None`, and 0 without sparse layers: by that, TRL knows that there is no such loss.
+        output_router_logits: whether outputs have the routers' logits and the load-balancing loss.
         router_jitter_noise: multiplicative uniform noise on the router's input in training (Mixtral).
-        num_experts_per_tok, router_aux_loss_coef and output_router_logits are attributes of a mixture alone: without
-        sparse layers there are none, since TRL and others take a model with such attributes for a mixture.
 
     Embeddings and head:
         tie_word_embeddings; embedding_multiplier: factor on the token embeddings (Gemma: sqrt(hidden_size)).
@@ -313,6 +295,11 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
     clip_qkv: float | int | None = None
     sliding_window: int | None = None
     layer_types: list[str] | str | None = None
+    q_lora_rank: int | None = None
+    kv_lora_rank: int | None = None
+    qk_nope_head_dim: int | None = None
+    qk_rope_head_dim: int | None = None
+    v_head_dim: int | None = None
 
     # Feed-forward
     feed_forward: str = "gated"
@@ -320,7 +307,7 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
     mlp_bias: bool = False
     num_experts: int | None = None
     mlp_layer_types: list[str] | str | None = None
-    num_experts_per_tok: int = _of_mixtures(2)
+    num_experts_per_tok: int | None = None
     norm_topk_prob: bool = True
     moe_intermediate_size: int | None = None
     shared_expert_intermediate_size: int | None = None
@@ -329,10 +316,10 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
     expert_bias: bool = False
     swiglu_limit: float | int | None = None
     swiglu_alpha: float | int | None = None
-    router_aux_loss_coef: float | int = _of_mixtures(0.01)
+    router_aux_loss_coef: float | int | None = None
     router_z_loss_coef: float | int = 0.0
     router_jitter_noise: float | int = 0.0
-    output_router_logits: bool = _of_mixtures(False)
+    output_router_logits: bool = False
 
     # Embeddings and head
     tie_word_embeddings: bool = True
@@ -371,6 +358,11 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
     hf_llm_version: str | None = None
 
     def __post_init__(self, **kwargs):
+        for entry in self.entries:
+            for name, default in getattr(entry, "config_fields", {}).items():
+                setattr(self, name, kwargs.pop(name, default))
+            if hasattr(entry, "configure"):
+                entry.configure(self)
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         if self.head_dim is None:
@@ -382,7 +374,8 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
             self.head_dim = self.hidden_size // self.num_attention_heads
         if self.intermediate_size is None:
             gated = -(-8 * self.hidden_size // (3 * 64)) * 64
-            self.intermediate_size = gated if self.feed_forward == "gated" else 4 * self.hidden_size
+            is_gated = FEED_FORWARDS[self.feed_forward].is_gated
+            self.intermediate_size = gated if is_gated else 4 * self.hidden_size
         if self.attention_output_bias is None:
             self.attention_output_bias = self.attention_bias
         if self.layer_types is None:
@@ -398,14 +391,16 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
         if self.num_experts and self.moe_intermediate_size is None:
             self.moe_intermediate_size = self.intermediate_size
         if not self.is_moe:
-            for field in dataclasses.fields(self):
-                if field.metadata.get("of_mixtures"):
-                    delattr(self, field.name)
+            self.num_experts_per_tok, self.router_aux_loss_coef = None, 0.0
+        elif self.router_aux_loss_coef is None:
+            self.router_aux_loss_coef = 0.01
+        if self.is_moe and self.num_experts_per_tok is None:
+            self.num_experts_per_tok = 2
         super().__post_init__(**kwargs)
 
     def convert_rope_params_to_dict(self, **kwargs):
         """RoPE parameters exist only where positions are rotary, and may be nested by layer type."""
-        if self.position_embedding != "rope":
+        if not self.rotates:
             if self.rope_parameters:
                 raise ValueError(
                     f"`rope_parameters={self.rope_parameters}` needs `position_embedding='rope'`, "
@@ -418,8 +413,18 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
         return [key for key in rope_parameters if key in LAYER_TYPES]
 
     @property
+    def entries(self) -> list:
+        """The chosen entry of each table of variants."""
+        return [table[getattr(self, table.setting)] for table in TABLES]
+
+    @property
     def is_moe(self) -> bool:
         return bool(self.num_experts) and "sparse" in (self.mlp_layer_types or ())
+
+    @property
+    def query_dim(self) -> int:
+        """Width of a query's head, whose root divides the scores."""
+        return self.head_dim + (self.qk_nope_head_dim or 0)
 
     @property
     def output_size(self) -> int:
@@ -427,9 +432,14 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
         return self.embedding_size if self.embedding_projection == "tokens" else self.hidden_size
 
     @property
+    def rotates(self) -> bool:
+        """Whether positions rotate queries and keys."""
+        return POSITIONS[self.position_embedding].kind == "rotary"
+
+    @property
     def rope_of_layer_types(self) -> dict[str, dict]:
         """RoPE parameters of each layer type that rotates."""
-        if self.position_embedding != "rope":
+        if not self.rotates:
             return {}
         nested = self.nested_rope_parameter_keys(self.rope_parameters)
         return {
@@ -455,74 +465,6 @@ class LLMStackConfig(StackChecks, _Common, PreTrainedConfig):
             p["original_max_position_embeddings"] for p in nested or [parameters] if p.get("rope_type") == "longrope"
         ]
         return min(limits, default=None)
-
-    # -- parallelism ---------------------------------------------------------------------------------------------
-    @property
-    def base_model_tp_plan(self) -> dict[str, str]:
-        """Tensor-parallel plan, and what has been added to it."""
-        return {**self._own_tp_plan(), **self.__dict__.get("base_model_tp_plan", {})}
-
-    @base_model_tp_plan.setter
-    def base_model_tp_plan(self, plan: dict[str, str]) -> None:
-        """Keeps the additions: transformers adds a row for tied embeddings here until 5.20."""
-        own = self._own_tp_plan()
-        self.__dict__["base_model_tp_plan"] = {name: style for name, style in plan.items() if own.get(name) != style}
-
-    def _own_tp_plan(self) -> dict[str, str]:
-        """The attention's plan, the feed-forwards', the experts'."""
-        plan, attention = {}, ATTENTIONS[self.attention_type]
-        branches = {"self_attn": attention}
-        if self._attends_across:
-            branches["cross_attn"] = Attention if attention.self_attention_only else attention
-        for branch, cls in branches.items() if POSITIONS[self.position_embedding].kind != "bias" else ():
-            own = cls.tp_plan(self) if "tp_plan" in vars(cls) else {}
-            plan |= {f"layers.*.{branch}.{name}": style for name, style in own.items()}
-        widening = ("gate_proj", "up_proj") if self.feed_forward == "gated" else ("up_proj",)
-        if self.mlp_layer_types is None or "dense" in self.mlp_layer_types:
-            plan |= {f"layers.*.mlp.{name}": "colwise" for name in widening} | {"layers.*.mlp.down_proj": "rowwise"}
-        if self.is_moe and self.feed_forward == "gated" and not self.expert_bias:
-            plan["layers.*.mlp.experts.gate_up_proj"] = "packed_colwise"
-            plan["layers.*.mlp.experts.down_proj"] = "rowwise"
-            plan["layers.*.mlp.experts"] = "moe_tp_experts"
-        if self.is_moe and self.shared_expert_intermediate_size is not None:
-            plan |= {f"layers.*.mlp.shared_expert.{name}": "colwise" for name in widening}
-            plan["layers.*.mlp.shared_expert.down_proj"] = "rowwise"
-        return plan
-
-    @property
-    def base_model_ep_plan(self) -> dict[str, str] | None:
-        """Expert-parallel plan: each rank holds some experts."""
-        if not self.is_moe or self.feed_forward != "gated" or self.expert_bias:
-            return None
-        return {
-            "layers.*.mlp.experts.gate_up_proj": "grouped_gemm",
-            "layers.*.mlp.experts.down_proj": "grouped_gemm",
-            "layers.*.mlp.experts": "ep_dispatch_experts",
-        }
-
-    @property
-    def _attends_across(self) -> bool:
-        return getattr(self, "add_cross_attention", False)
-
-    @property
-    def base_model_pp_plan(self) -> dict[str, tuple] | None:
-        """Pipeline plan, or `None` where transformers' schedule (embed_tokens, layers, norm) would be wrong."""
-        extras = (
-            POSITIONS[self.position_embedding].kind in ("embedding", "bias"),
-            self.embedding_norm,
-            self.embedding_projection is not None,
-            self.type_vocab_size > 0,
-            self.layer_sharing is not None,
-            not self.final_norm,
-            self.is_moe,
-        )
-        if any(extras):
-            return None
-        return {
-            "embed_tokens": (["input_ids"], ["inputs_embeds"]),
-            "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
-            "norm": (["hidden_states"], ["hidden_states"]),
-        }
 
 
 @strict_configuration

@@ -197,10 +197,6 @@ class LLMEncoderDecoderForConditionalGeneration(LanguageModelHead, _EncoderDecod
     def head_config(self):
         return self.config.decoder
 
-    @property
-    def stack_configs(self) -> list:
-        return [self.config.encoder, self.config.decoder]
-
     def prepare_decoder_input_ids_from_labels(self, labels: torch.LongTensor) -> torch.LongTensor:
         """Decoder inputs of labels (batch, target), for collators."""
         start = self._start_token_id() if self.config.decoder_start == "start_token" else None

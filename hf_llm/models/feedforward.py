@@ -27,7 +27,14 @@ def feed_forward(hidden_states: torch.Tensor, mlp: "FeedForward") -> torch.Tenso
 
 
 class FeedForward(nn.Module):
-    """down(act(up(x)))."""
+    """
+    down(act(up(x))).
+
+    A subclass does not inherit the tensor-parallel plan: without one of its own, each rank holds all of it.
+    """
+
+    is_gated = False
+    tp_plan = {"up_proj": "colwise", "down_proj": "rowwise"}
 
     def __init__(self, config: PreTrainedConfig, intermediate_size: int | None = None):
         super().__init__()
@@ -53,6 +60,9 @@ class FeedForward(nn.Module):
 
 class GatedFeedForward(FeedForward):
     """down(act(gate(x)) * up(x)): SwiGLU, GeGLU, ... (https://arxiv.org/abs/2002.05202)."""
+
+    is_gated = True
+    tp_plan = {"gate_proj": "colwise", **FeedForward.tp_plan}
 
     def __init__(self, config: PreTrainedConfig, intermediate_size: int | None = None):
         super().__init__(config, intermediate_size)

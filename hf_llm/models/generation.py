@@ -7,6 +7,7 @@ import torch
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
 
+from .attention import ATTENTIONS
 from .compat import CACHE
 from .configuration import LLMDecoderConfig
 from .operators import decoding
@@ -27,12 +28,15 @@ class DecoderGenerationMixin(_TellsBackends):
     """`generate` of a causal decoder."""
 
     def init_continuous_batching(self, *args, **kwargs):
-        """As in transformers; refused where positions bias the scores: a paged cache does not say how far apart two
-        tokens are."""
-        if POSITIONS[self.config.position_embedding].kind == "bias":
+        """As in transformers; refused where positions bias the scores, since a paged cache does not say how far apart
+        two tokens are, and where something else than keys and values is cached."""
+        refused = {
+            "position_embedding": POSITIONS[self.config.position_embedding].kind == "bias",
+            "attention_type": not ATTENTIONS[self.config.attention_type].fits_paged_cache,
+        }
+        for field in (field for field, no in refused.items() if no):
             raise ValueError(
-                f"Continuous batching cannot honour `position_embedding={self.config.position_embedding!r}`: use "
-                "`generate`."
+                f"Continuous batching cannot honour `{field}={getattr(self.config, field)!r}`: use `generate`."
             )
         return super().init_continuous_batching(*args, **kwargs)
 

@@ -1,7 +1,5 @@
 """Task heads, written once for the three stacks, as mixins over `self.model`."""
 
-import dataclasses
-
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -13,7 +11,7 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .compat import CACHE, takes_cache
 from .inputs import check_labels
@@ -48,11 +46,6 @@ class LanguageModelHead:
     @property
     def head_config(self):
         return self.config
-
-    @property
-    def stack_configs(self) -> list:
-        """Configurations of all stacks of the model."""
-        return [self.config]
 
     def make_head(self, width: int) -> nn.Linear:
         """The head on states (..., width). Raises ValueError if it is tied to embeddings of another width."""
@@ -143,7 +136,9 @@ class LanguageModelHead:
 
     def wants_router_logits(self, requested: bool | None, labels) -> bool:
         """Whether this forward pass must record router logits: on request, or for the training loss."""
-        stacks = [stack for stack in self.stack_configs if stack.is_moe]
+        stacks = [stack for stack in self.config.stacks if stack.is_moe]
+        if requested and not stacks:
+            raise ValueError("`output_router_logits=True`: there are no routers without sparse layers.")
         if requested is None:
             requested = any(stack.output_router_logits for stack in stacks)
         weighted = any(stack.router_aux_loss_coef or stack.router_z_loss_coef for stack in stacks)
@@ -151,16 +146,18 @@ class LanguageModelHead:
 
 
 class TaskHead:
-    """Shared by the task heads: what to pass on to the backbone, and the transform before the last linear layer."""
+    """
+    A linear layer on the hidden states of `self.model`: of each text, or of each token.
 
-    def _backbone(self, **inputs):
-        """The backbone's outputs; without a cache unless it is asked for: no token follows a text that is classified,
-        and where there is a cache, the layers run on padding as well."""
-        given = {name: value for name, value in inputs.items() if value is not None}
-        if getattr(self.config, "use_cache", False):
-            given.setdefault("use_cache", False)
-        return self.model(**given)
+    Attributes of a class:
+        task: key of `output_classes`.
+        num_outputs: width of the linear layer; `None` means `num_labels`.
+        pools: whether it reads one state for each text, as `self.pool` gives it, instead of all.
+    """
 
+    task: str
+    num_outputs: int | None = None
+    pools = True
     output_classes = {
         "sequence": SequenceClassifierOutput,
         "token": TokenClassifierOutput,
@@ -168,14 +165,20 @@ class TaskHead:
         "choice": MultipleChoiceModelOutput,
     }
 
-    def _output(self, task: str, outputs, **fields):
-        return copy_fields(self.output_classes[task], outputs, **fields)
+    def __init__(self, config):
+        super().__init__(config)
+        self.num_labels = config.num_labels if self.num_outputs is None else self.num_outputs
+        self.model = self.backbone_class(config)
+        self.transform = self._make_transform(config)
+        bias = config.classifier_bias if self.pools else True
+        self.score = nn.Linear(self.model.output_size, self.num_labels, bias=bias)
+        self.post_init()
 
-    def _make_transform(self, config, everywhere: bool) -> nn.Module | None:
+    def _make_transform(self, config) -> nn.Module | None:
         # decoders have none of these fields, encoder-decoders the first and the activation
         if not getattr(config, "classifier_transform", False):
             return None
-        if not (everywhere or getattr(config, "token_classifier_transform", False)):
+        if not (self.pools or getattr(config, "token_classifier_transform", False)):
             return None
         return PredictionTransform(
             config,
@@ -186,24 +189,34 @@ class TaskHead:
             norm=getattr(config, "classifier_norm", False),
         )
 
-    def _classify(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def _backbone(self, **inputs):
+        """The backbone's outputs; without a cache unless it is asked for: no token follows a text that is classified,
+        and where there is a cache, the layers run on padding as well."""
+        given = {name: value for name, value in inputs.items() if value is not None}
+        if getattr(self.config, "use_cache", False):
+            given.setdefault("use_cache", False)
+        return self.model(**given)
+
+    def _logits(self, input_ids, attention_mask, **inputs) -> tuple[ModelOutput, torch.Tensor]:
+        """The backbone's outputs, and logits (batch, labels) of texts or (batch, seq, labels) of tokens."""
+        outputs = self._backbone(input_ids=input_ids, attention_mask=attention_mask, **inputs)
+        states = outputs.last_hidden_state
+        if self.pools:
+            states = self.pool(states, input_ids, attention_mask, **inputs)
         if self.transform is not None:
-            hidden_states = self.transform(hidden_states)
+            states = self.transform(states)
         if self.config.classifier_dropout:
-            hidden_states = F.dropout(hidden_states, self.config.classifier_dropout, self.training)
-        return self.score(hidden_states)
+            states = F.dropout(states, self.config.classifier_dropout, self.training)
+        return outputs, self.score(states)
+
+    def _output(self, outputs: ModelOutput, **fields) -> ModelOutput:
+        return copy_fields(self.output_classes[self.task], outputs, **fields)
 
 
 class SequenceClassificationHead(TaskHead):
     """One label or number for a whole text (classification, regression, reward models)."""
 
-    def __init__(self, config):
-        super().__init__(config)
-        self.num_labels = config.num_labels
-        self.model = self.backbone_class(config)
-        self.transform = self._make_transform(config, everywhere=True)
-        self.score = nn.Linear(self.model.output_size, config.num_labels, bias=config.classifier_bias)
-        self.post_init()
+    task = "sequence"
 
     @takes_cache
     @can_return_tuple
@@ -219,74 +232,42 @@ class SequenceClassificationHead(TaskHead):
         use_cache: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> SequenceClassifierOutput:
-        """labels: (batch,) int64 classes or floats, or (batch, labels) floats. Returns logits (batch, labels)."""
-        outputs = self._backbone(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
+    ) -> SequenceClassifierOutput | TokenClassifierOutput:
+        """
+        Returns logits (batch, labels), or (batch, seq, labels) of tokens.
+
+        labels: of texts, (batch,) int64 classes or floats, or (batch, labels) floats; of tokens, (batch, seq) int64,
+        -100 where there is none.
+        """
+        outputs, logits = self._logits(
+            input_ids,
+            attention_mask,
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             **{CACHE: past_key_values, **kwargs},
         )
-        pooled = self.pool(outputs.last_hidden_state, input_ids, attention_mask, **kwargs)
-        logits = self._classify(pooled)
         loss = None
         if labels is not None:
-            loss = classification_loss(logits, labels, self.config.problem_type, num_items_in_batch)
-        return self._output("sequence", outputs, loss=loss, logits=logits)
+            problem = self.config.problem_type if self.pools else "single_label_classification"
+            loss = classification_loss(logits, labels, problem, num_items_in_batch)
+        return self._output(outputs, loss=loss, logits=logits)
 
 
-class TokenClassificationHead(TaskHead):
+class TokenClassificationHead(SequenceClassificationHead):
     """A label for each token."""
 
-    def __init__(self, config):
-        super().__init__(config)
-        self.num_labels = config.num_labels
-        self.model = self.backbone_class(config)
-        self.transform = self._make_transform(config, everywhere=False)
-        self.score = nn.Linear(self.model.output_size, config.num_labels, bias=True)
-        self.post_init()
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.LongTensor | None = None,
-        num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> TokenClassifierOutput:
-        """labels (batch, seq) int64, -100 where there is none. Returns logits (batch, seq, labels)."""
-        outputs = self._backbone(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            **kwargs,
-        )
-        logits = self._classify(outputs.last_hidden_state)
-        loss = None
-        if labels is not None:
-            loss = classification_loss(logits, labels, "single_label_classification", num_items_in_batch)
-        return self._output("token", outputs, loss=loss, logits=logits)
+    task = "token"
+    pools = False
 
 
 class QuestionAnsweringHead(TaskHead):
     """Where in a text an answer starts and ends."""
 
-    def __init__(self, config):
-        super().__init__(config)
-        self.num_labels = 2
-        self.model = self.backbone_class(config)
-        self.transform = self._make_transform(config, everywhere=False)
-        self.score = nn.Linear(self.model.output_size, 2, bias=True)
-        self.post_init()
+    task = "question"
+    num_outputs = 2
+    pools = False
 
     @can_return_tuple
     def forward(
@@ -298,35 +279,30 @@ class QuestionAnsweringHead(TaskHead):
         inputs_embeds: torch.Tensor | None = None,
         start_positions: torch.LongTensor | None = None,
         end_positions: torch.LongTensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> QuestionAnsweringModelOutput:
         """start_positions, end_positions (batch,) int64. Returns start and end logits (batch, seq)."""
-        kwargs.pop("num_items_in_batch", None)
-        outputs = self._backbone(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
+        outputs, logits = self._logits(
+            input_ids,
+            attention_mask,
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
-        start_logits, end_logits = self._classify(outputs.last_hidden_state).unbind(-1)
-        start_logits, end_logits = start_logits.contiguous(), end_logits.contiguous()
+        start_logits, end_logits = (part.contiguous() for part in logits.unbind(-1))
         loss = None
         if start_positions is not None and end_positions is not None:
             loss = span_loss(start_logits, end_logits, start_positions, end_positions)
-        return self._output("question", outputs, loss=loss, start_logits=start_logits, end_logits=end_logits)
+        return self._output(outputs, loss=loss, start_logits=start_logits, end_logits=end_logits)
 
 
 class MultipleChoiceHead(TaskHead):
     """Which of several texts is the right one."""
 
-    def __init__(self, config):
-        super().__init__(config)
-        self.model = self.backbone_class(config)
-        self.transform = self._make_transform(config, everywhere=True)
-        self.score = nn.Linear(self.model.output_size, 1, bias=config.classifier_bias)
-        self.post_init()
+    task = "choice"
+    num_outputs = 1
 
     @can_return_tuple
     def forward(
@@ -341,28 +317,24 @@ class MultipleChoiceHead(TaskHead):
         **kwargs: Unpack[TransformersKwargs],
     ) -> MultipleChoiceModelOutput:
         """input_ids (batch, choices, seq) int64, labels (batch,) int64. Returns logits (batch, choices)."""
-        texts = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "token_type_ids": token_type_ids,
-            "position_ids": position_ids,
-            "inputs_embeds": inputs_embeds,
-        }
-        choices = (input_ids if input_ids is not None else inputs_embeds).shape[1]
-        flat = {name: None if text is None else text.flatten(0, 1) for name, text in texts.items()}
-        outputs = self._backbone(**flat, **kwargs)
-        pooled = self.pool(outputs.last_hidden_state, flat["input_ids"], flat["attention_mask"])
-        logits = self._classify(pooled).view(-1, choices)
+        texts = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        flat = [None if text is None else text.flatten(0, 1) for text in texts]
+        types, positions, embeds = flat[2:]
+        outputs, logits = self._logits(
+            *flat[:2], token_type_ids=types, position_ids=positions, inputs_embeds=embeds, **kwargs
+        )
+        logits = logits.view(-1, (input_ids if input_ids is not None else inputs_embeds).shape[1])
         loss = None
         if labels is not None:
             loss = logits_cross_entropy(logits, labels, num_items_in_batch=num_items_in_batch)
-        return self._output("choice", outputs, loss=loss, logits=logits)
+        return self._output(outputs, loss=loss, logits=logits)
 
 
 def copy_fields(output_class: type, outputs, **fields):
     """An output of `output_class` with `fields`, and whatever else of its fields a backbone's `outputs` have."""
-    known = {field.name for field in dataclasses.fields(output_class)} - set(fields)
-    return output_class(**fields, **{name: value for name, value in outputs.items() if name in known})
+    known = output_class.__dataclass_fields__  # torch's compiler cannot look at `dataclasses.fields` of a class
+    copied = {name: value for name, value in outputs.items() if name in known and name not in fields}
+    return output_class(**fields, **copied)
 
 
 def kept_states(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from .inputs import IdEmbedding, check_aligned, check_length, check_token_types,
 from .layer import TransformerLayer
 from .norms import get_norm
 from .operators import decode_token
-from .positions import POSITIONS, RotaryEmbedding, for_heads
+from .positions import POSITIONS, for_heads
 from .visibility import Documents, Visibility, find_documents, past_length
 
 
@@ -192,10 +192,8 @@ class TransformerStack(LLMPreTrainedModel):
 
 def _rotary(config: LLMStackConfig) -> nn.Module:
     """One rotary embedding, or one for each layer type that has its own parameters."""
-    nested = config.nested_rope_parameter_keys(config.rope_parameters)
-    if not nested:
-        return RotaryEmbedding(config)
-    return nn.ModuleDict({name: RotaryEmbedding(config, name) for name in config.rotary_dim})
+    rotary, nested = POSITIONS[config.position_embedding], config.nested_rope_parameter_keys(config.rope_parameters)
+    return nn.ModuleDict({name: rotary(config, name) for name in config.rotary_dim}) if nested else rotary(config)
 
 
 def default_positions(

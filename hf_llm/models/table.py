@@ -36,11 +36,23 @@ class Table(dict):
         super().__init__(entries)
         self.setting, self.built_in, self.files = setting, frozenset(entries), {}
 
+    def extend(self, **entries) -> None:
+        """Add entries of the package itself, which every checkpoint carries."""
+        super().update(entries)
+        self.built_in |= set(entries)
+
     def __setitem__(self, name: str, entry: Any) -> None:
+        self._add(name, entry, sys._getframe(1).f_globals)
+
+    def update(self, *args, **entries) -> None:
+        for name, entry in dict(*args, **entries).items():
+            self._add(name, entry, sys._getframe(1).f_globals)
+
+    def _add(self, name: str, entry: Any, caller: dict[str, Any]) -> None:
+        """Add a user's entry; `caller`: the globals of the file that adds it."""
         if name in self.built_in:
             raise ValueError(f"`{self.setting}={name!r}` is hf_llm's own: give the variant another name.")
         super().__setitem__(name, entry)
-        caller = sys._getframe(1).f_globals
         if caller["__name__"] != "__main__" and "__file__" in caller:
             file = Path(caller["__file__"])
             self.files[name] = file.name

@@ -42,7 +42,7 @@ class Documents:
 
     def __init__(self, ids: torch.LongTensor):
         self.ids = ids
-        self._places = None
+        self._real = None  # places of real tokens along the flattened rows, once `unpad` has found them
 
     @classmethod
     def whole(cls, states: torch.Tensor) -> "Documents":
@@ -84,14 +84,14 @@ class Documents:
 
     def unpad(self, states: torch.Tensor) -> torch.Tensor:
         """(batch or 1, tokens, ...) -> one row (1, real tokens, ...)."""
-        if self._places is None:
-            self._places = (self.ids >= 0).flatten().nonzero()[:, 0]
-        return states.expand(*self.ids.shape, *states.shape[2:]).flatten(0, 1).index_select(0, self._places)[None]
+        if self._real is None:
+            self._real = (self.ids >= 0).flatten().nonzero()[:, 0]
+        return states.expand(*self.ids.shape, *states.shape[2:]).flatten(0, 1).index_select(0, self._real)[None]
 
     def repad(self, states: torch.Tensor) -> torch.Tensor:
         """The inverse of `unpad`: (1, real tokens, width) -> (batch, tokens, width), zeros at padding."""
         padded = states.new_zeros(self.ids.numel(), states.shape[-1])
-        return padded.index_copy(0, self._places, states[0]).view(*self.ids.shape, -1)
+        return padded.index_copy(0, self._real, states[0]).view(*self.ids.shape, -1)
 
 
 def past_length(cache: Cache | None) -> int | torch.Tensor:
@@ -123,13 +123,16 @@ def find_documents(
     past = int(past_length(cache))
     total = (shape[0], past + shape[1])
     known = None if known is None else known[:, :past]
-    if document_ids is None:
-        document_ids = _find_new_ids(position_ids, attention_mask, known, past, shape)
-        if document_ids is None:
-            return None
-        known = document_ids.new_zeros(shape[0], past) if known is None else known
-    else:
+    if document_ids is not None:
         check_documents(document_ids)
+    else:
+        begins = _starts_again(position_ids, attention_mask, past, shape)
+        if known is None:
+            if begins is None or (values_are_known() and not begins.any()):
+                return None
+            known = begins.new_zeros(shape[0], past, dtype=torch.long)
+        last = known.amax(-1, keepdim=True) if past else 0
+        document_ids = last + (known.new_zeros(shape) if begins is None else begins.long().cumsum(-1))
     if known is not None and document_ids.shape == shape != total:
         document_ids = torch.cat((known.to(document_ids), document_ids), dim=-1)
     if document_ids.shape != total:
@@ -141,37 +144,27 @@ def find_documents(
     return Documents(document_ids)
 
 
-def _find_new_ids(position_ids, attention_mask, known, past: int, shape) -> torch.LongTensor | None:
-    """Document ids (batch, seq) of new tokens by their positions, behind the documents of a cache; `None` if there is
-    but one document."""
-    last = 0 if known is None or past == 0 else known.amax(-1, keepdim=True)
-    can_tell = position_ids is not None and position_ids.ndim == 2
-    if attention_mask is not None:  # a mask in a backend's own form already keeps documents apart
-        can_tell &= isinstance(attention_mask, torch.Tensor) and attention_mask.shape == (shape[0], past + shape[1])
-    if not can_tell:
-        return None if known is None else last + known.new_zeros(shape)
-    mask = None if attention_mask is None else attention_mask[:, past:]
-    begins = _starts_again(position_ids.expand(shape), mask, past)
-    if known is None and values_are_known() and not begins.any():
-        return None
-    return last + begins.long().cumsum(-1)
-
-
-def _starts_again(position_ids: torch.LongTensor, attention_mask: torch.Tensor | None, past: int) -> torch.BoolTensor:
-    """(batch, seq), True where positions start again: where a document begins that is not the row's first.
+def _starts_again(position_ids, attention_mask, past: int, shape: tuple[int, int]) -> torch.BoolTensor | None:
+    """Shape (batch, seq), True where positions start again: where a document begins that is not the row's first.
+    `None` where positions cannot tell: a mask in a backend's own form already keeps documents apart.
 
     A token begins a document if its position is not greater than that of the real token before it. A step of more than
     one does not (positions may be skipped inside a document, https://arxiv.org/abs/2309.10400), and padding does not.
     Behind `past` tokens of a cache, whose positions are not known, the first token begins one if its position is 0.
     """
-    begins = torch.zeros_like(position_ids, dtype=torch.bool)
+    if position_ids is None or position_ids.ndim != 2:
+        return None
+    position_ids = position_ids.expand(shape)
     if attention_mask is None:
+        begins = torch.zeros_like(position_ids, dtype=torch.bool)
         begins[:, 1:] = position_ids[:, 1:] <= position_ids[:, :-1]
-    else:
-        real = attention_mask.bool()
-        index = torch.arange(real.shape[-1], device=real.device).where(real, -1)
+    elif isinstance(attention_mask, torch.Tensor) and attention_mask.shape == (shape[0], past + shape[1]):
+        real = attention_mask[:, past:].bool()
+        index = torch.arange(shape[1], device=real.device).where(real, -1)
         before = F.pad(index.cummax(-1).values[:, :-1], (1, 0), value=-1)  # the last real token, -1 for none
         begins = real & (before >= 0) & (position_ids <= position_ids.gather(-1, before.clamp(min=0)))
+    else:
+        return None
     if past:
         begins[:, 0] = position_ids[:, 0] == 0
     return begins

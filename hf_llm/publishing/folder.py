@@ -21,13 +21,13 @@ from transformers import GenerationConfig
 
 from .. import registration
 from ..interop.loading import PICKLES
+from ..manifest import MANIFEST, defect
 from ..models.base import check_shards
 from ..models.configuration import VERSION, auto_map
 from .bare import NotApplicable
 from .code import KNOWN_FAULTS, differing, installed_code, tested_versions
 
 
-MANIFEST = "manifest.json"
 # What a run leaves beside its model, for itself and not for others: neither checked nor published.
 NOT_PUBLISHED = (
     *("checkpoint-*", "runs/*", "tokenizer/*", ".*", "_*", MANIFEST),
@@ -177,8 +177,6 @@ def check_weights(folder: Folder) -> str:
 
 def check_manifest(folder: Folder) -> str:
     """Sizes and hashes are those that were written."""
-    from ..training.checkpoints import defect
-
     if not (folder.path / MANIFEST).is_file():
         raise NotApplicable(f"no {MANIFEST}")
     if (reason := defect(folder.path)) is not None:

@@ -1,7 +1,6 @@
-"""Upload of checkpoints to the Hub: the finished ones checked first, those of a run in progress as they come."""
+"""Upload of checkpoints to the Hub that have been checked."""
 
 import tempfile
-from concurrent.futures import Future
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -9,13 +8,12 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.errors import HTTPError
 
 from .checking import OPENING, Report, check
-from .folder import NOT_PUBLISHED, published_files, read_folder
+from .folder import published_files, read_folder
 from .native import BRANCHES, card_of_two_forms, require_native, write_native
 
 
 # Files of an earlier upload that are deleted if the new one does not replace them: other shards, other code.
 REPLACED = ("*.safetensors", "*.safetensors.index.json", "*.py")
-REPORT = ("README.md", "*.png", "samples.md")  # what a run writes about itself at each save
 
 
 class CheckFailed(ValueError):
@@ -113,26 +111,3 @@ def _stale(hub: HfApi, repo_id: str, revision: str | None, files: list[str]) -> 
     names = hub.list_repo_files(repo_id, revision=revision)
     others = [name for name in names if "/" not in name and name not in files]
     return [name for name in others if any(fnmatch(name, pattern) for pattern in REPLACED)]
-
-
-def push_in_background(
-    checkpoint: str | Path,
-    run_dir: str | Path,
-    repo_id: str,
-    message: str,
-    *,
-    revision: str | None = None,
-    token: str | None = None,
-) -> list[Future]:
-    """
-    Upload the model of a checkpoint of a run in progress, unchecked, and what the run says about itself.
-
-    Returns:
-        The two uploads, which run one after the other in the background; `checkpoint` must stay until they are done.
-    """
-    hub = HfApi(token=token)
-    settings = {"repo_id": repo_id, "revision": revision, "commit_message": message, "run_as_future": True}
-    return [
-        hub.upload_folder(folder_path=checkpoint, ignore_patterns=list(NOT_PUBLISHED), **settings),
-        hub.upload_folder(folder_path=run_dir, allow_patterns=list(REPORT), **settings),
-    ]

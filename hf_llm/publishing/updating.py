@@ -15,10 +15,11 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.errors import HTTPError
 from packaging.version import InvalidVersion, Version
 
+from ..manifest import MANIFEST, exclusive
 from ..models.configuration import VERSION, auto_map
 from .checking import FAILED, Report, inspect, run_bare
 from .code import entry_files, imported_files, installed_code, variant_files
-from .folder import MANIFEST, Folder, read_folder
+from .folder import Folder, read_folder
 
 
 CONCERNED = (
@@ -150,8 +151,6 @@ def _exchange_files(folder: Path, files: dict[str, bytes | None]) -> None:
     A second folder, with links to the files that stay, takes the place of the first while its files change one after
     the other. Then the first comes back: it is the working directory of somebody, and may have files that came since.
     """
-    from ..training.checkpoints import exclusive
-
     files = _with_manifest(folder, files)
     with exclusive(folder, patience=0.0) if (folder / ".lock").exists() else nullcontext():  # a run saves into it
         try:

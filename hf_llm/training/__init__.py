@@ -1,1 +1,1 @@
-"""Pretraining on transformers' Trainer: exact resumption, optimizers, throughput, and a report of every run."""
+"""One `Run` for every job that trains, and pretraining: settings, optimizers, exact resumption, throughput, report."""

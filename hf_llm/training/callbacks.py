@@ -10,45 +10,32 @@ import torch
 import torch.distributed as dist
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
+from transformers.trainer_callback import ProgressCallback
 
 
 logger = logging.getLogger(__name__)
 
 
-class ProgressLine(TrainerCallback):
+class ProgressLine(ProgressCallback):
     """One line: steps, time left, loss, tokens per second, share of peak FLOPs; and one line per evaluation."""
 
-    def __init__(self):
-        self.bar = None
-
     def on_train_begin(self, args, state, control, **kwargs):
+        self.current_step = state.global_step
         if state.is_world_process_zero:
             interactive = sys.stderr.isatty()
-            self.bar = tqdm(
-                total=state.max_steps,
-                initial=state.global_step,
-                unit="step",
-                dynamic_ncols=interactive,
-                mininterval=0.5 if interactive else 15.0,
-                smoothing=0.1,
-            )
+            timing = {"mininterval": 0.5 if interactive else 15.0, "smoothing": 0.1, "dynamic_ncols": interactive}
+            self.training_bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", **timing)
 
-    def on_step_end(self, args, state, control, **kwargs):
-        if self.bar is not None:
-            self.bar.update(state.global_step - self.bar.n)
+    def on_prediction_step(self, args, state, control, **kwargs):
+        """No second bar."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.bar is None:
+        if self.training_bar is None:
             return
         if "loss" in logs:
-            self.bar.set_postfix_str(progress_text(logs), refresh=False)
+            self.training_bar.set_postfix_str(progress_text(logs), refresh=False)
         elif text := evaluation_text(logs):
-            self.bar.write(f"step {state.global_step}: {text}", file=sys.stderr)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
+            self.training_bar.write(f"step {state.global_step}: {text}", file=sys.stderr)
 
 
 # key of a training log -> how the progress line shows it

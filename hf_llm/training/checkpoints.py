@@ -6,21 +6,19 @@ is torn: it is named in a warning and the checkpoint before it is used.
 """
 
 import contextlib
-import hashlib
-import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import filelock
+from transformers.trainer_utils import rotate_checkpoints
+
+from ..manifest import defect, flush, write_manifest
 
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
 _STAGING = ".saving-"
 
@@ -51,18 +49,6 @@ def clear_staging(run_dir: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def write_manifest(directory: Path) -> None:
-    """List every file below `directory` with its size and SHA-256, and flush all of it to disk."""
-    files = {}
-    for path in sorted(p for p in directory.rglob("*") if p.is_file()):
-        files[path.relative_to(directory).as_posix()] = {"size": path.stat().st_size, "sha256": _digest(path)}
-        _flush(path)
-    manifest = directory / MANIFEST
-    manifest.write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
-    for path in (manifest, *(p for p in directory.rglob("*") if p.is_dir()), directory):
-        _flush(path)
-
-
 def publish(staged: Path, target: Path) -> None:
     """Complete a staged checkpoint and rename it to `target`, replacing a torn one of that name."""
     write_manifest(staged)
@@ -72,28 +58,7 @@ def publish(staged: Path, target: Path) -> None:
         target.rename(discarded)
         shutil.rmtree(discarded, ignore_errors=True)
     staged.rename(target)
-    _flush(target.parent)
-
-
-def defect(checkpoint: Path, contents: bool = True) -> str | None:
-    """What is wrong with a checkpoint, or None. `contents=False` checks names and sizes only."""
-    try:
-        files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
-    except FileNotFoundError:
-        return f"{MANIFEST} is missing"
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"{MANIFEST} is unreadable"
-    for name, expected in files.items():
-        path = checkpoint / name
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            return f"{MANIFEST} names a file outside the checkpoint: {name}"
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != expected["size"]:
-            return f"{name} has {path.stat().st_size:,} bytes instead of {expected['size']:,}"
-        if contents and _digest(path) != expected["sha256"]:
-            return f"{name} has other contents than were written"
-    return None
+    flush(target.parent)
 
 
 def last_good_checkpoint(run_dir: Path, contents: bool = True) -> Path | None:
@@ -106,22 +71,13 @@ def last_good_checkpoint(run_dir: Path, contents: bool = True) -> Path | None:
     return None
 
 
-def prune(run_dir: Path, keep: int | None, keep_also: str | Path | None = None) -> None:
-    """Delete the oldest checkpoints beyond the `keep` newest whole ones (None or 0: all are kept) and `keep_also`.
-
-    Torn checkpoints do not count towards `keep` and go as soon as a newer whole one exists.
-    """
-    if not keep:
-        return
-    good = 0
-    protected = None if keep_also is None else Path(keep_also).resolve()
-    for checkpoint in reversed(list_checkpoints(run_dir)):
-        if checkpoint.resolve() == protected:
-            continue
-        if good and (good >= keep or defect(checkpoint, contents=False)):
-            shutil.rmtree(checkpoint, ignore_errors=True)
-        elif not defect(checkpoint, contents=False):
-            good += 1
+def prune(run_dir: Path, keep: int | None, best: str | None = None) -> None:
+    """Delete torn checkpoints, and the oldest beyond the `keep` newest (None or 0: nothing goes) but `best`."""
+    if keep:
+        for checkpoint in list_checkpoints(run_dir):
+            if defect(checkpoint, contents=False):
+                shutil.rmtree(checkpoint, ignore_errors=True)
+        rotate_checkpoints(str(run_dir), keep, best)
 
 
 @contextlib.contextmanager
@@ -140,43 +96,3 @@ def saving(run_dir: Path, what: str) -> Iterator[None]:
             f"could not save {what} in {run_dir} ({free / 2**20:,.0f} MiB free): {error}. "
             + (f"The last good checkpoint is {good}." if good else "There is no earlier checkpoint.")
         ) from error
-
-
-@contextlib.contextmanager
-def exclusive(run_dir: Path, patience: float = 120.0) -> Iterator[None]:
-    """Hold a run directory for this process; wait up to `patience` seconds for one that is still saving.
-
-    Raises:
-        ValueError: another process keeps training into `run_dir`.
-    """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(run_dir / ".lock")
-    try:
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            logger.warning("output_dir = %s is in use by another process; waiting for it to end", run_dir)
-            lock.acquire(timeout=patience, poll_interval=0.5)
-    except filelock.Timeout:
-        raise ValueError(f"output_dir = {run_dir} is in use by another run") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file or a directory is on disk. Windows flushes what is open for writing, and no directories."""
-    windows = os.name == "nt"
-    if windows and path.is_dir():
-        return
-    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING
 
+from ..models.checks import TABLES
 from ..models.configuration import LLMDecoderConfig, LLMEncoderDecoderConfig
 from .settings import check_keys, suggestion
 
@@ -168,7 +169,9 @@ def check_model_fields(model: dict) -> None:
 
 
 def _check_config_fields(config_class: type, settings: dict, where: str) -> None:
-    check_keys(settings, [f.name for f in dataclasses.fields(config_class) if f.init], where)
+    chosen = [table.get(settings.get(table.setting)) for table in TABLES]
+    own = [name for entry in chosen for name in getattr(entry, "config_fields", ())]
+    check_keys(settings, [*own, *(f.name for f in dataclasses.fields(config_class) if f.init)], where)
     for name, sub_class in config_class.sub_configs.items():
         if isinstance(settings.get(name), dict):
             _check_config_fields(sub_class, settings[name], f"{where}.{name}")

@@ -8,7 +8,7 @@ from accelerate.utils import slice_tensors
 from transformers.trainer_pt_utils import find_batch_size
 
 
-IGNORED = -100  # label of what is no target
+IGNORED = -100  # label of a position without a target
 
 
 @contextlib.contextmanager
@@ -20,15 +20,15 @@ def preserved_rng() -> Iterator[None]:
 
 
 class EveryRowOnce:
-    """Mixin for `Trainer`: the evaluation loss is the sum over all targets by their number.
+    """Mixin for `Trainer`: the evaluation loss is the summed loss of all targets, divided by their number.
 
-    Trainer takes the mean of the batches' means, in which the targets of a batch with few of them weigh more, and the
-    rows that accelerate repeats to fill the last batches of several processes are in the means. Where a loss is no
-    mean over targets it is one over rows. Repeated rows are left out but where a collator makes other rows of them:
-    TRL's pairs, and texts that are laid into one row (`padding_free`).
+    Trainer averages the means of the batches, so that a target weighs more in a batch with few targets, and counts
+    the rows that accelerate repeats to fill the last batches of several processes. A loss without integer labels is
+    averaged over rows. Repeated rows are left out, except where a collator changes the number of rows (TRL's pairs,
+    `padding_free`).
     """
 
-    _sums: list | None = None  # of each batch of an evaluation: loss, targets, and what a trainer adds
+    _sums: list | None = None  # a tensor for each batch of an evaluation: loss, targets, and what a trainer adds
 
     def evaluation_loop(self, dataloader, description, *args, metric_key_prefix: str = "eval", **kwargs):
         """As in Trainer, with `<prefix>_loss` by targets.
@@ -56,12 +56,12 @@ class EveryRowOnce:
         return output
 
     def add_sums(self, *sums: torch.Tensor | float) -> None:
-        """Count a batch: its summed loss, its targets, and whatever `further_sums` shall have."""
+        """Count a batch: its summed loss, its number of targets, and figures whose sums become `further_sums`."""
         if self._sums is not None:
             self._sums.append(torch.stack([torch.as_tensor(x, device=self.args.device).float() for x in sums]))
 
     def real_rows(self, rows: int) -> int | None:
-        """How many of this process's rows in the last batch are no repetitions; None before, or if none are."""
+        """How many rows of this process's last batch accelerate has not repeated; None if that is all of them."""
         state = self.accelerator.gradient_state
         if self.args.world_size == 1 or not state.end_of_dataloader or state.remainder <= 0:
             return None
@@ -88,7 +88,7 @@ class EveryRowOnce:
 
 
 def without_rows(labels: torch.Tensor, real: int | None) -> torch.Tensor:
-    """Labels (batch, ...) without targets in rows from `real` on; as they are if it is None."""
+    """Labels (batch, ...) with rows from `real` on ignored; unchanged if it is None."""
     if real is None:
         return labels
     return torch.cat([labels[:real], torch.full_like(labels[real:], IGNORED)])

@@ -1,4 +1,4 @@
-"""Whether the processes that a launcher was asked for are the ones that train.
+"""Processes and threads of a run: whether those that a launcher was asked for are the ones that train.
 
 On a CPU, `accelerate launch` falls short of its YAML in silence: `MULTI_CPU` with `num_processes: 2` runs one process,
 FSDP and DeepSpeed with `use_cpu: true` run processes that do not know each other (accelerate 1.15,
@@ -8,6 +8,7 @@ FSDP and DeepSpeed with `use_cpu: true` run processes that do not know each othe
 import os
 from collections.abc import Mapping
 
+import torch
 from transformers import TrainingArguments
 
 
@@ -54,3 +55,17 @@ def check_launch(args: TrainingArguments, environment: Mapping[str, str] = os.en
                 f"distributed_type: {strategy} was asked for, but accelerate shards nothing on a CPU: every process "
                 "would hold the whole model. Use distributed_type: MULTI_GPU on GPUs, or plain DDP. " + _REMEDY
             )
+
+
+def available_cores() -> int:
+    """Cores that this process may use, where the system says so (Linux); else all."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def set_cpu_threads(threads: int | None) -> None:
+    """Use `threads` CPU threads; by default all cores under `accelerate launch`, which would leave a process one."""
+    if threads is None and "ACCELERATE_MIXED_PRECISION" in os.environ:
+        threads = max(available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
+    if threads is not None:
+        torch.set_num_threads(threads)

@@ -5,7 +5,7 @@ import itertools
 import json
 import math
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import datasets
@@ -44,8 +44,8 @@ from .report import Results, fenced, last_logs
 from .resuming import check_architecture
 from .run import Run
 from .samples import draw_samples
-from .settings import opening
-from .stacks import stack_of
+from .settings import describe, opening
+from .stacks import STACKS, stack_of
 from .stream import StreamByIndex
 from .trainer import DATA_STATE, PretrainTrainer
 from .word_vectors import init_embeddings_from_word_vectors
@@ -77,6 +77,12 @@ class Pretraining(Run):
     arguments_class = PretrainingArguments
     managed = MANAGED_IN_PRETRAINING
     reports_at_save = True
+
+    @classmethod
+    def describe(cls) -> Iterator[str]:
+        yield from super().describe()
+        model_classes = [CONFIG_MAPPING[name] for name in STACKS]
+        yield from dict.fromkeys(line for model_class in model_classes for line in describe(model_class, "model"))
 
     def make_arguments(self, max_steps: int = 1) -> PretrainingArguments:
         """The arguments of a run whose configuration gives its steps, or epochs that are `max_steps` steps."""
@@ -362,7 +368,7 @@ def check_positions(config: PreTrainedConfig, lengths: tuple[int, ...]) -> None:
     parts = {"": config} if len(lengths) == 1 else {"encoder.": config.encoder, "decoder.": config.decoder}
     fields = ("row_length", "target_row_length")
     for (name, part), field, length in zip(parts.items(), fields, lengths, strict=False):
-        if part.position_embedding in _TABLE_POSITIONS and length > part.max_position_embeddings:
+        if getattr(part, "position_embedding", None) in _TABLE_POSITIONS and length > part.max_position_embeddings:
             raise ValueError(
                 f"data.{field} = {length} is longer than model.{name}max_position_embeddings = "
                 f"{part.max_position_embeddings} allows with position_embedding = {part.position_embedding!r}"

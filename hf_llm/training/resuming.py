@@ -6,7 +6,8 @@ from pathlib import Path
 
 from transformers import PreTrainedConfig
 
-from .checkpoints import MANIFEST, checkpoint_step, defect, last_good_checkpoint, list_checkpoints
+from ..manifest import MANIFEST, defect
+from .checkpoints import checkpoint_step, last_good_checkpoint, list_checkpoints
 from .saving import RUN_CONFIG
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +13,14 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 
 from ..imports import import_variants
+from ..manifest import exclusive
+from ..publishing.pushing import RunPushes
 from .arguments import DEFAULTS, MANAGED
 from .callbacks import ProgressLine, ReportAtSave, StopOnSignal
-from .checkpoints import clear_staging, exclusive
+from .checkpoints import clear_staging
 from .config import RunConfig
 from .evaluation import preserved_rng
-from .launching import check_launch
-from .pushing import PushAtSave
+from .launching import check_launch, set_cpu_threads
 from .report import Results, RunFacts, summary_text, write_report
 from .resuming import check_same_run, find_checkpoint
 from .settings import build_section, check_training_fields, describe, load_settings
@@ -155,14 +155,10 @@ class Run:
         trainer.remove_callback(ProgressCallback)
         trainer.remove_callback(PrinterCallback)
         stop = StopOnSignal()
-        callbacks = {
-            ProgressLine(): not args.disable_tqdm,
-            ReportAtSave(self.report): self.reports_at_save,
-            stop: True,
-            PushAtSave(trainer): args.push_to_hub,
-        }
-        for callback, wanted in callbacks.items():
-            if wanted:
+        self.pushes = RunPushes(trainer) if args.push_to_hub else None
+        report = ReportAtSave(self.report) if self.reports_at_save else None
+        for callback in (None if args.disable_tqdm else ProgressLine(), report, stop, self.pushes):
+            if callback is not None:
                 trainer.add_callback(callback)
         trainer.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
         if stop.received is not None:
@@ -177,8 +173,8 @@ class Run:
         """Save the final model, evaluate, report, and publish if the configuration says so."""
         self.trainer.save_final_model()
         self.say(self.report())
-        if self.args.push_to_hub:
-            self.trainer.push_to_hub()
+        if self.pushes is not None and self.args.should_save:
+            self.pushes.finish()
 
     def report(self) -> str:
         """Evaluate, and write the report on the main process. Returns a summary for the terminal."""
@@ -193,17 +189,3 @@ class Run:
         """Print on the main process."""
         if self.args.should_save:
             print(text, flush=True)
-
-
-def available_cores() -> int:
-    """Cores that this process may use, where the system says so (Linux); else all."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
-def set_cpu_threads(threads: int | None) -> None:
-    """Use `threads` CPU threads; by default all cores under `accelerate launch`, which would leave a process one."""
-    if threads is None and "ACCELERATE_MIXED_PRECISION" in os.environ:
-        threads = max(available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
-    if threads is not None:
-        torch.set_num_threads(threads)

@@ -10,12 +10,12 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 
+from ..manifest import exclusive
+from ..publishing.pushing import RunPushes
 from .callbacks import ProgressLine, StopOnSignal
-from .checkpoints import clear_staging, exclusive
-from .launching import check_launch
-from .pushing import PushAtSave
+from .checkpoints import clear_staging
+from .launching import available_cores, check_launch, set_cpu_threads  # noqa: F401
 from .resuming import check_same_run
-from .run import available_cores, set_cpu_threads  # noqa: F401
 
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,9 @@ def train(trainer: Trainer, checkpoint: Path | None) -> signal.Signals | None:
     stop = StopOnSignal()
     trainer.add_callback(stop)
     if trainer.args.push_to_hub:
-        trainer.add_callback(PushAtSave(trainer))
+        trainer.pushes = RunPushes(trainer)
+        trainer.add_callback(trainer.pushes)
+        trainer.push_to_hub = lambda: trainer.pushes.finish() if trainer.args.should_save else None
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.received is not None and trainer.args.should_save:
         step = trainer.state.global_step

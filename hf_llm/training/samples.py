@@ -1,6 +1,5 @@
 """What a model makes of a few prompts: generated (decoder), filled in (encoder), restored (encoder-decoder)."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -40,37 +39,28 @@ def draw_samples(
     torch.manual_seed(seed)
     was_training = model.training
     model.eval()
-    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature else {"do_sample": False}
-    draw = _DRAW[stack_of(model.config).name]
+    settings = {"max_new_tokens": max_new_tokens, "do_sample": bool(temperature)}
+    settings |= {"temperature": temperature, "top_p": top_p} if temperature else {}
     try:
-        return [draw(model, tokenizer, prompt, {"max_new_tokens": max_new_tokens, **sampling}) for prompt in prompts]
+        return [_draw(model, tokenizer, prompt, settings) for prompt in prompts]
     finally:
         model.train(was_training)
 
 
-def _generate(model, tokenizer, prompt: str, settings: dict) -> Sample:
-    ids = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
-    output = model.generate(**ids, **settings, use_cache=True, pad_token_id=tokenizer.pad_token_id)
-    return Sample(prompt, tokenizer.decode(output[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))
-
-
-def _fill(model, tokenizer, prompt: str, settings: dict) -> Sample:
-    prompt = prompt.replace("[MASK]", tokenizer.mask_token)
-    ids = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
-    masked = ids["input_ids"][0] == tokenizer.mask_token_id
-    best = model(**ids).logits[0, masked].argmax(-1)
-    filled = ids["input_ids"][0].masked_scatter(masked, best)
-    return Sample(prompt, tokenizer.decode(filled, skip_special_tokens=True))
-
-
-def _restore(model, tokenizer, prompt: str, settings: dict) -> Sample:
-    ids = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
-    output = model.generate(**ids, **settings, use_cache=True)
-    special = [t for t in (tokenizer.pad_token, tokenizer.eos_token) if t]
-    text = tokenizer.decode(output[0, 1:], skip_special_tokens=False)  # without the token that the decoder starts from
-    for token in special:
+def _draw(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, settings: dict) -> Sample:
+    stack = stack_of(model.config).name
+    if stack == "encoder":
+        prompt = prompt.replace("[MASK]", tokenizer.mask_token)
+    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
+    ids = inputs["input_ids"][0]
+    if stack == "encoder":
+        masked = ids == tokenizer.mask_token_id
+        filled = ids.masked_scatter(masked, model(**inputs).logits[0, masked].argmax(-1))
+        return Sample(prompt, tokenizer.decode(filled, skip_special_tokens=True))
+    output = model.generate(**inputs, **settings, use_cache=True, pad_token_id=tokenizer.pad_token_id)[0]
+    if stack == "decoder":
+        return Sample(prompt, tokenizer.decode(output[len(ids) :], skip_special_tokens=True))
+    text = tokenizer.decode(output[1:])  # without the token that the decoder starts from; gaps are special tokens
+    for token in filter(None, (tokenizer.pad_token, tokenizer.eos_token)):
         text = text.replace(token, "")
     return Sample(prompt, text.strip())
-
-
-_DRAW: dict[str, Callable[..., Sample]] = {"decoder": _generate, "encoder": _fill, "encoder-decoder": _restore}

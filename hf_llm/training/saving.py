@@ -5,10 +5,10 @@ import math
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import HTTPError
 from transformers.integrations import TensorBoardCallback
 
 from . import checkpoints
-from .pushing import CheckedPushes
 
 
 RUN_CONFIG = "run_config.json"
@@ -18,7 +18,7 @@ class TrainingDiverged(RuntimeError):
     """Loss or gradient norm is no longer a finite number."""
 
 
-class AtomicCheckpoints(CheckedPushes):
+class AtomicCheckpoints:
     """Mixin for `Trainer` and its subclasses, to be named before them: `class Mine(AtomicCheckpoints, SFTTrainer)`.
 
     A checkpoint appears in `args.output_dir` when all of it is on disk (see `checkpoints`), torn ones do not count
@@ -60,6 +60,16 @@ class AtomicCheckpoints(CheckedPushes):
             + "Lower training.learning_rate or training.max_grad_norm, or lengthen training.warmup_steps."
         )
 
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """As in transformers, with a ValueError that names the argument."""
+        try:
+            super().init_hf_repo(token=token, private=private)
+        except (OSError, HTTPError) as error:
+            raise ValueError(f"training.push_to_hub = True: {' '.join(str(error).split())}") from error
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Nothing: the checkpoint is not whole yet. A `Run` uploads it when it is."""
+
     def _get_output_dir(self, trial) -> str:
         return str(self._staged_run_dir or super()._get_output_dir(trial))
 
@@ -78,8 +88,7 @@ class AtomicCheckpoints(CheckedPushes):
                 self._save_run_state(staged)
                 checkpoints.publish(staged, run_dir / name)
                 staged.parent.rmdir()
-                if not self.is_pushing:
-                    checkpoints.prune(run_dir, self.args.save_total_limit, keep_also=self.state.best_model_checkpoint)
+                checkpoints.prune(run_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
 
     def _save_run_state(self, staged: Path) -> None:

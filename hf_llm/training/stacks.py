@@ -29,12 +29,15 @@ STACKS = {
 }
 
 
-def stack_of(config: PreTrainedConfig) -> Stack:
-    """The stack of a model configuration.
+def stack_of(config: PreTrainedConfig | type[PreTrainedConfig]) -> Stack:
+    """The stack of a model configuration, or of its class: of a model from outside, the first that its head fits.
 
     Raises:
-        ValueError: `config.model_type` is none of `STACKS`.
+        ValueError: `config.model_type` is none of `STACKS`, and no such head is registered for it.
     """
-    if config.model_type not in STACKS:
-        raise ValueError(f"model.model_type = {config.model_type!r} cannot be pretrained; legal: {', '.join(STACKS)}")
-    return STACKS[config.model_type]
+    if config.model_type in STACKS:
+        return STACKS[config.model_type]
+    for stack in STACKS.values():
+        if (config if isinstance(config, type) else type(config)) in stack.auto_class._model_mapping:
+            return stack
+    raise ValueError(f"model.model_type = {config.model_type!r} cannot be pretrained; legal: {', '.join(STACKS)}")

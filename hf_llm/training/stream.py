@@ -26,22 +26,19 @@ class StreamByIndex(Dataset):
         if not self._next <= n < self.length:
             raise IndexError(f"sample {n} of a stream that is at {self._next} and ends at {self.length}")
         self._advance(n)
-        return self._draw()
-
-    def _draw(self) -> dict:
-        if self._iterator is None:
-            self._iterator = iter(self.stream)
-        sample = next(self._iterator)
         self._next += 1
-        return sample
+        return next(self._iterator)
 
     def _advance(self, n: int) -> None:
-        while self._next < n:
-            self._draw()
+        if self._iterator is None:
+            self._iterator = iter(self.stream)
+        for _ in range(n - self._next):
+            next(self._iterator)
+        self._next = n
 
     def state_dict(self, consumed: int) -> dict:
         """JSON-able position at which `consumed` samples have been trained on (loaders run ahead of that)."""
-        self._advance(consumed)
+        self._advance(max(consumed, self._next))
         return {"consumed": consumed, "stream": self.stream.state_dict(consumed=consumed)}
 
     def load_state_dict(self, state: dict) -> None:

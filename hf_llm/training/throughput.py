@@ -76,9 +76,10 @@ def flops_per_token(model: nn.Module, row_length: float) -> float:
         weights += head.weight.numel()
 
     layers = text_config.num_hidden_layers
-    width = text_config.num_attention_heads * (
-        getattr(text_config, "head_dim", None) or text_config.hidden_size // text_config.num_attention_heads
-    )
+    head_dim = getattr(text_config, "head_dim", None) or text_config.hidden_size // text_config.num_attention_heads
+    if getattr(text_config, "qk_nope_head_dim", None):  # latent attention: queries and values of their own widths
+        head_dim = (text_config.qk_nope_head_dim + text_config.qk_rope_head_dim + text_config.v_head_dim) / 2
+    width = text_config.num_attention_heads * head_dim
     if getattr(model.config, "is_encoder_decoder", False):
         # a token passes one of the two stacks: half the weights; a decoder layer attends twice, an encoder layer once
         return 6 * (weights / 2) + 12 * 1.5 * layers * width * row_length

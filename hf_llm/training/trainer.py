@@ -1,4 +1,4 @@
-"""The trainers of runs: what every job's trainer has, and the pretraining Trainer."""
+"""The mixin of every run's trainer, and the trainer of pretraining."""
 
 import json
 import math
@@ -18,13 +18,13 @@ DATA_STATE = "data_state.json"
 
 
 class RunTrainer(AtomicCheckpoints, EveryRowOnce):
-    """What every trainer of a `Run` has: `class Mine(RunTrainer, SFTTrainer)`.
+    """Mixin for the trainer of a `Run`, to be named before it: `class Mine(RunTrainer, SFTTrainer)`.
 
-    Atomic checkpoints, evaluation losses that do not depend on batches, a log of the last step, and in each training
-    log `train_seconds`, without evaluating and saving.
+    Atomic checkpoints; evaluation losses that do not depend on the size of batches; the last step is always logged;
+    each training log has `train_seconds`, the time spent on steps, evaluating and saving excluded.
     """
 
-    _timed_from: float | None = None  # when the training of the next log began
+    _timed_from: float | None = None  # start of the interval that the next training log is about
 
     def _run_epoch(self, **kwargs):
         self._timed_from = self._timed_from or time.perf_counter()
@@ -47,7 +47,7 @@ class RunTrainer(AtomicCheckpoints, EveryRowOnce):
         super().log(logs, start_time)
 
     def add_figures(self, logs: dict[str, float], seconds: float) -> None:
-        """Add to a training log what `seconds` of training since the last one have brought."""
+        """Add figures of the `seconds` of training since the last log to a training log."""
         history = reversed(self.state.log_history)
         logs["train_seconds"] = next((e["train_seconds"] for e in history if "train_seconds" in e), 0.0) + seconds
 

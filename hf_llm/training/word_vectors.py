@@ -6,8 +6,10 @@ compressed with gzip. They are streamed: only the vectors that are asked for are
 """
 
 import gzip
-from collections.abc import Container, Iterator
+import io
+from collections.abc import Collection, Container, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -15,106 +17,45 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 GZIP_MAGIC = b"\x1f\x8b"
-CHUNK = 2**20  # bytes read at a time
+LONGEST_LINE = 2**20  # bytes of a binary file that are read to tell it from text
 PREFIXES, SUFFIXES = ("Ġ", "▁", "##"), ("</w>",)  # what tokenizers mark the ends of words with
 
 
-class WordVectorFile:
-    """An open file of word vectors. Text or binary is told by its contents.
-
-    Attributes:
-        dimension: the length of its vectors.
-        count: how many it says it has, or None.
-        binary: whether it is in word2vec's binary format.
+def load_word_vectors(
+    path: str | Path, words: Container[str] | None = None, widths: Collection[int] = ()
+) -> dict[str, np.ndarray]:
     """
+    The vectors (dimension,) float32 of `words`, or all, in a file; the first counts where a word comes twice.
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
-
-    def __enter__(self):
-        with open(self.path, "rb") as file:
-            compressed = file.read(2) == GZIP_MAGIC
-        self._file = gzip.open(self.path, "rb") if compressed else open(self.path, "rb")
-        try:
-            self._read_header()
-        except BaseException:
-            self._file.close()
-            raise
-        return self
-
-    def __exit__(self, *error):
-        self._file.close()
-
-    def _read_header(self) -> None:
-        first = self._file.readline(CHUNK).split()
-        self.binary, self.count = False, None
+    Raises:
+        ValueError: with the place, what is no vector; vectors are missing; their dimension is not all of `widths`.
+    """
+    with open(path, "rb") as raw:
+        compressed = raw.peek(2)[:2] == GZIP_MAGIC
+        file = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if compressed else raw
+        first, start, count = file.readline(LONGEST_LINE).split(), 0, None
+        dimension = len(first) - 1
         if len(first) == 2 and all(field.isdigit() for field in first):
-            self.count, self.dimension = int(first[0]), int(first[1])
-            start = self._file.tell()
-            self.binary = self.count > 0 and not _is_text(self._file.readline(CHUNK), self.dimension)
-            self._file.seek(start)
-        else:
-            self.dimension = len(first) - 1
-            self._file.seek(0)
-        if self.dimension < 1:
-            raise ValueError(f"{self.path} has no word vectors: its first line must be a word and its numbers.")
-
-    def read(self, words: Container[str] | None = None) -> dict[str, np.ndarray]:
-        """The vectors (dimension,) float32 of `words`, or all; the first counts where a word comes twice.
-
-        Raises ValueError, with the place, at what is no vector of `dimension` numbers, and if vectors are missing.
-        """
+            count, dimension = map(int, first)
+            start = file.tell()
+        if dimension < 1:
+            raise ValueError(f"{path} has no word vectors: its first line must be a word and its numbers.")
+        for width in set(widths) - {dimension}:
+            raise ValueError(
+                f"{path} has vectors of {dimension} dimensions, but the model's embeddings have {width}: choose "
+                f"`hidden_size={dimension}`, or `embedding_size={dimension}` with `embedding_projection`."
+            )
+        binary = count is not None and not _is_text(file.readline(LONGEST_LINE), dimension)
+        file.seek(start)
+        records = _binary_records(file, dimension, count) if binary else _text_records(file, path, dimension, words)
         vectors, seen = {}, 0
-        for word, vector in self._binary_records(words) if self.binary else self._text_records(words):
+        for word, vector in records:
             seen += 1
-            if vector is not None:
+            if vector is not None and (words is None or word in words):
                 vectors.setdefault(word, vector)
-        if self.count is not None and seen < self.count:
-            raise ValueError(f"{self.path} is cut off: it has {seen} of {self.count} vectors.")
-        return vectors
-
-    def _text_records(self, words: Container[str] | None) -> Iterator[tuple[str, np.ndarray | None]]:
-        """Words and vectors; None for a vector that nobody wants."""
-        first_line = 1 if self.count is None else 2
-        for number, line in enumerate(self._file, start=first_line):
-            if not line.strip():
-                continue
-            word = line.split(b" ", 1)[0]
-            if words is not None and _decode(word) not in words:
-                yield _decode(word), None
-                continue
-            word, *values = line.rstrip().rsplit(b" ", self.dimension)  # a word may have blanks in it (GloVe 840B)
-            try:
-                vector = np.array([float(value) for value in values], dtype=np.float32)
-            except ValueError as error:
-                raise ValueError(f"{self.path}, line {number}: {error}.") from None
-            if len(vector) != self.dimension:
-                raise ValueError(
-                    f"{self.path}, line {number}: {len(vector)} numbers, but the vectors have {self.dimension}."
-                )
-            word = _decode(word)
-            yield word, vector if words is None or word in words else None
-
-    def _binary_records(self, words: Container[str] | None) -> Iterator[tuple[str, np.ndarray | None]]:
-        """A word, a blank and its numbers (float32, little-endian), with or without a line's end between records."""
-        size = 4 * self.dimension
-        buffer, start = b"", 0
-        for _ in range(self.count):
-            while (blank := buffer.find(b" ", start)) < 0 or len(buffer) - blank - 1 < size:
-                chunk = self._file.read(CHUNK)
-                if not chunk:
-                    return
-                buffer, start = buffer[start:] + chunk, 0
-            word = _decode(buffer[start:blank].lstrip(b"\n"))
-            start = blank + 1 + size
-            vector = None
-            if words is None or word in words:
-                vector = np.frombuffer(buffer, dtype="<f4", count=self.dimension, offset=blank + 1).astype(np.float32)
-            yield word, vector
-
-
-def _decode(word: bytes) -> str:
-    return word.decode("utf-8", errors="replace")
+    if count is not None and seen < count:
+        raise ValueError(f"{path} is cut off: it has {seen} of {count} vectors.")
+    return vectors
 
 
 def _is_text(line: bytes, dimension: int) -> bool:
@@ -126,10 +67,41 @@ def _is_text(line: bytes, dimension: int) -> bool:
         return False
 
 
-def load_word_vectors(path: str | Path, words: Container[str] | None = None) -> dict[str, np.ndarray]:
-    """The vectors (dimension,) float32 of `words` in a file of word2vec, fastText or GloVe, or all of them."""
-    with WordVectorFile(path) as file:
-        return file.read(words)
+def _text_records(
+    file: BinaryIO, path: str | Path, dimension: int, words: Container[str] | None
+) -> Iterator[tuple[str, np.ndarray | None]]:
+    """Words and vectors; None for the vector of a word that is not in `words`."""
+    first = 1 if file.tell() == 0 else 2
+    for number, line in enumerate(file, start=first):
+        if not line.strip():
+            continue
+        if words is not None and _decode(line.split(b" ", 1)[0]) not in words:
+            yield "", None
+            continue
+        word, *values = line.rstrip().rsplit(b" ", dimension)  # a word may have blanks in it (GloVe 840B)
+        try:
+            vector = np.array([float(value) for value in values], dtype=np.float32)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}.") from None
+        if len(vector) != dimension:
+            raise ValueError(f"{path}, line {number}: {len(vector)} numbers, but the vectors have {dimension}.")
+        yield _decode(word), vector
+
+
+def _binary_records(file: BinaryIO, dimension: int, count: int) -> Iterator[tuple[str, np.ndarray]]:
+    """A word, a blank and its numbers (float32, little-endian), with or without a line's end between records."""
+    for _ in range(count):
+        word = bytearray()
+        while (byte := file.read(1)) not in (b" ", b""):
+            word += byte
+        numbers = file.read(4 * dimension)
+        if len(numbers) < 4 * dimension:
+            return
+        yield _decode(word.lstrip(b"\n")), np.frombuffer(numbers, dtype="<f4")
+
+
+def _decode(word: bytes) -> str:
+    return word.decode("utf-8", errors="replace")
 
 
 def spellings(tokenizer: PreTrainedTokenizerBase, token: str) -> list[str]:
@@ -159,20 +131,18 @@ def init_embeddings_from_word_vectors(
 
     Returns how many tokens were matched. Raises ValueError if the vectors are not as wide as the embeddings.
     """
-    named = {token: spellings(tokenizer, token) for token in tokenizer.get_vocab()}
-    special = set(tokenizer.all_special_tokens)
-    wanted = {spelling for token, spelled in named.items() if token not in special for spelling in spelled}
+    vocabulary, special = tokenizer.get_vocab(), set(tokenizer.all_special_tokens)
+    named = {token: spellings(tokenizer, token) for token in vocabulary if token not in special}
     tables = _embeddings(model)
-    with WordVectorFile(path) as file:
-        for table in tables:
-            _check_fit(table, tokenizer, file)
-        vectors = file.read(wanted)
-
-    matched = {}
-    for token, index in tokenizer.get_vocab().items():
-        found = next((spelling for spelling in named[token] if spelling in vectors), None)
-        if found is not None and token not in special:
-            matched[index] = vectors[found]
+    for table in tables:
+        if len(tokenizer) > len(table.weight):
+            raise ValueError(
+                f"The tokenizer has {len(tokenizer)} tokens, but the model `vocab_size={len(table.weight)}`."
+            )
+    wanted = {spelling for spelled in named.values() for spelling in spelled}
+    vectors = load_word_vectors(path, wanted, [table.weight.shape[1] for table in tables])
+    found = {token: next((s for s in spelled if s in vectors), None) for token, spelled in named.items()}
+    matched = {vocabulary[token]: vectors[spelling] for token, spelling in found.items() if spelling is not None}
     if not matched:
         return 0
     ids, rows = torch.tensor(list(matched)), torch.from_numpy(np.stack(list(matched.values())))
@@ -189,17 +159,6 @@ def _embeddings(model: PreTrainedModel) -> list[torch.nn.Embedding]:
     if model.config.is_encoder_decoder:
         tables.append(model.get_decoder().get_input_embeddings())
     return list({id(table.weight): table for table in tables}.values())
-
-
-def _check_fit(table: torch.nn.Embedding, tokenizer: PreTrainedTokenizerBase, file: WordVectorFile) -> None:
-    rows, width = table.weight.shape
-    if width != file.dimension:
-        raise ValueError(
-            f"{file.path} has vectors of {file.dimension} dimensions, but the model's embeddings have {width}: choose "
-            f"`hidden_size={file.dimension}`, or `embedding_size={file.dimension}` with `embedding_projection`."
-        )
-    if len(tokenizer) > rows:
-        raise ValueError(f"The tokenizer has {len(tokenizer)} tokens, but the model `vocab_size={rows}`.")
 
 
 def _initial_std(model: PreTrainedModel) -> float:

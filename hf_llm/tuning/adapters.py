@@ -11,7 +11,6 @@ import inspect
 import logging
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,41 +31,27 @@ from hf_llm.training.settings import check_keys, suggestion
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Method:
-    """A way to adapt a model.
-
-    Attributes:
-        config: name of its configuration class in PEFT.
-        fields: fields of it that make the method.
-        source: the paper.
-    """
-
-    config: str
-    source: str
-    fields: dict = field(default_factory=dict)
-
-
+# name -> PEFT's configuration class, and the fields of it that make the method
 METHODS = {
-    "lora": Method("LoraConfig", "arxiv.org/abs/2106.09685"),
-    "dora": Method("LoraConfig", "arxiv.org/abs/2402.09353", {"use_dora": True}),
-    "rslora": Method("LoraConfig", "arxiv.org/abs/2312.03732", {"use_rslora": True}),
-    "qlora": Method("LoraConfig", "arxiv.org/abs/2305.14314"),
-    "adalora": Method("AdaLoraConfig", "arxiv.org/abs/2303.10512"),
-    "ia3": Method("IA3Config", "arxiv.org/abs/2205.05638"),
-    "vera": Method("VeraConfig", "arxiv.org/abs/2310.11454"),
-    "oft": Method("OFTConfig", "arxiv.org/abs/2306.07280"),
-    "boft": Method("BOFTConfig", "arxiv.org/abs/2311.06243"),
-    "ln_tuning": Method("LNTuningConfig", "arxiv.org/abs/2312.11420"),
-    "loha": Method("LoHaConfig", "arxiv.org/abs/2108.06098"),
-    "lokr": Method("LoKrConfig", "arxiv.org/abs/2309.14859"),
-    "hra": Method("HRAConfig", "arxiv.org/abs/2405.17484"),
-    "randlora": Method("RandLoraConfig", "arxiv.org/abs/2502.00987"),
-    "fourierft": Method("FourierFTConfig", "arxiv.org/abs/2405.03003"),
-    "prompt": Method("PromptTuningConfig", "arxiv.org/abs/2104.08691"),
-    "p_tuning": Method("PromptEncoderConfig", "arxiv.org/abs/2103.10385"),
-    "prefix": Method("PrefixTuningConfig", "arxiv.org/abs/2101.00190"),
-    "trainable_tokens": Method("TrainableTokensConfig", "huggingface.co/docs/peft/package_reference/trainable_tokens"),
+    "lora": ("LoraConfig", {}),  # arxiv.org/abs/2106.09685
+    "dora": ("LoraConfig", {"use_dora": True}),  # arxiv.org/abs/2402.09353
+    "rslora": ("LoraConfig", {"use_rslora": True}),  # arxiv.org/abs/2312.03732
+    "qlora": ("LoraConfig", {}),  # arxiv.org/abs/2305.14314
+    "adalora": ("AdaLoraConfig", {}),  # arxiv.org/abs/2303.10512
+    "ia3": ("IA3Config", {}),  # arxiv.org/abs/2205.05638
+    "vera": ("VeraConfig", {}),  # arxiv.org/abs/2310.11454
+    "oft": ("OFTConfig", {}),  # arxiv.org/abs/2306.07280
+    "boft": ("BOFTConfig", {}),  # arxiv.org/abs/2311.06243
+    "ln_tuning": ("LNTuningConfig", {}),  # arxiv.org/abs/2312.11420
+    "loha": ("LoHaConfig", {}),  # arxiv.org/abs/2108.06098
+    "lokr": ("LoKrConfig", {}),  # arxiv.org/abs/2309.14859
+    "hra": ("HRAConfig", {}),  # arxiv.org/abs/2405.17484
+    "randlora": ("RandLoraConfig", {}),  # arxiv.org/abs/2502.00987
+    "fourierft": ("FourierFTConfig", {}),  # arxiv.org/abs/2405.03003
+    "prompt": ("PromptTuningConfig", {}),  # arxiv.org/abs/2104.08691
+    "p_tuning": ("PromptEncoderConfig", {}),  # arxiv.org/abs/2103.10385
+    "prefix": ("PrefixTuningConfig", {}),  # arxiv.org/abs/2101.00190
+    "trainable_tokens": ("TrainableTokensConfig", {}),  # huggingface.co/docs/peft/package_reference/trainable_tokens
 }
 
 # head of our classes -> PEFT's name of the task
@@ -97,16 +82,20 @@ def check_peft_section(section: dict) -> None:
     method = section.get("method")
     if method not in METHODS:
         raise ValueError(f"peft.method = {method!r} is unknown{suggestion(str(method), METHODS)}")
-    fields = [f.name for f in dataclasses.fields(getattr(peft, METHODS[method].config)) if f.name not in _MANAGED]
+    fields = [f.name for f in dataclasses.fields(_config_class(method)) if f.name not in _MANAGED]
     check_keys({k: v for k, v in section.items() if k != "method"}, fields, "peft")
     if method == "qlora" and find_spec("bitsandbytes") is None:
         raise ValueError("peft.method = 'qlora' needs the package bitsandbytes, which is not installed: or use lora")
 
 
-def has_virtual_tokens(section: dict) -> bool:
+def _config_class(method: str) -> type[PeftConfig]:
+    return getattr(peft, METHODS[method][0])
+
+
+def has_virtual_tokens(section: dict | None) -> bool:
     """Whether a method puts tokens of its own before the text: there is nothing to merge, and outputs are longer."""
-    method = METHODS.get(section.get("method"))
-    return method is not None and issubclass(getattr(peft, method.config), PromptLearningConfig)
+    method = (section or {}).get("method")
+    return method in METHODS and issubclass(_config_class(method), PromptLearningConfig)
 
 
 def adapter_config(section: dict, model: PreTrainedModel, total_steps: int | None = None) -> PeftConfig:
@@ -120,31 +109,27 @@ def adapter_config(section: dict, model: PreTrainedModel, total_steps: int | Non
     Raises:
         ValueError: what PEFT refuses, or does wrong.
     """
-    method = METHODS[section["method"]]
+    method, config_class = section["method"], _config_class(section["method"])
     if model.config.is_encoder_decoder:
         tying = [f"peft.{name} = {section[name]!r}" for name in _TYING if section.get(name)]
-        if section["method"] == "trainable_tokens":
+        if method == "trainable_tokens":
             tying = ["peft.method = 'trainable_tokens'"]
         if tying:
             raise ValueError(f"{tying[0]}: PEFT ties embeddings and head of one stack, not of an encoder-decoder")
-    config_class = getattr(peft, method.config)
-    legal = {f.name for f in dataclasses.fields(config_class)}
-    fields = {
-        **method.fields,
-        **copy.deepcopy({k: v for k, v in section.items() if k != "method"}),
-    }  # PEFT edits lists
+    given = copy.deepcopy({k: v for k, v in section.items() if k != "method"})  # PEFT edits lists
+    fields = {**METHODS[method][1], **given}
     fields["task_type"] = next((t for head, t in _TASK_TYPES.items() if type(model).__name__.endswith(head)), None)
     if has_virtual_tokens(section):
-        _check_takes_virtual_tokens(section["method"], model, fields["task_type"])
+        _check_takes_virtual_tokens(method, model, fields["task_type"])
     head = [name for name in _HEAD_PARTS if getattr(model, name, None) is not None]
-    if head and "modules_to_save" in legal:
+    if head and "modules_to_save" in (f.name for f in dataclasses.fields(config_class)):
         fields["modules_to_save"] = sorted({*head, *(fields.get("modules_to_save") or ())})
-    if _EMBEDDINGS & _named(fields) and method.config == "LoraConfig" and not model.config.is_encoder_decoder:
-        fields.setdefault("ensure_weight_tying", bool(model.config.tie_word_embeddings))
-    if method.config == "AdaLoraConfig" and total_steps is not None:
-        fields.setdefault("total_step", total_steps)
-        fields.setdefault("tinit", total_steps // 10)
-        fields.setdefault("tfinal", total_steps // 3)
+    if config_class is peft.LoraConfig and not model.config.is_encoder_decoder:
+        lists = [fields.get(name) for name in ("target_modules", "modules_to_save")]
+        if any(isinstance(names, (list, set)) and _EMBEDDINGS & set(names) for names in lists):
+            fields.setdefault("ensure_weight_tying", bool(model.config.tie_word_embeddings))
+    if config_class is peft.AdaLoraConfig and total_steps is not None:
+        fields = {"total_step": total_steps, "tinit": total_steps // 10, "tfinal": total_steps // 3, **fields}
     try:
         return config_class(**fields)
     except (ValueError, TypeError) as error:
@@ -177,30 +162,20 @@ def _check_takes_virtual_tokens(method: str, model: PreTrainedModel, task_type: 
         )
 
 
-def _named(fields: dict) -> set[str]:
-    """Modules that a configuration names, to adapt or to save."""
-    lists = [fields.get(name) for name in ("target_modules", "modules_to_save")]
-    return {name for names in lists if isinstance(names, (list, set)) for name in names}
-
-
-_NOISE = (
-    "Unsupported layer type",  # of norms, which LN-tuning copies whole
-    "`is_gradient_checkpointing` is deprecated",  # which PEFT asks of a model
-    "The following rank_pattern keys",  # of AdaLoRA's adapters, which PEFT itself wrote so
-)
-
-
 @contextlib.contextmanager
 def _without_noise() -> Iterator[None]:
-    """PEFT's warnings that say nothing to a user are left out."""
+    """Leave out warnings of PEFT that a user can do nothing about."""
     with warnings.catch_warnings():
-        for message in _NOISE:
-            warnings.filterwarnings("ignore", message)
+        warnings.filterwarnings("ignore", "Unsupported layer type")  # of norms, which LN-tuning copies whole
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # which PEFT asks of a model
+        warnings.filterwarnings("ignore", "The following rank_pattern keys")  # of AdaLoRA's, which PEFT wrote itself
+        warnings.filterwarnings("ignore", "Model with `tie_word_embeddings=True`")
+        warnings.filterwarnings("ignore", "Input and output embeddings are no longer tied")
         yield
 
 
 def add_adapter(model: PreTrainedModel, section: dict, total_steps: int | None = None) -> PeftModel:
-    """`model` with the adapter that a `peft` section describes; what it has to say of itself is logged.
+    """`model` with the adapter that a `peft` section describes.
 
     Raises:
         ValueError: the method does not fit the model.
@@ -212,10 +187,6 @@ def add_adapter(model: PreTrainedModel, section: dict, total_steps: int | None =
         _check_biases(adapted)
     except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
         raise ValueError(f"peft: method {section['method']!r} does not fit this model: {error}") from error
-    trainable, total = adapted.get_nb_trainable_parameters()
-    logger.info(
-        "%s: %d of %d parameters are trained (%.2f %%)", section["method"], trainable, total, 100 * trainable / total
-    )
     return adapted
 
 
@@ -232,20 +203,16 @@ class AllocateRanks(TrainerCallback):
 def orthogonality_weighed(model: nn.Module, share: float) -> Iterator[None]:
     """Scale AdaLoRA's regularisation (equation 4 of its paper) by `share`: PEFT adds the whole of it to the loss of
     every forward pass, be it an evaluation or one of several micro-batches."""
-    configs = [c for c in getattr(model, "peft_config", {}).values() if hasattr(c, "orth_reg_weight")]
-    weights = [config.orth_reg_weight for config in configs]
+    config = getattr(model, "peft_config", {}).get("default")
+    weight = getattr(config, "orth_reg_weight", None)
+    if weight is None:
+        yield
+        return
+    config.orth_reg_weight = weight * share
     try:
-        for config, weight in zip(configs, weights, strict=True):
-            config.orth_reg_weight = weight * share
         yield
     finally:
-        for config, weight in zip(configs, weights, strict=True):
-            config.orth_reg_weight = weight
-
-
-def adapter_callbacks(section: dict | None) -> list[TrainerCallback]:
-    """Callbacks that a method needs while training."""
-    return [AllocateRanks()] if section is not None and section["method"] == "adalora" else []
+        config.orth_reg_weight = weight
 
 
 def merge_adapter(model: PreTrainedModel, path: str | Path) -> PreTrainedModel:
@@ -285,9 +252,7 @@ def merge(adapted: PeftModel) -> PreTrainedModel:
     tied = model.config.tie_word_embeddings
     one_adapter = {f"{name}.weight" for name in getattr(config, "target_modules_to_tie", None) or ()}
     _separate_parameters(model)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Model with `tie_word_embeddings=True`")
-        warnings.filterwarnings("ignore", "Input and output embeddings are no longer tied")
+    with _without_noise():
         merged = adapted.merge_and_unload()
     for name, module in list(merged.named_modules()):
         if isinstance(module, ModulesToSaveWrapper):  # LN-tuning leaves them where they are
@@ -353,13 +318,13 @@ def _check_biases(adapted: PeftModel) -> None:
             base, copies = module.original_module, module.modules_to_save.values()
         else:
             continue
-        if isinstance(base, nn.Linear) and base.bias is not None:
-            if any(getattr(saved, "bias", None) is None for saved in copies):
-                head = name.removeprefix("base_model.model.").removesuffix(".token_adapter")
-                raise ValueError(
-                    f"PEFT leaves out the bias of {head}, which is tied to the embeddings: adapt them by "
-                    "target_modules, not by modules_to_save or trainable tokens"
-                )
+        has_bias = isinstance(base, nn.Linear) and base.bias is not None
+        if has_bias and any(getattr(saved, "bias", None) is None for saved in copies):
+            head = name.removeprefix("base_model.model.").removesuffix(".token_adapter")
+            raise ValueError(
+                f"PEFT leaves out the bias of {head}, which is tied to the embeddings: adapt them by target_modules, "
+                "not by modules_to_save or trainable tokens"
+            )
 
 
 def open_adapter(model: PreTrainedModel, path: str | Path, adapter_name: str = "default") -> PeftModel:

@@ -1,11 +1,14 @@
-"""Simple methods that a fine-tuned model is compared with, on the same examples."""
+"""Simple methods that a trained model is compared with, on the same examples."""
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 
+from datasets import Dataset
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import Ridge
 from sklearn.naive_bayes import MultinomialNB
+from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 
 
@@ -45,9 +48,9 @@ def tags_of_words(words: list[list[str]], tags: list[list[str]], others: list[li
     """The most frequent tag of each word in training; of a word that is not there, the most frequent of all."""
     counts, total = defaultdict(Counter), Counter()
     for sentence, its_tags in zip(words, tags):
+        total.update(its_tags)
         for word, tag in zip(sentence, its_tags):
             counts[word][tag] += 1
-            total[tag] += 1
     best = {word: counter.most_common(1)[0][0] for word, counter in counts.items()}
     default = total.most_common(1)[0][0]
     return [[best.get(word, default) for word in sentence] for sentence in others]
@@ -55,11 +58,20 @@ def tags_of_words(words: list[list[str]], tags: list[list[str]], others: list[li
 
 def line_like_question(question: str, context: str) -> str:
     """The line of a context that shares most words with the question, without what stands before its colon."""
-    wanted = set(question.lower().replace("?", " ").split())
-    best = max(context.splitlines() or [""], key=lambda line: len(wanted & _words(line)) / (1 + len(_words(line))))
+
+    def words(line: str) -> set[str]:
+        return set(re.sub(r"[:(`?]", " ", line.lower()).split())
+
+    wanted = words(question)
+    best = max(context.splitlines() or [""], key=lambda line: len(wanted & words(line)) / (1 + len(words(line))))
     before, _, after = best.partition(":")
     return (after or before).strip()
 
 
-def _words(line: str) -> set[str]:
-    return set(line.lower().replace(":", " ").replace("(", " ").replace("`", " ").split())
+def nearest_neighbour(train: Dataset, sources: Sequence[str]) -> list[str]:
+    """For each source, the target of the most similar training source: cosine of TF-IDF vectors of words."""
+    vectorizer = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+|[^\w\s]+")
+    index = NearestNeighbors(n_neighbors=1, metric="cosine").fit(vectorizer.fit_transform(train["source"][:]))
+    nearest = index.kneighbors(vectorizer.transform(sources), return_distance=False)[:, 0]
+    targets = train["target"][:]
+    return [targets[i] for i in nearest]

@@ -7,36 +7,24 @@ the student, on conversations alone; recipes/sft.py leads there.
 """
 
 import dataclasses
-import re
-import signal
 import statistics
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch.nn import functional
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel, set_seed
 from transformers.trainer_callback import ProgressCallback
 
-from hf_llm.training.runs import run_directory, set_cpu_threads
+from hf_llm.training.report import Results
 
 from .adapters import has_virtual_tokens
-from .config import load_tuning_config, training_arguments
-from .finetuning import FINETUNING_TASKS, MANAGED_BY_TASK, FinetuneConfig, FinetuneTrainer, Finetuning, make_task
-from .language_modeling import CausalLanguageModeling, MaskedLanguageModeling
-from .models import has_trained_head, open_config
-from .report import Results
-from .running import adapt, prepare_model
+from .finetuning import FinetuneConfig, FinetuneTrainer, Finetuning
+from .models import has_trained_head, open_config, open_model
+from .task import IGNORED
 
 
-DISTILLATION_TASKS = {
-    **FINETUNING_TASKS,
-    "masked_language_modeling": MaskedLanguageModeling,
-    "causal_language_modeling": CausalLanguageModeling,
-}
 PER_LAYER = ("layer_types", "mlp_layer_types", "rope_layers")  # fields of a configuration with one entry per layer
-_LAYER = re.compile(r"(.*\blayers\.)(\d+)(\..*)")
 
 
 @dataclass
@@ -88,35 +76,11 @@ class DistillConfig(FinetuneConfig):
     distillation: DistillationSection = field(default_factory=DistillationSection)
 
     def __post_init__(self):
-        if self.peft is not None and has_virtual_tokens(self.peft):
+        super().__post_init__()
+        if has_virtual_tokens(self.peft):
             raise ValueError(
                 f"peft.method = {self.peft['method']!r}: virtual tokens have no counterpart in the teacher; use lora"
             )
-
-
-def load_distill_config(path: str | Path, overrides: list[str] = ()) -> DistillConfig:
-    """The run that a YAML file and `--section.field value` overrides describe. ValueError names what is wrong."""
-    config = load_tuning_config(DistillConfig, TrainingArguments, path, overrides, MANAGED_BY_TASK)
-    make_task(config.task, DISTILLATION_TASKS)
-    return config
-
-
-def distill(config: DistillConfig, card_template: Path | None = None) -> signal.Signals | None:
-    """Train a student, evaluate it and its teacher, save and report; go on from a checkpoint where there is one.
-
-    Returns:
-        The signal that stopped the run (a checkpoint has been saved), or None if it is complete.
-
-    Raises:
-        ValueError: anything wrong with configuration, data or checkpoint, before training starts.
-    """
-    set_cpu_threads(config.cpu_threads)
-    task = make_task(config.task, DISTILLATION_TASKS)
-    args = training_arguments(
-        config, TrainingArguments, remove_unused_columns=False, label_names=task.label_names, learning_rate=5e-5
-    )
-    with run_directory(args):
-        return Distillation(config, task, args).run(card_template)
 
 
 # ---- the student ----------------------------------------------------------------------------------------------------
@@ -153,11 +117,9 @@ def make_student(teacher: PreTrainedModel, layers: int | list[int]) -> PreTraine
     fields = {**config.to_dict(), "num_hidden_layers": len(kept)}
     fields |= {name: [fields[name][i] for i in kept] for name in PER_LAYER if fields.get(name) is not None}
     student = type(teacher)(type(config)(**fields)).to(teacher.dtype)
-    weights, taught = {}, teacher.state_dict()
-    for name in student.state_dict():
-        layer = _LAYER.fullmatch(name)
-        weights[name] = taught[f"{layer[1]}{kept[int(layer[2])]}{layer[3]}" if layer else name]
-    student.load_state_dict(weights)
+    student.load_state_dict(teacher.state_dict(), strict=False)  # it lacks some of the teacher's layers
+    for mine, taught in zip(student.base_model.layers, kept, strict=True):
+        mine.load_state_dict(teacher.base_model.layers[taught].state_dict())
     return student
 
 
@@ -188,14 +150,13 @@ class DistillationTrainer(FinetuneTrainer):
     Args:
         teacher: a model with the student's head; it is not trained.
         settings: temperature and weights.
-        shift: whether logits are those of the next token, so that they belong to the label after it.
     """
 
-    def __init__(self, *args, teacher: PreTrainedModel, settings: DistillationSection, shift: bool = False, **kwargs):
+    def __init__(self, *args, teacher: PreTrainedModel, settings: DistillationSection, **kwargs):
         super().__init__(*args, **kwargs)
         self.teacher = self.accelerator.prepare_model(teacher.requires_grad_(False).eval(), evaluation_mode=True)
         self.settings = settings
-        self.shift = shift
+        self.shift = "ForCausalLM" in type(teacher).__name__  # a logit is that of the label after it
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if not model.training:
@@ -229,7 +190,7 @@ class DistillationTrainer(FinetuneTrainer):
         if num_items_in_batch is None:
             return None
         labels = inputs["labels"][..., 1:] if self.shift else inputs["labels"]
-        return (labels != -100).reshape(len(labels), -1).sum(-1) / num_items_in_batch
+        return (labels != IGNORED).reshape(len(labels), -1).sum(-1) / num_items_in_batch
 
     def _logits(self, outputs, inputs) -> list[torch.Tensor]:
         """Distributions to compare, (examples, classes) each; of tokens, those that have a label."""
@@ -239,7 +200,7 @@ class DistillationTrainer(FinetuneTrainer):
         if logits.ndim == labels.ndim + 1 and labels.ndim == 2:  # (batch, seq, classes)
             if self.shift:
                 logits, labels = logits[:, :-1], labels[:, 1:]
-            logits = logits[labels != -100]
+            logits = logits[labels != IGNORED]
         return [logits]
 
 
@@ -249,51 +210,50 @@ class DistillationTrainer(FinetuneTrainer):
 class Distillation(Finetuning):
     """A fine-tuning run whose model is a student of what the configuration calls the model."""
 
-    def make_model(self, tokenizer, num_samples, fields):
-        if not has_trained_head(self.config.model, self.task.auto_class):
-            raise ValueError(
-                f"model.path = {self.config.model.path!r} has no trained head for {self.task.auto_class.__name__}: a "
-                "teacher must know the task, train it first (recipes/finetune.py, recipes/pretrain.py)"
-            )
-        self.check_classes(fields)
-        whole = dataclasses.replace(self.config, peft=None)
-        self.teacher = prepare_model(whole, self.task.auto_class, tokenizer, self.args, num_samples, **fields)
-        student = make_student(self.teacher, self.config.student.layers)
-        return adapt(student, self.config, tokenizer, self.args, num_samples)
+    config_class = DistillConfig
+    defaults = {**Finetuning.defaults, "learning_rate": 5e-5}
 
-    def check_classes(self, fields: dict) -> None:
-        """Raise ValueError unless the teacher's classes are those of the data, in the same order."""
-        taught = open_config(self.config.model, self.task.auto_class).id2label
+    def make_model(self, fields):
+        section, auto_class = self.config.model, self.task.auto_class
+        if not has_trained_head(section, auto_class):
+            raise ValueError(
+                f"model.path = {section.path!r} has no trained head for {auto_class.__name__}: a teacher must know "
+                "the task, train it first (recipes/finetune.py, recipes/pretrain.py)"
+            )
+        taught = open_config(section, auto_class).id2label
         unnamed = {i: f"LABEL_{i}" for i in range(fields.get("num_labels", 0))}
         if "id2label" in fields and taught not in (fields["id2label"], unnamed):
             raise ValueError(
-                f"model.path = {self.config.model.path!r}: the teacher's classes are {list(taught.values())}, and "
-                f"those of the data {list(fields['id2label'].values())}"
+                f"model.path = {section.path!r}: the teacher's classes are {list(taught.values())}, and those of the "
+                f"data {list(fields['id2label'].values())}"
             )
+        set_seed(self.config.seed)
+        self.teacher = open_model(section, auto_class, self.tokenizer, **fields)
+        student = make_student(self.teacher, self.config.student.layers)
+        return self.adapt(student, self.tokenizer, len(self.features["train"]))
 
-    def make_trainer(self, **parts):
-        self.judge = super().make_trainer(**{**parts, "model": self.teacher})  # evaluates the teacher
+    def make_trainer(self, model):
+        self.judge = super().make_trainer(self.teacher)  # evaluates the teacher
         self.judge.remove_callback(ProgressCallback)
-        shift = isinstance(self.task, CausalLanguageModeling)
-        return DistillationTrainer(**parts, teacher=self.teacher, settings=self.config.distillation, shift=shift)
+        options = {"teacher": self.teacher, "settings": self.config.distillation}
+        return super().make_trainer(model, DistillationTrainer, **options)
 
     def evaluate(self) -> Results:
         results = super().evaluate()
-        self.judge.compute_metrics = None
-        logits = self.judge.predict(self.inputs["test"]).predictions
-        taught = self.task.score(self.records(logits, "test"))
+        taught = self.task.score(self.predict(self.judge))
         student = self.trainer.accelerator.unwrap_model(self.trainer.model)
         loader = self.judge.get_test_dataloader(self.inputs["test"])
         batches = [self.judge._prepare_inputs(batch) for _, batch in zip(range(16), loader, strict=False)]
         total = self.teacher.config.num_hidden_layers
-        kept = kept_layers(total, self.config.student.layers)
+        kept = ", ".join(map(str, kept_layers(total, self.config.student.layers)))
         sizes = [sum(p.numel() for p in model.parameters()) for model in (student, self.teacher)]
         note = (
-            f"The student began with layers {', '.join(map(str, kept))} of the teacher's {total}; it has {sizes[0]:,} "
-            f"parameters, the teacher {sizes[1]:,}. Speed-up: median time of a forward pass over the same "
-            f"{len(batches)} test batches, taken in turn."
-            + (" The student's adapter was not merged; merged, it is faster." if self.config.peft else "")
+            f"The student began with layers {kept} of the teacher's {total}; it has {sizes[0]:,} parameters, the "
+            f"teacher {sizes[1]:,}. Speed-up: median time of a forward pass over the same {len(batches)} test "
+            "batches, taken in turn."
         )
+        if self.config.peft is not None:
+            note += " The student's adapter was not merged; merged, it is faster."
         return dataclasses.replace(
             results,
             metrics={**results.metrics, "speedup": speedup(student, self.teacher, batches)},

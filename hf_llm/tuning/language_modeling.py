@@ -1,4 +1,4 @@
-"""Masked and causal language modelling on the texts of a data set, as tasks of a tuning run."""
+"""Masked and causal language modelling on the texts of a data set, as tasks of a run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,41 +10,30 @@ from datasets import Dataset
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, DataCollatorForLanguageModeling
 
-from .encoding import Encoder
-from .task import Task
+from .examples import Encoder
+from .task import IGNORED, Task
 
 
 class _LanguageModeling(Task):
-    """One row for each text; its records hold sums over the tokens that are to be predicted."""
+    """`text`, one row each; its records hold sums over the tokens that are to be predicted."""
 
     columns: ClassVar[tuple[str, ...]] = ("text",)
 
-    def prepare(self, data: dict[str, Dataset]) -> dict:
-        return {}
-
-    def encode(self, examples: Dataset, encoder: Encoder) -> Dataset:
-        def encode_batch(batch: dict) -> dict:
-            encoded = encoder(batch["text"])
-            return {**encoded, "cut": encoder.was_cut(encoded, batch["text"])}
-
-        return examples.map(encode_batch, batched=True, remove_columns=examples.column_names, desc="Tokenizing")
+    def encode_batch(self, batch: dict[str, list], numbers: list[int], encoder: Encoder) -> dict[str, list]:
+        encoded = encoder(batch["text"])
+        return {**encoded, "cut": encoder.was_cut(encoded, batch["text"])}
 
     def shrink(self, logits, labels) -> torch.Tensor:
         """(batch, seq, 2): the loss of each token, and whether it was the likeliest; NaN where there is no label."""
-        logits, labels = self.align(logits, labels)
         flat = functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none")
         right = (logits.argmax(-1) == labels).float()
         kept = torch.stack([flat.view_as(labels), right], -1)
-        return kept.masked_fill((labels == -100)[..., None], torch.nan)
-
-    def align(self, logits, labels) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits and labels of the same places."""
-        return logits, labels
+        return kept.masked_fill((labels == IGNORED)[..., None], torch.nan)
 
     def decode(self, logits, features: Dataset, examples: Dataset) -> list[dict]:
         records = []
         for text, row in zip(examples["text"], logits, strict=True):
-            row = row[~numpy.isnan(row[:, 0]) & (row[:, 0] != -100)]
+            row = row[~numpy.isnan(row[:, 0]) & (row[:, 0] != IGNORED)]
             sums = {"tokens": len(row), "loss": float(row[:, 0].sum()), "right": float(row[:, 1].sum())}
             records.append({"text": text, **sums})
         return records
@@ -56,7 +45,7 @@ class _LanguageModeling(Task):
 
 @dataclass
 class MaskedLanguageModeling(_LanguageModeling):
-    """Tokens that are hidden are told from all others.
+    """Tokens that are hidden are predicted from all others.
 
     Attributes:
         mask_probability: share of the tokens that are to be predicted.
@@ -67,19 +56,19 @@ class MaskedLanguageModeling(_LanguageModeling):
     hub_name: ClassVar[str] = "fill-mask"
     auto_class: ClassVar[type] = AutoModelForMaskedLM
 
-    def collator(self, encoder: Encoder) -> Callable:
+    def collate(self, encoder: Encoder) -> Callable:
         return DataCollatorForLanguageModeling(encoder.tokenizer, mlm_probability=self.mask_probability)
 
 
 @dataclass
 class CausalLanguageModeling(_LanguageModeling):
-    """The next token is told from those before."""
+    """Each token is predicted from those before it."""
 
     hub_name: ClassVar[str] = "text-generation"
     auto_class: ClassVar[type] = AutoModelForCausalLM
 
-    def collator(self, encoder: Encoder) -> Callable:
+    def collate(self, encoder: Encoder) -> Callable:
         return DataCollatorForLanguageModeling(encoder.tokenizer, mlm=False)
 
-    def align(self, logits, labels) -> tuple[torch.Tensor, torch.Tensor]:
-        return logits[:, :-1], labels[:, 1:]
+    def shrink(self, logits, labels) -> torch.Tensor:
+        return super().shrink(logits[:, :-1], labels[:, 1:])

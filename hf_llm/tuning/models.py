@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -17,12 +17,38 @@ from hf_llm.interop.loading import find_family
 from hf_llm.registration import NAME_TABLES
 from hf_llm.training.settings import check_keys
 
-from .config import ModelSection
-
 
 logger = logging.getLogger(__name__)
 
 _TABLE_POSITIONS = ("learned", "sinusoidal")  # kinds of positions that end where their table ends
+
+
+@dataclass
+class ModelSection:
+    """The checkpoint that a run starts from.
+
+    Attributes:
+        path: folder or Hub id of one of ours or of a native architecture, which is imported; or a name of
+            `hf_llm.data.checkpoints.CHECKPOINTS`.
+        revision: of a Hub id.
+        tokenizer: folder or Hub id of the tokenizer, if it is not beside the model.
+        adapter: a PEFT adapter for this checkpoint that is merged into it first (an SFT adapter before DPO, say).
+        dtype: of the weights while training.
+        attn_implementation: backend of the attention; chosen by the model if None.
+        fields: fields of the model's configuration to change (`classifier_dropout`, `classifier_pooling`, ...).
+    """
+
+    path: str
+    revision: str | None = None
+    tokenizer: str | None = None
+    adapter: str | None = None
+    dtype: str = "float32"
+    attn_implementation: str | None = None
+    fields: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        if not isinstance(getattr(torch, str(self.dtype), None), torch.dtype):
+            raise ValueError(f"model.dtype = {self.dtype!r} is no dtype; legal: float32, bfloat16, float16")
 
 
 def open_tokenizer(section: ModelSection, **options) -> PreTrainedTokenizerBase:
@@ -64,13 +90,32 @@ def open_model(
             an unknown field, an adapter that does not fit.
     """
     path = checkpoint_path(section.path)
-    fields = {**section.fields, **fields}
-    options = {"dtype": getattr(torch, section.dtype), "attn_implementation": section.attn_implementation}
-    config = _read_config(section)
-    if config.model_type.startswith("hf_llm_"):
-        model = _open_ours(path, auto_class, config, fields, revision=section.revision, **options)
-    else:
-        model = _import(path, auto_class, fields, revision=section.revision, **options)
+    config, dtype = _read_config(section), getattr(torch, section.dtype)
+    source = {"pretrained_model_name_or_path": path, "revision": section.revision}
+    imported = None
+    if not config.model_type.startswith("hf_llm_"):
+        imported = from_native(path, dtype=dtype, revision=section.revision)
+        config = imported.config
+        source = {"pretrained_model_name_or_path": None, "state_dict": imported.state_dict()}
+    model_class = _head_class(auto_class, config)
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # what is missing is said below, in one line
+    try:
+        model, found = model_class.from_pretrained(
+            **source,
+            config=_set_fields(config, {**section.fields, **fields}),
+            dtype=dtype,
+            attn_implementation=section.attn_implementation,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    _report_new(path, model, sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}))
+    if imported is not None:
+        if model.can_generate():
+            model.generation_config = imported.generation_config
+        model.config._name_or_path = model.name_or_path = path
     if section.adapter is not None:
         from .adapters import merge_adapter
 
@@ -135,63 +180,15 @@ def _set_fields(config: PreTrainedConfig, fields: dict) -> PreTrainedConfig:
         raise ValueError(f"model.fields: {error}") from error
 
 
-def _open_ours(path: str, auto_class: type, config: PreTrainedConfig, fields: dict, **options) -> PreTrainedModel:
-    model_class = _head_class(auto_class, config)
-    config = _set_fields(config, fields)
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # what is missing is said below, in one line
-    try:
-        model, found = model_class.from_pretrained(
-            path, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-    new = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
-    _report_new(path, model, new)
-    return model
-
-
-def _import(path: str, auto_class: type, fields: dict, dtype, attn_implementation, revision) -> PreTrainedModel:
-    """The native model in our class; its body under a new head, where it has another one."""
-    imported = from_native(path, dtype=dtype, revision=revision)
-    model_class = _head_class(auto_class, imported.config)
-    config = _set_fields(imported.config, fields)
-    config._attn_implementation = attn_implementation
-    model = model_class(config).to(dtype)
-    body = imported.base_model.state_dict()
-    target = model.base_model
-    missing, unexpected = target.load_state_dict(body, strict=False)
-    if missing or unexpected:
-        raise ValueError(f"model.fields: {path} does not have the weights of this configuration: {sorted(missing)}")
-    if target is not model:
-        head = {name: value for name, value in imported.state_dict().items() if name in _head_weights(model)}
-        fits = {n: v for n, v in head.items() if v.shape == model.state_dict()[n].shape}
-        model.load_state_dict(fits, strict=False)
-        _report_new(path, model, sorted(_head_weights(model) - set(fits)))
-    if model.can_generate():
-        model.generation_config = imported.generation_config
-    model.config._name_or_path = model.name_or_path = path
-    return model.eval()
-
-
-def _head_weights(model: PreTrainedModel) -> set[str]:
-    """Names of the weights that are not the body's, nor tied to it."""
-    prefix, tied = f"{model.base_model_prefix}.", set(model.all_tied_weights_keys)
-    return {name for name in model.state_dict() if not name.startswith(prefix) and name not in tied}
-
-
 def _report_new(path: str, model: PreTrainedModel, new: list[str]) -> None:
     """Warn of a head that starts from nothing; a body that does is an error."""
-    head = _head_weights(model)
-    if body := [name for name in new if name not in head]:
-        raise ValueError(f"model.path: {path} lacks weights of a {type(model).__name__}: {', '.join(body[:8])}")
+    prefix, tied = f"{model.base_model_prefix}.", set(model.all_tied_weights_keys)
+    of_body = [name for name in new if name.startswith(prefix) or model.base_model is model or name in tied]
+    if of_body:
+        raise ValueError(f"model.path: {path} lacks weights of a {type(model).__name__}: {', '.join(of_body[:8])}")
     if new:
-        logger.warning("%s has no such head: %s newly initialised, it must be trained", path, _and(new))
-
-
-def _and(names: Iterable[str]) -> str:
-    names = list(names)
-    return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"
+        are = "is" if len(new) == 1 else "are"
+        logger.warning("%s has no such head: %s %s newly initialised, it must be trained", path, ", ".join(new), are)
 
 
 def is_complete_checkpoint(section: ModelSection, model: PreTrainedModel) -> bool:

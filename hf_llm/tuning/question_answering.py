@@ -4,18 +4,19 @@ Contexts that are too long are read in overlapping windows, and the best span of
 BERT's code for SQuAD (https://arxiv.org/abs/1810.04805, section 4.2 and 4.3; https://github.com/google-research/bert).
 """
 
+import bisect
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy
 from datasets import Dataset
-from transformers import AutoModelForQuestionAnswering
+from transformers import AutoModelForQuestionAnswering, PreTrainedConfig
 
-from hf_llm.evaluation import load_metric
+from hf_llm.evaluation.metrics import load_metric
 
 from . import baselines, figures
-from .encoding import Encoder
-from .task import Task, softmax
+from .examples import Encoder
+from .task import Draw, Task, softmax
 
 
 @dataclass
@@ -45,7 +46,7 @@ class QuestionAnswering(Task):
             if getattr(self, name) < lowest:
                 raise ValueError(f"task.{name} = {getattr(self, name)} must be at least {lowest}")
 
-    def prepare(self, data: dict[str, Dataset]) -> dict:
+    def prepare(self, data: dict[str, Dataset], head: PreTrainedConfig | None = None) -> dict:
         for split, examples in data.items():
             for i, (context, answers) in enumerate(zip(examples["context"], examples["answers"])):
                 if not _has_places(answers):
@@ -69,32 +70,21 @@ class QuestionAnswering(Task):
                 f"data.max_length = {encoder.max_length} leaves no room: the longest question takes {longest} tokens, "
                 f"and task.stride = {self.stride}"
             )
+        return super().encode(examples, encoder)
 
-        def encode_batch(batch: dict, numbers: list[int]) -> dict:
-            encoded = encoder(
-                batch["question"],
-                batch["context"],
-                truncation="only_second",
-                stride=self.stride,
-                return_overflowing_tokens=True,
-                return_offsets_mapping=True,
-            )
-            sources, offsets = encoded.pop("overflow_to_sample_mapping"), encoded.pop("offset_mapping")
-            rows = {"example": [], "offsets": [], "null": [], "start_positions": [], "end_positions": []}
-            for i, source in enumerate(sources):
-                spans = [
-                    list(span) if part == 1 else [-1, -1] for span, part in zip(offsets[i], encoded.sequence_ids(i))
-                ]
-                null = _null_position(encoded["input_ids"][i], tokenizer.cls_token_id)
-                start, end = _token_span(spans, batch["answers"][source]) or (null, null)
-                values = (numbers[source], spans, null, start, end)
-                for name, value in zip(rows, values):
-                    rows[name].append(value)
-            return {**encoded, **rows, "cut": [False] * len(sources)}
-
-        return examples.map(
-            encode_batch, with_indices=True, batched=True, remove_columns=examples.column_names, desc="Tokenizing"
-        )
+    def encode_batch(self, batch: dict[str, list], numbers: list[int], encoder: Encoder) -> dict[str, list]:
+        windows = {"truncation": "only_second", "stride": self.stride, "return_overflowing_tokens": True}
+        encoded = encoder(batch["question"], batch["context"], **windows, return_offsets_mapping=True)
+        sources, offsets = encoded.pop("overflow_to_sample_mapping"), encoded.pop("offset_mapping")
+        rows = {"example": [], "offsets": [], "null": [], "start_positions": [], "end_positions": []}
+        for i, source in enumerate(sources):
+            parts = encoded.sequence_ids(i)  # 1 for tokens of the context
+            spans = [list(span) if part == 1 else [-1, -1] for span, part in zip(offsets[i], parts)]
+            null = _null_position(encoded["input_ids"][i], encoder.tokenizer.cls_token_id)
+            start, end = _token_span(spans, batch["answers"][source]) or (null, null)
+            for name, value in zip(rows, (numbers[source], spans, null, start, end)):
+                rows[name].append(value)
+        return {**encoded, **rows, "cut": [False] * len(sources)}
 
     def shrink(self, logits, labels):
         return logits[:2]  # of starts and ends
@@ -138,34 +128,39 @@ class QuestionAnswering(Task):
         }
 
     def score(self, records: list[dict]) -> dict[str, float]:
-        """SQuAD's figures, 0 to 100; its second version where some questions have no answer."""
+        """SQuAD's figures, 0 to 100; those of its second version where some questions have no answer."""
+        version = "squad_v2" if any(not r["answers"]["text"] for r in records) else "squad"
         predictions = [{"id": str(i), "prediction_text": r["prediction"]} for i, r in enumerate(records)]
         references = [{"id": str(i), "answers": r["answers"]} for i, r in enumerate(records)]
-        if not self.has_null:
-            scores = load_metric("squad").compute(predictions=predictions, references=references)
-            return {name: scores[name] for name in ("exact_match", "f1")}
-        for prediction, record in zip(predictions, records):
-            prediction["no_answer_probability"] = record["no_answer_probability"]
-        scores = load_metric("squad_v2").compute(predictions=predictions, references=references)
-        names = {"exact": "exact_match", "f1": "f1", "HasAns_f1": "f1_answerable", "NoAns_f1": "f1_unanswerable"}
-        return {ours: scores[theirs] for theirs, ours in names.items() if theirs in scores}
+        if version == "squad_v2":
+            for prediction, record in zip(predictions, records):
+                prediction["no_answer_probability"] = record["no_answer_probability"]
+        scores = load_metric(version).compute(predictions=predictions, references=references)
+        return {ours: scores[theirs] for theirs, ours in _FIGURES.items() if theirs in scores}
 
-    def baselines(self, train: Dataset, examples: Dataset, records: list[dict]) -> dict[str, list[dict]]:
+    def baselines(self, train: Dataset, examples: Dataset, records: list[dict]) -> dict[str, list]:
         guesses = [baselines.line_like_question(e["question"], e["context"]) for e in examples]
-        made = [{**r, "prediction": g, "no_answer_probability": 0.0} for r, g in zip(records, guesses)]
-        return {"line with most words of the question, after its colon": made}
+        return {"line with most words of the question, after its colon": guesses}
 
-    def figures(self, records: list[dict]) -> dict:
-        groups = {}
+    def figures(self, records: list[dict]) -> dict[str, Draw]:
+        names = [*(f"< {limit:,}" for limit in _LENGTHS), f"≥ {_LENGTHS[-1]:,}"]
+        groups = {name: [] for name in names}
         for record in records:
-            limit = next((limit for limit in _LENGTHS if record["context_length"] < limit), None)
-            groups.setdefault(f"< {limit:,}" if limit else f"≥ {_LENGTHS[-1]:,}", []).append(record)
-        order = [f"< {limit:,}" for limit in _LENGTHS] + [f"≥ {_LENGTHS[-1]:,}"]
-        f1 = {name: self.score(groups[name])["f1"] for name in order if name in groups}
+            groups[names[bisect.bisect_right(_LENGTHS, record["context_length"])]].append(record)
+        groups = {name: group for name, group in groups.items() if group}
+        f1 = {name: self.score(group)["f1"] for name, group in groups.items()}
         counts = {name: len(group) for name, group in groups.items()}
         return {"lengths.png": lambda figure: figures.bars(figure, f1, "F1 by characters of the context", counts)}
 
 
+# name of a figure in SQuAD's scripts, of the first or the second version -> ours
+_FIGURES = {
+    "exact_match": "exact_match",
+    "exact": "exact_match",
+    "f1": "f1",
+    "HasAns_f1": "f1_answerable",
+    "NoAns_f1": "f1_unanswerable",
+}
 _LENGTHS = (500, 1000, 2000, 4000)
 
 

@@ -4,8 +4,8 @@ import copy
 import dataclasses
 import json
 import math
-import signal
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from datasets import Dataset
@@ -13,44 +13,146 @@ from transformers import (
     CONFIG_MAPPING,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
-    AutoTokenizer,
     EvalPrediction,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
     set_seed,
 )
 
-from hf_llm.data import check_vocabulary, train_tokenizer
-from hf_llm.data.tasks import SPLITS, load_task
+from hf_llm.data import check_vocabulary
+from hf_llm.evaluation.metrics import load_metric
+from hf_llm.training.arguments import OptimizerArguments
+from hf_llm.training.config import TokenizerSection, check_model_fields
 from hf_llm.training.optimizers import OptimizerByName
-from hf_llm.training.pretraining import new_model_config
-from hf_llm.training.runs import run_directory, set_cpu_threads
+from hf_llm.training.pretraining import kept_tokenizer, new_model_config
+from hf_llm.training.report import Results
+from hf_llm.training.settings import check_keys, suggestion
 
-from .config import training_arguments
-from .finetuning import describe_dataset
-from .generated import BASELINES, TextMetrics, samples_text
-from .labels import check_texts
-from .models import is_encoder_decoder, open_config, open_tokenizer, text_limit
-from .pairs import IGNORED, PairCollator, PairFormat, encode_pairs, report_cuts, take
-from .report import Results
-from .running import TuningMixin, prepare_model, run
-from .seq2seq_config import Seq2SeqArguments, Seq2SeqConfig
+from . import baselines
+from .job import TuningConfig, TuningMixin, TuningRun, usage
+from .models import ModelSection, is_encoder_decoder, open_config, open_tokenizer, text_limit
+from .pairs import PairCollator, PairsData, encode_pairs, report_cuts
+from .task import IGNORED
+
+
+# our name -> module of the metric, and figures by name from what it computes; all between 0 and 100, as papers do
+METRICS: dict[str, tuple[str, Callable[[dict], dict[str, float]]]] = {
+    "bleu": ("sacrebleu", lambda found: {"bleu": found["score"]}),
+    "chrf": ("chrf", lambda found: {"chrf": found["score"]}),
+    "rouge": ("rouge", lambda found: {name: 100 * found[name] for name in ("rouge1", "rouge2", "rougeL")}),
+}
+# what a method without a model makes of sources, given the training pairs
+BASELINES: dict[str, Callable[[Dataset, Sequence[str]], list[str]]] = {
+    "nearest neighbour": baselines.nearest_neighbour,
+    "copy of the source": lambda train, sources: list(sources),
+}
+# task -> what it is measured by unless the configuration says otherwise
+TASK_METRICS = {"translation": ["bleu", "chrf"], "summarization": ["rouge"]}
+_COUNTS = ("num_beams", "max_new_tokens", "num_return_sequences", "num_beam_groups")  # of `generation`
+
+
+# ---- configuration --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Seq2SeqArguments(OptimizerArguments, Seq2SeqTrainingArguments):
+    """Fields of `Seq2SeqTrainingArguments`, and the optimizer by name: from nothing, Muon learns in fewer steps."""
+
+
+@dataclass
+class Seq2SeqModel(ModelSection):
+    """
+    Attributes:
+        new: instead of `path`, a model from nothing: `model_type` and fields of its configuration class.
+    """
+
+    path: str | None = None
+    new: dict | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if (self.path is None) == (self.new is None):
+            raise ValueError("model: give either model.path, a checkpoint, or model.new, the fields of a new model")
+        if self.new is not None:
+            check_model_fields(self.new)
+
+
+@dataclass
+class TaskSection:
+    """
+    Attributes:
+        name: "translation" or "summarization".
+        metrics: names of `METRICS`; default: what the task is commonly measured by.
+        baselines: names of `BASELINES`, scored on the same test examples.
+    """
+
+    name: str = "translation"
+    metrics: list[str] = field(default_factory=list)
+    baselines: list[str] = field(default_factory=lambda: ["nearest neighbour"])
+
+    def __post_init__(self):
+        if self.name not in TASK_METRICS:
+            raise ValueError(f"task.name = {self.name!r} is unknown{suggestion(self.name, TASK_METRICS)}")
+        self.metrics = self.metrics or TASK_METRICS[self.name]
+        for key, legal in {"metrics": METRICS, "baselines": BASELINES}.items():
+            for name in getattr(self, key):
+                if name not in legal:
+                    raise ValueError(f"task.{key} has {name!r}{suggestion(name, legal)}")
+
+
+@dataclass(kw_only=True)
+class Seq2SeqConfig(TuningConfig):
+    """A run of `recipes/seq2seq.py`.
+
+    Attributes:
+        model: a checkpoint, or a model from nothing.
+        data: source and target texts.
+        tokenizer: of a model from nothing.
+        task: how the model is measured.
+        generation: fields of transformers' `GenerationConfig` for the final figures and the saved model;
+            while training, the model is evaluated greedily.
+    """
+
+    model: Seq2SeqModel
+    data: PairsData
+    tokenizer: TokenizerSection = field(default_factory=TokenizerSection)
+    task: TaskSection = field(default_factory=TaskSection)
+    generation: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.model.new is not None and self.peft is not None:
+            raise ValueError("peft: an adapter needs a model.path, weights that have learned something")
+        check_keys(self.generation, GenerationConfig().to_dict(), "generation")
+        for name, value in self.generation.items():
+            if name in _COUNTS and value is not None and not (isinstance(value, int) and value >= 1):
+                raise ValueError(f"generation.{name} = {value!r}: must be a whole number, at least 1")
+
+
+# ---- training -------------------------------------------------------------------------------------------------------
 
 
 class Seq2SeqTuner(TuningMixin, OptimizerByName, Seq2SeqTrainer):
     """transformers' `Seq2SeqTrainer`, for decoders as well, with label smoothing inside the model's chunked loss.
 
+    Args:
+        metrics: names of `METRICS`.
+
     Attributes:
         references: target texts of what is being evaluated, in order; metrics compare with these, never with
             targets that were cut.
         predictions: texts of the last evaluation.
+        scores: its figures, and sentences that say how they were computed.
     """
 
     references: list[str] = ()
     predictions: list[str] = ()
+    scores: tuple[dict[str, float], list[str]] = ({}, [])
 
-    def __init__(self, *args, metrics: TextMetrics, **kwargs):
+    def __init__(self, *args, metrics: list[str], **kwargs):
         super().__init__(*args, compute_metrics=self._compare, **kwargs)
         self.metrics = metrics
         self.label_smoother = None  # it would ask for all logits
@@ -80,105 +182,105 @@ class Seq2SeqTuner(TuningMixin, OptimizerByName, Seq2SeqTrainer):
         ids[ids == IGNORED] = self.processing_class.pad_token_id
         texts = self.processing_class.batch_decode(ids, skip_special_tokens=True)
         self.predictions = [text.strip() for text in texts[: len(self.references)]]  # several processes repeat some
-        return self.metrics.compute(self.predictions, self.references)
+        self.scores = score_texts(self.metrics, self.predictions, self.references)
+        return self.scores[0]
 
 
-def train_seq2seq(config: Seq2SeqConfig, card_template: Path | None = None) -> signal.Signals | None:
-    """Train, evaluate, save and report; go on from a checkpoint where there is one.
-
-    Returns:
-        The signal that stopped the run (a checkpoint has been saved), or None if it is complete.
-
-    Raises:
-        ValueError: anything wrong with the configuration, the data or the checkpoint, before training starts.
-    """
-    set_cpu_threads(config.cpu_threads)
-    args = training_arguments(
-        config,
-        Seq2SeqArguments,
-        predict_with_generate=True,
-        generation_num_beams=1,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        train_sampling_strategy="group_by_length",
-    )
-    with run_directory(args):
-        return _Run(config, args).run(card_template)
+def score_texts(
+    names: Sequence[str], predictions: Sequence[str], references: Sequence[str]
+) -> tuple[dict[str, float], list[str]]:
+    """Figures of generated texts by some of `METRICS`, by name, and sentences that say how they were computed."""
+    figures, notes = {}, []
+    for name in names:
+        metric, read = METRICS[name]
+        found = load_metric(metric).compute(predictions=list(predictions), references=list(references))
+        figures |= {key: float(value) for key, value in read(found).items()}
+        if "signature" in found:
+            notes.append(f"{name}: sacrebleu, {found['signature']}.")
+    return figures, notes
 
 
-class _Run:
-    """The parts of one run, made in order: texts, tokenizer, token ids, model, trainer."""
+class Seq2Seq(TuningRun):
+    """Trains on pairs of texts, generates the targets of the test split, saves and reports."""
 
-    def __init__(self, config: Seq2SeqConfig, args: Seq2SeqArguments):
-        self.config = config
-        self.args = args
+    config_class = Seq2SeqConfig
+    arguments_class = Seq2SeqArguments
+    managed = {
+        "optim": "use training.optimizer",
+        "optim_args": "use training.optimizer and its settings",
+        "predict_with_generate": "a run always generates when it evaluates",
+        "generation_max_length": "use data.max_target_length",
+        "generation_num_beams": "use generation.num_beams",
+        "generation_config": "use the section generation",
+        "remove_unused_columns": "batches hold exactly what the model takes",
+        "prediction_loss_only": "evaluation reports the metrics of the task",
+        "label_names": "the target is the label",
+        "sortish_sampler": "use training.train_sampling_strategy: group_by_length",
+    }
+    defaults = {
+        **TuningRun.defaults,
+        "predict_with_generate": True,
+        "generation_num_beams": 1,
+        "remove_unused_columns": False,
+        "label_names": ["labels"],
+        "train_sampling_strategy": "group_by_length",
+    }
 
-    def run(self, card_template: Path | None) -> signal.Signals | None:
+    def prepare(self) -> Seq2SeqTuner:
         data = self.config.data
         with self.args.main_process_first():  # the first process fills the caches that the others read
-            self.texts = {split: self.load(split, getattr(data, f"max_{split}_samples")) for split in SPLITS}
+            self.data = data.load()
             self.tokenizer = self.open_tokenizer()
             self.model_config = self.open_model_config()
-            self.form = self.pair_format()
-            self.notes, encoded = [], {}
-            for split, texts in self.texts.items():
-                encoded[split], cut = encode_pairs(texts, self.tokenizer, self.form, with_prompts=split != "train")
-                self.notes += report_cuts(split, cut, len(texts), self.form)
-        self.encoded = encoded
-        self.trainer = self.make_trainer()
-        facts = {"fingerprint": [texts._fingerprint for texts in self.texts.values()]}
-        return run(self.trainer, self.config, self.evaluate, card_template, facts)
-
-    def load(self, split: str, limit: int | None) -> Dataset:
-        """Columns `source` and `target` of a split."""
-        data = self.config.data
-        dataset = load_task(data.dataset, split)
-        for side in ("source", "target"):
-            if getattr(data, side) not in dataset.column_names:
-                raise ValueError(
-                    f"data.{side} = {getattr(data, side)!r} is no column of the data; there are {dataset.column_names}"
-                )
-        dataset = dataset.select_columns([data.source, data.target])
-        dataset = dataset.rename_columns({data.source: "source", data.target: "target"})
-        for side in ("source", "target"):
-            check_texts(dataset, side, split)
-        return take(dataset, limit, split)
-
-    # ---- tokenizer and model ----------------------------------------------------------------------------------------
+            self.is_decoder = not self.model_config.is_encoder_decoder
+            self.auto_class = AutoModelForCausalLM if self.is_decoder else AutoModelForSeq2SeqLM
+            self.check_lengths()
+            self.encoded = {
+                split: encode_pairs(pairs, self.tokenizer, data, self.is_decoder, with_prompts=split != "train")
+                for split, pairs in self.data.items()
+            }
+        trainer = Seq2SeqTuner(
+            model=self.make_model(),
+            args=self.args,
+            train_dataset=self.encoded["train"],
+            eval_dataset=self.encoded["validation"],
+            data_collator=PairCollator(self.tokenizer),
+            processing_class=self.tokenizer,
+            metrics=self.config.task.metrics,
+        )
+        for split, encoded in self.encoded.items():
+            self.notes += report_cuts(split, encoded, data)
+        trainer.references = self.data["validation"]["target"][:]
+        return trainer
 
     def open_tokenizer(self) -> PreTrainedTokenizerBase:
         model = self.config.model
         if model.path is not None or model.tokenizer is not None:
             return open_tokenizer(model if model.path else dataclasses.replace(model, path=model.tokenizer, new=None))
-        folder = Path(self.config.output_dir, "tokenizer")
-        made_with = {**dataclasses.asdict(self.config.tokenizer), "data": dataclasses.asdict(self.config.data)}
-        note = folder / "made_with.json"
-        if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == made_with:
-            return AutoTokenizer.from_pretrained(folder)
-        section, train = self.config.tokenizer, self.texts["train"]
-        tokenizer = train_tokenizer(
+        config, train = CONFIG_MAPPING[model.new["model_type"]](), self.data["train"]
+        return kept_tokenizer(
+            self.run_dir / "tokenizer",
+            self.config.tokenizer,
+            self.config.to_dict()["data"],
             (text for side in ("source", "target") for text in train[side]),
-            section.algorithm,
-            section.vocab_size,
-            stack=_stack(CONFIG_MAPPING[model.new["model_type"]]()),
+            stack="encoder-decoder" if config.is_encoder_decoder else "decoder",
             show_progress=not self.args.disable_tqdm,
         )
-        tokenizer.save_pretrained(folder)
-        note.write_text(json.dumps(made_with), encoding="utf-8")
-        return tokenizer
 
     def open_model_config(self):
         model, data = self.config.model, self.config.data
         if model.new is None:
-            stack = "encoder-decoder" if is_encoder_decoder(model) else "decoder"
-            return open_config(model, _AUTO_CLASSES[stack])
+            return open_config(model, AutoModelForSeq2SeqLM if is_encoder_decoder(model) else AutoModelForCausalLM)
         config = new_model_config(model.new, self.tokenizer, data.max_source_length + data.max_target_length)
         check_vocabulary(self.tokenizer, config.get_text_config(decoder=True).vocab_size)
         return config
 
-    def pair_format(self) -> PairFormat:
-        data, stack = self.config.data, _stack(self.model_config)
-        if stack == "decoder":
+    def check_lengths(self) -> None:
+        """Raise ValueError where texts are longer than the model reads, or a decoder's prompt has no room."""
+        data = self.config.data
+        lengths = {"source": data.max_source_length, "target": data.max_target_length}
+        if self.is_decoder:
+            lengths = {"source": sum(lengths.values())}
             if self.tokenizer.eos_token_id is None:
                 raise ValueError("model: the tokenizer has no end token, so a decoder would never learn where to stop")
             fixed = len(self.tokenizer(data.separator)["input_ids"])
@@ -187,108 +289,52 @@ class _Run:
                     f"data.max_source_length = {data.max_source_length}: data.separator and special tokens take "
                     f"{fixed}, which leaves no room for a source"
                 )
-        return PairFormat(
-            stack=stack,
-            prefix=data.prefix,
-            separator=data.separator,
-            max_source_length=data.max_source_length,
-            max_target_length=data.max_target_length,
-        )
-
-    def make_model(self) -> PreTrainedModel:
-        auto_class = _AUTO_CLASSES[self.form.stack]
-        if self.config.model.new is None:
-            model = prepare_model(
-                self.config, auto_class, self.tokenizer, self.args, num_samples=len(self.encoded["train"])
-            )
-        else:
-            set_seed(self.config.seed)
-            model = auto_class.from_config(self.model_config, dtype=getattr(torch, self.config.model.dtype))
-        data = self.config.data
-        lengths = {"source": data.max_source_length, "target": data.max_target_length}
-        if self.form.stack == "decoder":
-            lengths = {"source": sum(lengths.values())}
-        limit = text_limit(model.config, self.tokenizer)
+        limit = text_limit(self.model_config, self.tokenizer)
         for side, length in lengths.items():
             if limit is not None and length > limit:
                 raise ValueError(f"data.max_{side}_length: {length} tokens are more than the model's {limit}")
-        generation = {"max_new_tokens": data.max_target_length, **self.config.generation}
+
+    def make_model(self) -> PreTrainedModel:
+        if self.config.model.new is None:
+            model = self.open_model(self.auto_class, self.tokenizer, len(self.data["train"]))
+        else:
+            set_seed(self.config.seed)
+            model = self.auto_class.from_config(self.model_config, dtype=getattr(torch, self.config.model.dtype))
+        generation = {"max_new_tokens": self.config.data.max_target_length, **self.config.generation}
         model.generation_config.update(max_length=None, pad_token_id=self.tokenizer.pad_token_id, **generation)
         return model
 
-    def make_trainer(self) -> Seq2SeqTuner:
-        model = self.make_model()
-        trainer = Seq2SeqTuner(
-            model=model,
-            args=self.args,
-            train_dataset=self.encoded["train"],
-            eval_dataset=self.encoded["validation"],
-            data_collator=PairCollator(self.tokenizer),
-            processing_class=self.tokenizer,
-            metrics=TextMetrics(self.config.task.metrics),
-        )
-        trainer.references = self.texts["validation"]["target"][:]
-        return trainer
-
-    # ---- the final figures ------------------------------------------------------------------------------------------
-
     def evaluate(self) -> Results:
-        trainer, test, config = self.trainer, self.texts["test"], self.config
+        trainer, test, config = self.trainer, self.data["test"], self.config
         trainer.references = test["target"][:]
         beams = config.generation.get("num_beams", 1)
-        found = trainer.predict(self.encoded["test"], metric_key_prefix="test", num_beams=beams).metrics
-        names = trainer.metrics.names
-        metrics = {"loss": found["test_loss"], **{name: found[f"test_{name}"] for name in names}}
-        metrics["perplexity"] = math.exp(metrics["loss"])
-        baselines = {}
-        for name in config.task.baselines:
-            guesses = BASELINES[name](self.texts["train"], test["source"][:])
-            baselines[name] = trainer.metrics.compute(guesses, trainer.references)
+        loss = trainer.predict(self.encoded["test"], metric_key_prefix="test", num_beams=beams).metrics["test_loss"]
+        figures, notes = trainer.scores
+        guesses = {name: BASELINES[name](self.data["train"], test["source"][:]) for name in config.task.baselines}
         rows = [
             {"source": source, "prediction": prediction, "reference": reference}
             for source, prediction, reference in zip(
                 test["source"], trainer.predictions, trainer.references, strict=True
             )
         ]
-        if self.args.should_save:
-            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            Path(config.output_dir, "predictions.jsonl").write_text("".join(lines), encoding="utf-8")
+        self.write_records("predictions.jsonl", rows)
+        task = "text-generation" if self.is_decoder else config.task.name
+        example = config.data.prefix + rows[0]["source"] + (config.data.separator if self.is_decoder else "")
         decoding = f"a beam of {beams}" if beams > 1 else "greedy decoding"
-        return Results(
-            task="text-generation" if self.form.stack == "decoder" else config.task.name,
-            dataset=describe_dataset(config.data.dataset),
-            metrics=metrics,
-            rows={split: len(texts) for split, texts in self.texts.items()},
-            usage=_USAGE[self.form.stack].format(
-                path=Path(config.output_dir).name, source=json.dumps(rows[0]["source"])
-            ),
-            baselines=baselines,
-            notes=[
-                f"Scored against the test split as it stands, with {decoding}.",
-                *trainer.metrics.notes,
-                *self.notes,
-            ],
+        return self.results(
+            task=task,
+            metrics={"loss": loss, **figures, "perplexity": math.exp(loss)},
+            usage=usage(config, task, self.auto_class, json.dumps(example)),
+            baselines={
+                name: score_texts(config.task.metrics, g, trainer.references)[0] for name, g in guesses.items()
+            },
+            notes=[f"Scored against the test split as it stands, with {decoding}.", *notes],
             files={"predictions.jsonl": "source, prediction and reference of every test example"},
-            samples=samples_text(rows[:4]),
+            samples="\n\n".join(map(_sample_text, rows[:4])),
         )
 
 
-_AUTO_CLASSES = {"encoder-decoder": AutoModelForSeq2SeqLM, "decoder": AutoModelForCausalLM}
-_USAGE = {
-    "encoder-decoder": """import hf_llm
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
-
-model = AutoModelForSeq2SeqLM.from_pretrained("{path}")
-tokenizer = AutoTokenizer.from_pretrained("{path}")
-source = tokenizer({source}, return_tensors="pt")
-print(tokenizer.decode(model.generate(**source)[0], skip_special_tokens=True))""",
-    "decoder": """import hf_llm
-from transformers import pipeline
-
-generate = pipeline("text-generation", "{path}")
-print(generate({source} + "\\n", return_full_text=False))""",
-}
-
-
-def _stack(config) -> str:
-    return "encoder-decoder" if config.is_encoder_decoder else "decoder"
+def _sample_text(row: dict[str, str]) -> str:
+    """Source, prediction and reference of an example, as Markdown."""
+    shown = {"source": "source", "prediction": "model", "reference": "reference"}
+    return "\n>\n".join(f"> **{name}** {' '.join(row[key].split())}" for key, name in shown.items())

@@ -3,57 +3,35 @@
 import copy
 import logging
 import math
-import signal
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-import numpy
 import pyarrow.compute
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
-from hf_llm.data.tasks import SPLITS, load_task
 from hf_llm.training.evaluation import preserved_rng
-from hf_llm.training.runs import run_directory, set_cpu_threads
+from hf_llm.training.report import Results
 
 from .adapters import has_virtual_tokens
-from .config import ModelSection, TuningConfig, load_tuning_config, training_arguments
-from .conversations import check_calls, read_texts
-from .finetuning import describe_dataset
+from .conversations import TURN_END, check_calls, read_texts, set_chat_template
+from .job import DataSection, TuningConfig, TuningMixin, TuningRun, usage
 from .models import is_encoder_decoder, open_config, open_tokenizer, text_limit
-from .pairs import take
-from .report import Results
-from .running import TuningMixin, prepare_model, run
-from .sft_data import (
-    FORMATS,
-    TURN_END,
-    check_answers,
-    has_messages,
-    kind_of,
-    prompt_text,
-    set_chat_template,
-)
 
 
 logger = logging.getLogger(__name__)
 
-MANAGED = {
-    "model_init_kwargs": "use the section model",
-    "trust_remote_code": "hf_llm's own classes open the model",
-    "chat_template_path": "use data.chat_template",
-    "dataset_kwargs": "use the section data",
-    "dataset_text_field": "name the column `text` by data.dataset.columns",
-    "use_liger_kernel": "TRL's fused head is used already",
-    "gradient_checkpointing": "use training.activation_checkpointing",
-    "gradient_checkpointing_kwargs": "use training.activation_checkpointing_kwargs",
+# kinds of data that SFTTrainer knows, the most telling first -> their columns, and what the loss is over
+FORMATS = {
+    "conversation": (("messages",), "whole conversations"),
+    "prompt and completion": (("prompt", "completion"), "completions"),
+    "text": (("text",), "whole texts"),
 }
 
 
-@dataclass
-class SftData:
+@dataclass(kw_only=True)
+class SftData(DataSection):
     """
     Attributes:
         dataset: anything that `hf_llm.data.tasks.load_task` takes, with a column `messages` (role and content each;
@@ -61,19 +39,19 @@ class SftData:
             column `text`.
         chat_template: None takes the tokenizer's; "chatml", or a file with a Jinja template. To train on what the
             assistant says alone, it must mark that with {% generation %}, as "chatml" does.
-        max_train_samples, max_validation_samples, max_test_samples: take that many examples of a split, drawn once.
     """
 
-    dataset: Any
     chat_template: str | None = None
-    max_train_samples: int | None = None
     max_validation_samples: int | None = 256
-    max_test_samples: int | None = None
 
 
 @dataclass
 class SamplesSection:
-    """How many test prompts are answered before and after training, greedily, by at most so many tokens."""
+    """
+    Attributes:
+        count: how many test prompts are answered before and after training, greedily.
+        max_new_tokens: of an answer.
+    """
 
     count: int = 3
     max_new_tokens: int = 64
@@ -81,7 +59,8 @@ class SamplesSection:
 
 @dataclass(kw_only=True)
 class SftConfig(TuningConfig):
-    """
+    """A run of `recipes/sft.py`.
+
     Attributes:
         data: what is learned from.
         samples: what is shown of it.
@@ -89,11 +68,6 @@ class SftConfig(TuningConfig):
 
     data: SftData
     samples: SamplesSection = field(default_factory=SamplesSection)
-
-
-def load_sft_config(path: str | Path, overrides: list[str] = ()) -> SftConfig:
-    """The run that a YAML file and `--section.field value` overrides describe. ValueError names what is wrong."""
-    return load_tuning_config(SftConfig, SFTConfig, path, overrides, MANAGED)
 
 
 @dataclass(frozen=True)
@@ -123,13 +97,11 @@ class Prepared:
         if limit is None:
             return cls(len(tokens))
         lengths = pyarrow.compute.list_value_length(tokens.with_format("arrow")[:]["input_ids"]).to_numpy()
-        longer = numpy.flatnonzero(lengths > limit)
+        longer = int((lengths > limit).sum())
         if packing:
-            fate = cls.fate if args.packing_strategy == "bfd" else "were split over rows"
-            return cls(len(tokens), len(longer), fate)
-        kept = slice(limit) if args.truncation_mode == "keep_start" else slice(-limit, None)
-        cut = sum(any(label != -100 for label in row["labels"][kept]) for row in tokens.select(longer))
-        return cls(len(tokens), cut, left_out=len(tokens) - len(prepared))
+            return cls(len(tokens), longer, cls.fate if args.packing_strategy == "bfd" else "were split over rows")
+        left_out = len(tokens) - len(prepared)
+        return cls(len(tokens), longer - left_out, left_out=left_out)
 
 
 class SftTuner(TuningMixin, SFTTrainer):
@@ -155,110 +127,116 @@ class SftTuner(TuningMixin, SFTTrainer):
         """None of TRL's: the run writes a card from its own figures."""
 
 
-def train_sft(config: SftConfig, card_template: Path | None = None) -> signal.Signals | None:
-    """Train, evaluate, save and report; go on from a checkpoint where there is one.
+class Sft(TuningRun):
+    """Trains on conversations or texts, answers a few prompts before and after, saves and reports."""
 
-    Returns:
-        The signal that stopped the run (a checkpoint has been saved), or None if it is complete.
+    config_class = SftConfig
+    arguments_class = SFTConfig
+    managed = {
+        "model_init_kwargs": "use the section model",
+        "trust_remote_code": "hf_llm's own classes open the model",
+        "chat_template_path": "use data.chat_template",
+        "dataset_kwargs": "use the section data",
+        "dataset_text_field": "name the column `text` by data.dataset.columns",
+        "use_liger_kernel": "TRL's fused head is used already",
+        "gradient_checkpointing": "use training.activation_checkpointing",
+        "gradient_checkpointing_kwargs": "use training.activation_checkpointing_kwargs",
+    }
 
-    Raises:
-        ValueError: anything wrong with the configuration, the data or the checkpoint, before training starts.
-    """
-    set_cpu_threads(config.cpu_threads)
-    open_decoder_config(config.model)
-    args = sft_arguments(config)
-    check_packing(config, args)
-    with run_directory(args):
-        return _Run(config, args).run(card_template)
+    def make_arguments(self) -> SFTConfig:
+        """TRL's, but activations are recomputed on accelerators alone, which lack memory."""
+        args = self.arguments(activation_checkpointing=torch.accelerator.is_available())
+        if args.packing and args.packing_strategy == "wrapped":
+            raise ValueError(
+                "training.packing_strategy = 'wrapped' lets packed texts see each other: use bfd or bfd_split"
+            )
+        if (args.packing or args.padding_free) and has_virtual_tokens(self.config.peft):
+            raise ValueError(
+                f"training.packing = {args.packing}, training.padding_free = {args.padding_free}: "
+                f"peft.method = {self.config.peft['method']!r} drops the positions by which texts of one row are kept "
+                "apart; use lora"
+            )
+        return args
 
-
-class _Run:
-    """The parts of one run, made in order: texts, tokenizer, model, trainer."""
-
-    def __init__(self, config: SftConfig, args: SFTConfig):
-        self.config = config
-        self.args = args
-
-    def run(self, card_template: Path | None) -> signal.Signals | None:
-        data = self.config.data
+    def prepare(self) -> SftTuner:
+        if is_encoder_decoder(self.config.model):
+            raise ValueError(
+                f"model.path = {self.config.model.path!r} is an encoder-decoder, which this trainer does not support: "
+                "take recipes/seq2seq.py"
+            )
+        model_config = open_config(self.config.model, AutoModelForCausalLM)
         with self.args.main_process_first():  # the first process fills the caches that the others read
-            self.texts = {split: self.load(split, getattr(data, f"max_{split}_samples")) for split in SPLITS}
-            self.tokenizer = open_tokenizer(self.config.model)
-            self.kind = kind_of(self.texts["train"])
-            self.is_chat = has_messages(self.texts["train"][0])
-            if self.is_chat:
-                set_chat_template(self.tokenizer, data.chat_template, self.args.assistant_only_loss)
-                for split, texts in self.texts.items():
-                    check_calls(texts, texts.column_names, split, self.tokenizer)
-            elif self.args.assistant_only_loss:
-                raise ValueError(f"training.assistant_only_loss = True needs conversations, the data is {self.kind}")
-            elif self.tokenizer.eos_token is None:
-                raise ValueError("model: the tokenizer has no end token (eos_token), and texts must end: set one")
-        self.trainer = self.make_trainer()
+            self.data = {split: self.read(texts, split) for split, texts in self.config.data.load().items()}
+            self.kind = kind_of(self.data["train"])
+            self.is_chat = has_messages(self.data["train"][0])
+            self.tokenizer = self.open_tokenizer()
+        limit = text_limit(model_config, self.tokenizer)
+        if limit is not None and (self.args.max_length or limit + 1) > limit:
+            raise ValueError(f"training.max_length = {self.args.max_length}: the model reads {limit} tokens at most")
+        model = self.open_model(AutoModelForCausalLM, self.tokenizer, len(self.data["train"]))
+        if self.is_chat:
+            model.generation_config.eos_token_id = self.stop_tokens(model.generation_config.eos_token_id)
+        trainer = self.trainer = SftTuner(
+            model=model,
+            args=self.args,
+            train_dataset=self.data["train"],
+            eval_dataset=self.data["validation"],
+            processing_class=self.tokenizer,
+        )
         self.before = self.measure()
-        self.notes = [note for split in SPLITS for note in self.report_length(split)]
-        self.samples_before = self.answers()
-        facts = {"fingerprint": self.texts["train"]._fingerprint}
-        return run(self.trainer, self.config, self.evaluate, card_template, facts)
+        for split in self.data:
+            self.report_length(split)
+        self.answers_before = self.answers()
+        return trainer
 
-    def load(self, split: str, limit: int | None) -> Dataset:
-        dataset = load_task(self.config.data.dataset, split)
-        columns = list(FORMATS[kind_of(dataset)])
+    def read(self, dataset: Dataset, split: str) -> Dataset:
+        columns = list(FORMATS[kind_of(dataset)][0])
         dataset = read_texts(dataset.select_columns(columns), columns, split)
         if self.args.assistant_only_loss:
             check_answers(dataset, split)
-        return take(dataset, limit, split)
+        return dataset
 
-    def report_length(self, split: str) -> list[str]:
-        """Warn of examples that are longer than `training.max_length`; the same as sentences for the card.
-
-        Raises:
-            ValueError: nothing is left.
-        """
-        prepared = self.prepared(split)
-        limit, given = f"training.max_length = {self.args.max_length}", f"{prepared.given:,} examples of the {split}"
-        if prepared.left_out == prepared.given:
-            raise ValueError(f"{limit} leaves nothing to learn of the {split} split: raise it")
-        notes = []
-        if prepared.cut:
-            notes.append(f"{prepared.cut:,} of {given} split are longer than {limit} tokens and {prepared.fate}.")
-        if prepared.left_out:
-            notes.append(f"{prepared.left_out:,} of {given} split were left out: {limit} leaves nothing to learn.")
-        for note in notes:
-            logger.warning(note)
-        return notes
-
-    def prepared(self, split: str) -> Prepared:
-        return self.trainer.prepared[self.texts[split]._fingerprint]
-
-    def make_trainer(self) -> SftTuner:
-        model = prepare_model(
-            self.config, AutoModelForCausalLM, self.tokenizer, self.args, num_samples=len(self.texts["train"])
-        )
-        limit = text_limit(model.config, self.tokenizer)
-        if limit is not None and (self.args.max_length or limit + 1) > limit:
-            raise ValueError(f"training.max_length = {self.args.max_length}: the model reads {limit} tokens at most")
+    def open_tokenizer(self) -> PreTrainedTokenizerBase:
+        tokenizer, assistant_only = open_tokenizer(self.config.model), self.args.assistant_only_loss
         if self.is_chat:
-            model.generation_config.eos_token_id = self.stop_tokens(model.generation_config.eos_token_id)
-        return SftTuner(
-            model=model,
-            args=self.args,
-            train_dataset=self.texts["train"],
-            eval_dataset=self.texts["validation"],
-            processing_class=self.tokenizer,
-        )
+            set_chat_template(tokenizer, self.config.data.chat_template, assistant_only)
+            for split, texts in self.data.items():
+                check_calls(texts, texts.column_names, split, tokenizer)
+        elif assistant_only:
+            raise ValueError(f"training.assistant_only_loss = True needs conversations, the data is {self.kind}")
+        elif tokenizer.eos_token is None:
+            raise ValueError("model: the tokenizer has no end token (eos_token), and texts must end: set one")
+        return tokenizer
 
     def stop_tokens(self, ends: int | list[int] | None) -> list[int]:
         """Where generation ends: the model's own end tokens, the tokenizer's, and the end of a turn."""
         ends = ends if isinstance(ends, list) else [ends]
-        vocabulary = self.tokenizer.get_vocab()
-        return sorted({i for i in [*ends, self.tokenizer.eos_token_id, vocabulary.get(TURN_END)] if i is not None})
+        turn_end = self.tokenizer.get_vocab().get(TURN_END)
+        return sorted({i for i in [*ends, self.tokenizer.eos_token_id, turn_end] if i is not None})
 
-    # ---- the final figures ------------------------------------------------------------------------------------------
+    def report_length(self, split: str) -> None:
+        """Warn of examples that are longer than `training.max_length`, and note it for the card.
+
+        Raises:
+            ValueError: nothing is left.
+        """
+        prepared = self.trainer.prepared[self.data[split]._fingerprint]
+        limit, given = f"training.max_length = {self.args.max_length}", f"{prepared.given:,} examples of the {split}"
+        if prepared.left_out == prepared.given:
+            raise ValueError(f"{limit} leaves nothing to learn of the {split} split: raise it")
+        for count, fate in (
+            (prepared.cut, f"are longer than {limit} tokens and {prepared.fate}"),
+            (prepared.left_out, f"were left out: {limit} leaves nothing to learn"),
+        ):
+            if count:
+                self.notes.append(f"{count:,} of {given} split {fate}.")
+                logger.warning(self.notes[-1])
+
+    # ---- the figures, before and after ------------------------------------------------------------------------------
 
     def measure(self) -> dict[str, float]:
         """Loss and perplexity of the test split, over the tokens that are trained on."""
-        found = self.trainer.evaluate(self.texts["test"], metric_key_prefix="test")
+        found = self.trainer.evaluate(self.data["test"], metric_key_prefix="test")
         if "test_loss" not in found:
             raise ValueError(
                 f"training.max_length = {self.args.max_length} leaves nothing to learn of the test split: raise it"
@@ -273,51 +251,38 @@ class _Run:
         model = trainer.accelerator.unwrap_model(trainer.model)
         was_training = model.training
         model.eval()
-        pairs = []
+        rows = self.data["test"].select(range(min(section.count, len(self.data["test"]))))
         with preserved_rng(), torch.no_grad():
-            for row in self.texts["test"].select(range(min(section.count, len(self.texts["test"])))):
-                prompt = prompt_text(self.tokenizer, row)
-                ids = self.tokenizer(prompt, add_special_tokens=not self.is_chat)["input_ids"]
-                if not ids:  # of an empty prompt
-                    begin = self.tokenizer.bos_token_id
-                    ids = [self.tokenizer.eos_token_id if begin is None else begin]
-                inputs = torch.tensor([ids], device=model.device)
-                output = model.generate(
-                    inputs,
-                    attention_mask=torch.ones_like(inputs),
-                    max_new_tokens=section.max_new_tokens,
-                    do_sample=False,
-                    pad_token_id=self.tokenizer.pad_token_id,
-                )
-                said = self.tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)
-                pairs.append((prompt, said))
+            pairs = [self.answer(model, prompt_text(self.tokenizer, row)) for row in rows]
         model.train(was_training)
         return pairs
 
+    def answer(self, model, prompt: str) -> tuple[str, str]:
+        tokenizer = self.tokenizer
+        ids = tokenizer(prompt, add_special_tokens=not self.is_chat)["input_ids"]
+        if not ids:  # of an empty prompt
+            ids = [tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id]
+        inputs = torch.tensor([ids], device=model.device)
+        options = {"max_new_tokens": self.config.samples.max_new_tokens, "pad_token_id": tokenizer.pad_token_id}
+        output = model.generate(inputs, attention_mask=torch.ones_like(inputs), do_sample=False, **options)
+        return prompt, tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)
+
     def evaluate(self) -> Results:
-        shown = zip(self.samples_before, self.answers(), strict=True)
-        learned = "what the assistant says" if self.args.assistant_only_loss else _LEARNED[self.kind]
+        learned = "what the assistant says" if self.args.assistant_only_loss else FORMATS[self.kind][1]
         if self.args.completion_only_loss is False and self.kind == "prompt and completion":
             learned = "prompts and completions"
-        return Results(
+        prepared = {split: self.trainer.prepared[texts._fingerprint] for split, texts in self.data.items()}
+        shown = zip(self.answers_before, self.answers(), strict=True)
+        example = '[{"role": "user", "content": "Hello!"}]' if self.is_chat else '"..."'
+        return self.results(
             task="text-generation",
-            dataset=describe_dataset(self.config.data.dataset),
             metrics=self.measure(),
-            rows={split: found.given - found.left_out for split in SPLITS for found in [self.prepared(split)]},
-            usage=_USAGE.format(path=Path(self.config.output_dir).name, prompt=_EXAMPLE if self.is_chat else '"..."'),
+            rows={split: found.given - found.left_out for split, found in prepared.items()},
+            usage=usage(self.config, "text-generation", AutoModelForCausalLM, example),
             baselines={"before fine-tuning": self.before},
-            notes=[f"The loss is over {learned}.", *self.notes],
+            notes=[f"The loss is over {learned}."],
             samples="\n\n".join(_sample_text(prompt, before, after) for (prompt, before), (_, after) in shown),
         )
-
-
-_LEARNED = {"conversation": "whole conversations", "prompt and completion": "completions", "text": "whole texts"}
-_EXAMPLE = '[{"role": "user", "content": "Hello!"}]'
-_USAGE = """import hf_llm
-from transformers import pipeline
-
-generate = pipeline("text-generation", "{path}")
-print(generate({prompt}, return_full_text=False)[0]["generated_text"])"""
 
 
 def _sample_text(prompt: str, before: str, after: str) -> str:
@@ -325,33 +290,42 @@ def _sample_text(prompt: str, before: str, after: str) -> str:
     return "\n\n".join(f"**{name}**\n\n````text\n{text.strip()}\n````" for name, text in parts.items())
 
 
-def open_decoder_config(section: ModelSection) -> PreTrainedConfig:
-    """The model's configuration; refuses what SFTTrainer would train on a meaningless objective.
+# ---- data -----------------------------------------------------------------------------------------------------------
+
+
+def kind_of(dataset: Dataset) -> str:
+    """The key of `FORMATS` that a data set has.
 
     Raises:
-        ValueError: the path is no checkpoint, or none of a decoder.
+        ValueError: it has none; its columns are listed.
     """
-    if is_encoder_decoder(section):
-        raise ValueError(
-            f"model.path = {section.path!r} is an encoder-decoder, which this trainer does not support: "
-            "take recipes/seq2seq.py"
-        )
-    return open_config(section, AutoModelForCausalLM)
+    for kind, (columns, _) in FORMATS.items():
+        if set(columns) <= set(dataset.column_names):
+            return kind
+    wanted = ", ".join(" and ".join(f"`{c}`" for c in columns) for columns, _ in FORMATS.values())
+    raise ValueError(
+        f"data.dataset: its columns are {dataset.column_names}; needed are {wanted} (rename by data.dataset.columns)"
+    )
 
 
-def sft_arguments(config: SftConfig) -> SFTConfig:
-    """The run's arguments; activations are recomputed on accelerators alone, which lack memory."""
-    return training_arguments(config, SFTConfig, activation_checkpointing=torch.accelerator.is_available())
+def check_answers(dataset: Dataset, split: str) -> None:
+    """Raise ValueError on the first conversation in which no assistant says anything."""
+    for column in set(dataset.column_names) - {"prompt"}:
+        for i, value in enumerate(dataset[column]):
+            if isinstance(value, list) and all(message["role"] != "assistant" for message in value):
+                raise ValueError(
+                    f"training.assistant_only_loss = True: in example {i} of {split} no assistant says anything"
+                )
 
 
-def check_packing(config: SftConfig, args: SFTConfig) -> None:
-    """Raise ValueError where texts of one row would see each other: their positions keep them apart."""
-    if args.packing and args.packing_strategy == "wrapped":
-        raise ValueError(
-            "training.packing_strategy = 'wrapped' lets packed texts see each other: use bfd or bfd_split"
-        )
-    if (args.packing or args.padding_free) and config.peft is not None and has_virtual_tokens(config.peft):
-        raise ValueError(
-            f"training.packing = {args.packing}, training.padding_free = {args.padding_free}: peft.method = "
-            f"{config.peft['method']!r} drops the positions by which texts of one row are kept apart; use lora"
-        )
+def has_messages(row: dict) -> bool:
+    """Whether an example is made of messages (role and content), which a chat template turns into text."""
+    return isinstance(row.get("messages", row.get("prompt")), list)
+
+
+def prompt_text(tokenizer: PreTrainedTokenizerBase, row: dict) -> str:
+    """What an example begins with, up to where the model goes on: the first message of a conversation, say."""
+    if has_messages(row):
+        opening = row["messages"][:1] if "messages" in row else row["prompt"]
+        return tokenizer.apply_chat_template(opening, tokenize=False, add_generation_prompt=True)
+    return row["prompt"] if "prompt" in row else row["text"][: len(row["text"]) // 4]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from hf_llm.training.runs import available_cores
+from hf_llm.training.launching import available_cores
 
 
 def last_table(output: str) -> str:

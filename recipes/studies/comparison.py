@@ -14,7 +14,7 @@ from hf_llm.data.tasks import load_task
 from hf_llm.rlhf.preferences import PreferenceData, load_split, prompt_ids
 from hf_llm.rlhf.reward_sources import open_reward_model
 from hf_llm.rlhf.rewards import RewardModel
-from hf_llm.training.runs import set_cpu_threads
+from hf_llm.training.launching import set_cpu_threads
 from hf_llm.training.settings import build_section, load_settings
 from hf_llm.tuning.config import ModelSection
 from hf_llm.tuning.conversations import is_conversation
@@ -55,6 +55,7 @@ class ComparisonConfig:
     batch_size: int = 64
     seed: int = 0
     cpu_threads: int | None = None
+    imports: str | list[str] = field(default_factory=list)
 
     def __post_init__(self):
         for name, least in (("max_new_tokens", 1), ("best_of", 2), ("shown", 0), ("batch_size", 1)):

@@ -1,13 +1,11 @@
-"""`transformers serve` on a checkpoint of hf_llm: the command as users type it, offline, hf_llm not imported by it."""
+"""`hf-llm serve` on a checkpoint of hf_llm: the command as users type it, offline."""
 
-import os
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import openai
 import pytest
@@ -26,11 +24,10 @@ def client(request, demo, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(demo), "--trust-remote-code"]
-    command += ["--device", "cpu", "--host", "127.0.0.1", "--port", str(port), *request.param]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-m", "hf_llm.cli", "serve", str(demo), "--device", "cpu", "--host", "127.0.0.1"]
+    command += ["--port", str(port), *request.param]
     with open(tmp_path / "log", "w+") as log:
-        server = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
+        server = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log)
         try:
             wait_for(f"http://127.0.0.1:{port}/health", server, log)
             yield openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)

@@ -18,7 +18,7 @@ from hf_llm import (
 from hf_llm.evaluation import perplexity
 from hf_llm.evaluation.evaluating import evaluate, evaluation_config, table
 from hf_llm.evaluation.opening import opened
-from hf_llm.tuning.finetuning import finetune, load_finetune_config
+from hf_llm.tuning.finetuning import Finetuning
 
 from .conftest import TEXTS
 
@@ -185,7 +185,7 @@ def test_answers_and_choices_score_as_the_run_that_trained_them(task, language_m
         "training": training,
     }
     (tmp_path / "run.yaml").write_text(json.dumps(settings))
-    finetune(load_finetune_config(tmp_path / "run.yaml"))
+    Finetuning(Finetuning.load(tmp_path / "run.yaml")).run()
     expected = json.loads((tmp_path / "run" / "metrics.json").read_text())
     words = ("model", str(tmp_path / "run"), "data", data, "split", "test", "task", task.replace("_", "-"))
     metrics = evaluate(config_of(*words, "window", "48", "batch_size", "3"))["metrics"]

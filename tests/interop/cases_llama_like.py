@@ -39,6 +39,15 @@ LAYER_NORM_EPS = {"eps": {"layer_norm_eps": 0.1}}
 WINDOW = {"window": {"sliding_window": 4}}
 LIKE_LLAMA = TIED | HEAD_DIM | MHA | SCALED | ACTIVATION | RMS_EPS
 
+LATENT = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 12,
+    "kv_lora_rank": 8,
+    "qk_nope_head_dim": 6,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 10,
+    "dim_model_base": 8,
+}
 QWEN_WINDOWS = {
     "windows": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
     "window-everywhere": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 0},
@@ -125,6 +134,24 @@ LLAMA_LIKE = {
                 "sliding_window": 4,
             },
             "window-not-used": {"sliding_window": 4, "no_rope_layers": [1, 0, 1]},
+        },
+    ),
+    "minicpm3": (
+        SMALL | LATENT,
+        UNTIED
+        | THETAS
+        | {"linear": {"rope_parameters": LINEAR}, "yarn": {"rope_parameters": YARN}}
+        | ACTIVATION
+        | RMS_EPS
+        | BIAS
+        | MLP_BIAS
+        | {
+            "dense-query": {"q_lora_rank": None},
+            "value": {"v_head_dim": None},
+            "embedding": {"scale_emb": 3.0},
+            "depth": {"scale_depth": 0.7},
+            "logits": {"dim_model_base": 16},
+            "longrope": {"rope_parameters": LONG | {"short_factor": [1.0] * 2, "long_factor": [1.5, 4.0]}},
         },
     ),
     "qwen2": (SMALL, LIKE_LLAMA | QWEN_WINDOWS),

@@ -1,6 +1,9 @@
 """What the tables of Llama's relations refuse, carry along, and write for other readers."""
 
+import copy
+
 import pytest
+import torch
 import transformers
 
 import hf_llm
@@ -122,3 +125,13 @@ def test_a_quantised_model_is_refused():
     native.config.quantization_config = transformers.BitsAndBytesConfig(load_in_8bit=True)
     with pytest.raises(InteropError, match="LlamaForCausalLM is quantised"):
         hf_llm.from_native(native)
+
+
+@torch.no_grad()
+def test_latent_attention_in_bfloat16():
+    """No further from float32 than twice the native class's own distance."""
+    native = parity.native_model("minicpm3", **LLAMA_LIKE["minicpm3"][0])
+    ids, ours = parity.inputs(), parity.imported(native)
+    exact = native(ids).logits
+    theirs, found = (copy.deepcopy(model).bfloat16()(ids).logits.float() - exact for model in (native, ours))
+    assert found.abs().mean() <= 2 * theirs.abs().mean()

@@ -35,7 +35,6 @@ for argument in sys.argv[1:]:
     expected = os.path.join(folder or name, "expected.safetensors")
     config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=True)
     assert type(config).__module__.startswith("transformers_modules."), type(config)
-    assert getattr(transformers, config.architectures[0]).__name__ in config.auto_map  # for `transformers serve`
     tensors = {}
     if os.path.exists(expected):
         with safetensors.safe_open(expected, "pt") as file:

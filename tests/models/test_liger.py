@@ -101,7 +101,9 @@ def test_cross_entropy(dtype, bias, options):
         loss = form(hidden, head, labels, *options)
         results.append([loss.float(), *torch.autograd.grad(loss, [hidden, *head.parameters()])])
     for mine, exact in zip(*results, strict=True):
-        torch.testing.assert_close(mine, exact, rtol=0, atol=2 * TOLERANCES[dtype] * max(float(exact.abs().max()), 1.0))
+        torch.testing.assert_close(
+            mine, exact, rtol=0, atol=2 * TOLERANCES[dtype] * max(float(exact.abs().max()), 1.0)
+        )
 
 
 @pytest.fixture

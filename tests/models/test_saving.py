@@ -1,6 +1,7 @@
 """Saving and opening: bit-exact, in every dtype and size of shard, with code that travels along."""
 
 import copy
+import dataclasses
 import json
 import pickle
 import re
@@ -25,7 +26,7 @@ from hf_llm import (
 from hf_llm.models.configuration import auto_map
 from hf_llm.models.positions import RotaryEmbedding
 
-from .tiny import EXPERTS, SIZES, STACKS, inputs_of, logits_of, redraw, tiny_config, tiny_model
+from .tiny import EXPERTS, SIZES, STACKS, inputs_of, logits_of, redraw, tiny_config, tiny_model, tokens
 
 
 EVERYTHING = {  # parameters of every kind
@@ -224,15 +225,23 @@ def test_a_subclass_may_give_fields_other_names():
 
 
 @pytest.mark.parametrize("fields", [{}, {**EXPERTS, "mlp_layer_types": "D"}], ids=["no experts", "no sparse layer"])
-def test_only_mixtures_have_the_fields_by_which_others_know_them(fields, tmp_path):
-    """TRL asks `hasattr`. A checkpoint of an earlier version that has the fields opens."""
+def test_only_mixtures_have_router_losses(fields, tmp_path):
+    """By a coefficient of 0, TRL knows that there are none. A checkpoint of an earlier version opens."""
     marks = {"num_experts_per_tok": 2, "router_aux_loss_coef": 0.01, "output_router_logits": False}
     for config_class in (LLMDecoderConfig, LLMEncoderConfig):
         dense, sparse = config_class(**{**SIZES, **fields, **marks}), config_class(**SIZES, num_experts=4)
-        assert not any(hasattr(dense, name) for name in marks) and marks.keys().isdisjoint(dense.to_dict())
+        assert (dense.num_experts_per_tok, dense.router_aux_loss_coef) == (None, 0.0)
         assert {name: getattr(sparse, name) for name in marks} == marks
         for config in (dense, sparse):
             config.save_pretrained(tmp_path)
             assert config_class.from_pretrained(tmp_path).to_dict() == config.to_dict()
-            assert copy.deepcopy(config) == config
+            assert copy.deepcopy(config) == dataclasses.replace(config) == config_class(**dataclasses.asdict(config))
+            assert dataclasses.replace(config) == config
         assert dense != sparse and sparse != config_class(**SIZES, num_experts=4, num_experts_per_tok=1)
+
+
+def test_router_logits_without_routers_are_refused():
+    with pytest.raises(ValueError, match="output_router_logits=True.*no routers"):
+        LLMDecoderConfig(**SIZES, output_router_logits=True)
+    with pytest.raises(ValueError, match="output_router_logits=True.*no routers"):
+        tiny_model("decoder")(tokens(1, 4), output_router_logits=True)

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 
 import hf_llm
 from hf_llm import LLMDecoderForCausalLM, cli
+from hf_llm.manifest import write_manifest
 from hf_llm.models.compat import TESTED_TRANSFORMERS
 from hf_llm.models.configuration import auto_map
 from hf_llm.publishing import check
@@ -29,7 +30,6 @@ from hf_llm.publishing.checking import (
     to_native,
 )
 from hf_llm.publishing.folder import read_folder
-from hf_llm.training.checkpoints import write_manifest
 
 from .conftest import save_checkpoint
 

@@ -18,14 +18,14 @@ from hf_llm.publishing import CheckFailed, Report, Row, publish
 from hf_llm.publishing.folder import published_files
 from hf_llm.training.checkpoints import list_checkpoints
 from hf_llm.training.pretraining import Pretraining, pretrain
-from hf_llm.tuning.finetuning import finetune, load_finetune_config
+from hf_llm.tuning.finetuning import Finetuning
 
 from .conftest import REPOSITORY, save_checkpoint
 from .hub_stub import HubStub
 
 
 TEMPLATE = REPOSITORY / "model_cards" / "template.md"
-TUNING_TEMPLATE = TEMPLATE.with_name("tuning_template.md")
+TUNING_TEMPLATE = TEMPLATE
 
 
 def test_what_is_uploaded(decoder, hub, passing, tmp_path):
@@ -214,7 +214,12 @@ def no_plots(monkeypatch):
 
 def test_a_run_pushes_what_it_saves(settings, hub, passing, no_plots, tmp_path):
     """The model of every save, whole, with the report of its step; at the end the model that was checked."""
-    assert pretrain(Pretraining.from_dict(settings(hub_private_repo=True, hub_revision="trial")), TEMPLATE) is None
+    assert (
+        pretrain(
+            Pretraining.from_dict(settings(hub_private_repo=True, hub_revision="trial", save_total_limit=1)), TEMPLATE
+        )
+        is None
+    )
     messages = [message for _, _, message in hub.commits]
     steps = [f"Training in progress, step {step}" for step in (2, 4, 6)]
     assert list(dict.fromkeys(messages)) == [*steps, "Upload model"] and hub.private["me/run"]
@@ -223,6 +228,7 @@ def test_a_run_pushes_what_it_saves(settings, hub, passing, no_plots, tmp_path):
     assert files == {name: (tmp_path / "run" / name).read_bytes() for name in published_files(tmp_path / "run")}
     assert {"model.safetensors", "README.md", "samples.md", "tokenizer.json", "decoder.py"} <= set(files)
     assert not any(name.endswith((".pt", ".pth", ".bin")) for name in files)
+    assert not list((tmp_path / "run").glob(".saving-*"))
 
 
 @pytest.mark.slow
@@ -245,17 +251,6 @@ def test_a_push_that_fails_does_not_stop_a_run(settings, hub, passing, no_plots,
         pretrain(Pretraining.from_dict(settings()), TEMPLATE)
     assert "an upload to the Hub failed, and the run goes on" in caplog.text
     assert (tmp_path / "run" / "model.safetensors").is_file() and list_checkpoints(tmp_path / "run")
-
-
-@pytest.mark.slow
-def test_a_checkpoint_that_is_being_uploaded_stays(settings, hub, passing, no_plots, monkeypatch, tmp_path):
-    monkeypatch.setattr("hf_llm.training.pushing.CheckedPushes.is_pushing", True)
-    pretrain(Pretraining.from_dict(settings(save_total_limit=1, hub_strategy="end")), TEMPLATE)
-    assert [path.name for path in list_checkpoints(tmp_path / "run")] == [
-        "checkpoint-2",
-        "checkpoint-4",
-        "checkpoint-6",
-    ]
 
 
 @pytest.mark.parametrize(
@@ -312,7 +307,7 @@ def tuning(decoder, tmp_path):
 def test_a_fine_tuned_model_is_pushed_when_it_is_done(checked, tuning, hub, tmp_path, request):
     if checked == "passing":
         request.getfixturevalue("passing")
-    assert finetune(load_finetune_config(tuning()), TUNING_TEMPLATE) is None
+    assert Finetuning(Finetuning.load(tuning()), TUNING_TEMPLATE).run() is None
     assert hub.commits[-1][2] == "Upload model"
     files = hub.files("me/tuned")
     assert files == {name: (tmp_path / "run" / name).read_bytes() for name in published_files(tmp_path / "run")}
@@ -322,5 +317,5 @@ def test_a_fine_tuned_model_is_pushed_when_it_is_done(checked, tuning, hub, tmp_
 def test_an_adapter_alone_is_not_pushed(tuning, hub):
     """It is said before anything is trained."""
     with pytest.raises(ValueError, match="push_to_hub = True needs a whole model"):
-        finetune(load_finetune_config(tuning(peft={"method": "lora"})))
+        Finetuning(Finetuning.load(tuning(peft={"method": "lora"}))).run()
     assert not hub.commits

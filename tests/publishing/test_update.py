@@ -11,10 +11,10 @@ from golden.make import ROOT
 from golden.reopen import reopen
 
 from hf_llm import __version__, cli
+from hf_llm.manifest import defect, write_manifest
 from hf_llm.publishing import Row, update, updating
 from hf_llm.publishing.checking import FAILED
 from hf_llm.publishing.code import installed_code
-from hf_llm.training.checkpoints import defect, write_manifest
 
 
 @pytest.fixture

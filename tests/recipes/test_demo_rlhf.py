@@ -11,7 +11,7 @@ import yaml
 from hf_llm.rlhf.methods import load_align_config
 from hf_llm.rlhf.reward_modeling import load_reward_config
 from hf_llm.training.pretraining import Pretraining
-from hf_llm.tuning.sft import load_sft_config
+from hf_llm.tuning.sft import Sft
 from studies.comparison import load_comparison_config
 
 
@@ -29,7 +29,7 @@ ROLLOUTS = {"per_device_train_batch_size": 4, "num_iterations": 2, "max_completi
 # configuration -> its recipe, what reads it, what is changed to be done in seconds
 STAGES = {
     "pretrain": ("pretrain", Pretraining.load, {"training": SHORT, "data": {"validation_rows": 16}}),
-    "sft": ("sft", load_sft_config, {"training": {**SHORT, "eval_strategy": "no"}, "data": {"max_test_samples": 32}}),
+    "sft": ("sft", Sft.load, {"training": {**SHORT, "eval_strategy": "no"}, "data": {"max_test_samples": 32}}),
     "reward": (
         "reward_model",
         load_reward_config,

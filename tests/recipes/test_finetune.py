@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import re
 import signal
 from pathlib import Path
@@ -12,7 +13,7 @@ from datasets import Dataset
 from models.tiny import tiny_config
 from peft import AutoPeftModelForSequenceClassification
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoTokenizer, ByT5Tokenizer, TrainerCallback, pipeline
+from transformers import AutoTokenizer, ByT5Tokenizer, Trainer, TrainerCallback, pipeline
 
 from hf_llm import (
     LLMDecoderForCausalLM,
@@ -22,14 +23,14 @@ from hf_llm import (
 )
 from hf_llm.data import train_tokenizer
 from hf_llm.data.tasks import load_task
-from hf_llm.tuning import running
 from hf_llm.tuning.baselines import naive_bayes, ridge
-from hf_llm.tuning.encoding import check_tokens
-from hf_llm.tuning.finetuning import finetune, load_finetune_config, make_task
+from hf_llm.tuning.examples import check_tokens
+from hf_llm.tuning.finetuning import FinetuneTrainer, Finetuning
+from hf_llm.tuning.tasks import make_task
 
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-TEMPLATE = RECIPES.parent / "model_cards" / "tuning_template.md"
+TEMPLATE = RECIPES.parent / "model_cards" / "template.md"
 MODELS = {
     "encoder": LLMEncoderForMaskedLM,
     "decoder": LLMDecoderForCausalLM,
@@ -70,6 +71,7 @@ CASES = [(t, s) for t in EXAMPLES for s in MODELS if t != "multiple_choice" or s
 def checkpoints(tmp_path_factory):
     """A tiny model of each stack with a tokenizer of bytes."""
     folder = tmp_path_factory.mktemp("checkpoints")
+    torch.manual_seed(0)
     for stack, model_class in MODELS.items():
         tokenizer = train_tokenizer(["a b c"] * 9, "byte", None, stack=stack.replace("_", "-"), show_progress=False)
         config = tiny_config(stack, vocab_size=384)
@@ -77,6 +79,10 @@ def checkpoints(tmp_path_factory):
         model_class(config).save_pretrained(folder / stack)
         tokenizer.save_pretrained(folder / stack)
     return folder
+
+
+def finetune(config, template: Path | None = None) -> signal.Signals | None:
+    return Finetuning(config, template).run()
 
 
 def write_examples(path: Path, examples: list[dict]) -> str:
@@ -108,7 +114,7 @@ def make_run(tmp_path: Path, checkpoints: Path, task: str, stack: str, count: in
 
 @pytest.mark.parametrize(("task", "stack"), CASES)
 def test_every_task_on_every_stack(task, stack, checkpoints, tmp_path, capsys):
-    config = load_finetune_config(make_run(tmp_path, checkpoints, task, stack))
+    config = Finetuning.load(make_run(tmp_path, checkpoints, task, stack))
     assert finetune(config, TEMPLATE) is None
     run = tmp_path / "run"
     metrics = json.loads((run / "metrics.json").read_text())
@@ -124,12 +130,23 @@ def test_every_task_on_every_stack(task, stack, checkpoints, tmp_path, capsys):
     assert "Held out:" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("task", "stack"), [("masked", "encoder"), ("causal", "decoder")])
+def test_language_models_are_fine_tuned_by_the_same_table(task, stack, checkpoints, tmp_path):
+    data = write_examples(tmp_path / "data.jsonl", [{"text": f"it is {n} again and again"} for n in range(90)])
+    training = {"max_steps": 12, "learning_rate": 0.01}
+    path = run_config(tmp_path, checkpoints / stack, f"{task}_language_modeling", data, training=training)
+    assert finetune(Finetuning.load(path), TEMPLATE) is None
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["perplexity"] == pytest.approx(math.exp(metrics["token_loss"])) and metrics["perplexity"] < 200
+    assert "| this model |" in (tmp_path / "run" / "README.md").read_text()
+
+
 def test_the_result_opens_in_a_pipeline_and_learns(checkpoints, tmp_path):
     """Enough steps tell two words apart; the names of the classes are those of the data."""
     training = {"max_steps": 40, "learning_rate": 0.01, "eval_strategy": "no", "save_strategy": "no"}
     training["train_sampling_strategy"] = "group_by_length"  # which must not change the order of predictions
     config = make_run(tmp_path, checkpoints, "sequence_classification", "encoder", training=training)
-    finetune(load_finetune_config(config))
+    finetune(Finetuning.load(config))
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["accuracy"] == 1.0
     classify = pipeline("text-classification", str(tmp_path / "run"))
     assert [p["label"] for p in classify(["it is good 3", "it is bad 8"])] == ["yes", "no"]
@@ -139,7 +156,7 @@ def test_an_adapter_run_keeps_its_base_and_opens(checkpoints, tmp_path):
     """The base with the new head is beside the adapter, which names it."""
     peft = {"method": "lora", "r": 2}
     finetune(
-        load_finetune_config(make_run(tmp_path, checkpoints, "sequence_classification", "decoder", peft=peft)),
+        Finetuning.load(make_run(tmp_path, checkpoints, "sequence_classification", "decoder", peft=peft)),
         TEMPLATE,
     )
     run = tmp_path / "run"
@@ -160,16 +177,16 @@ def test_an_adapter_for_other_classes_keeps_a_base_with_these(checkpoints, tmp_p
     examples = [{"text": f"{n}", "label": "abc"[n % 3]} for n in range(90)]
     data = write_examples(tmp_path / "data.jsonl", examples)
     path = run_config(tmp_path, tmp_path / "two", "sequence_classification", data, peft={"method": "lora", "r": 2})
-    finetune(load_finetune_config(path, ["--model.tokenizer", str(checkpoints / "encoder")]))
+    finetune(Finetuning.load(path, ["--model.tokenizer", str(checkpoints / "encoder")]))
     model = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "run")
     assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
 
 
 def test_all_weights_are_trained_behind_a_merged_adapter(checkpoints, tmp_path):
     peft = {"method": "lora", "r": 2}
-    finetune(load_finetune_config(make_run(tmp_path, checkpoints, "sequence_classification", "encoder", peft=peft)))
+    finetune(Finetuning.load(make_run(tmp_path, checkpoints, "sequence_classification", "encoder", peft=peft)))
     path = make_run(tmp_path, checkpoints, "sequence_classification", "encoder", output_dir=str(tmp_path / "whole"))
-    finetune(load_finetune_config(path, ["--model.adapter", str(tmp_path / "run")]))
+    finetune(Finetuning.load(path, ["--model.adapter", str(tmp_path / "run")]))
     metrics = json.loads((tmp_path / "whole" / "metrics.json").read_text())
     assert metrics["trainable_parameters"] == metrics["parameters"]
 
@@ -178,7 +195,7 @@ def test_both_texts_of_a_pair_are_read(checkpoints, tmp_path):
     """By the baselines too: the second one alone tells the classes apart."""
     examples = [{"text": f"{n}", "text_pair": "good" if n % 2 else "bad", "label": n % 2} for n in range(90)]
     data = write_examples(tmp_path / "data.jsonl", examples)
-    finetune(load_finetune_config(run_config(tmp_path, checkpoints / "encoder", "sequence_classification", data)))
+    finetune(Finetuning.load(run_config(tmp_path, checkpoints / "encoder", "sequence_classification", data)))
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["baselines"]["naive Bayes on words"]["accuracy"] == 1.0
     assert "\n" in json.loads((tmp_path / "run" / "predictions.jsonl").open().readline())["text"]
@@ -193,7 +210,7 @@ def test_a_tokenizer_that_pads_on_the_left_changes_nothing(task, checkpoints, tm
         tokenizer.save_pretrained(tmp_path / side)
         assert AutoTokenizer.from_pretrained(tmp_path / side).padding_side == side
         path = make_run(tmp_path, checkpoints, task, "decoder", output_dir=str(tmp_path / f"{side} run"))
-        finetune(load_finetune_config(path, ["--model.tokenizer", str(tmp_path / side)]))
+        finetune(Finetuning.load(path, ["--model.tokenizer", str(tmp_path / side)]))
         runs[side] = (tmp_path / f"{side} run" / "predictions.jsonl").read_text()
     assert runs["left"] == runs["right"]
 
@@ -201,7 +218,7 @@ def test_a_tokenizer_that_pads_on_the_left_changes_nothing(task, checkpoints, tm
 def test_words_of_which_nothing_is_left_do_not_move_the_tags_of_others(checkpoints, tmp_path):
     examples = [{"words": ["", "Ann", "", "came", str(n)], "tags": ["O", "B-PER", "O", "O", "O"]} for n in range(90)]
     data = write_examples(tmp_path / "data.jsonl", examples)
-    finetune(load_finetune_config(run_config(tmp_path, checkpoints / "encoder", "token_classification", data)))
+    finetune(Finetuning.load(run_config(tmp_path, checkpoints / "encoder", "token_classification", data)))
     record = json.loads((tmp_path / "run" / "predictions.jsonl").open().readline())
     assert record["words"][:2] == ["Ann", "came"] and record["tags"] == ["B-PER", "O", "O"]
 
@@ -231,17 +248,22 @@ class _Interrupt(TrainerCallback):
             signal.raise_signal(signal.SIGTERM)
 
 
+def _interrupted_train(trainer, **kwargs):
+    trainer.add_callback(_Interrupt())
+    return Trainer.train(trainer, **kwargs)
+
+
 @pytest.mark.parametrize("peft", [None, {"method": "lora", "r": 2, "lora_dropout": 0.1}], ids=["full", "lora"])
 def test_an_interrupted_run_goes_on_to_the_same_weights(peft, checkpoints, tmp_path, monkeypatch):
     training = {"max_steps": 5, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
     more = {"training": training, "peft": peft}
     path = make_run(tmp_path, checkpoints, "sequence_classification", "encoder", **more)
-    assert finetune(load_finetune_config(path, ["--output_dir", str(tmp_path / "whole")])) is None
+    assert finetune(Finetuning.load(path, ["--output_dir", str(tmp_path / "whole")])) is None
     with monkeypatch.context() as patch:
-        patch.setattr(running, "adapter_callbacks", lambda section: [_Interrupt()])
-        assert finetune(load_finetune_config(path)) == signal.SIGTERM
+        patch.setattr(FinetuneTrainer, "train", _interrupted_train)
+        assert finetune(Finetuning.load(path)) == signal.SIGTERM
     assert not (tmp_path / "run" / "metrics.json").exists()
-    assert finetune(load_finetune_config(path)) is None
+    assert finetune(Finetuning.load(path)) is None
     name = "adapter_model.safetensors" if peft else "model.safetensors"
     assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
@@ -251,7 +273,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(peft, checkpoints, tmp_p
 
 def refusal(path: Path, overrides: list[str] = ()) -> str:
     with pytest.raises(ValueError) as caught:
-        finetune(load_finetune_config(path, overrides))
+        finetune(Finetuning.load(path, overrides))
     return str(caught.value)
 
 
@@ -328,7 +350,7 @@ def python_tokenizers(tmp_path_factory):
 def test_python_tokenizers_serve_where_no_offsets_are_needed(python_tokenizers, tmp_path):
     """And cut texts are counted: "it is good 7" is 12 bytes and an end token."""
     path = make_run(tmp_path, python_tokenizers, "sequence_classification", "encoder")
-    config = load_finetune_config(path, ["--data.max_length", "13"])
+    config = Finetuning.load(path, ["--data.max_length", "13"])
     assert finetune(config, TEMPLATE) is None
     texts = [json.loads(line)["text"] for line in Path(config.data.dataset).read_text().splitlines()]
     card = (tmp_path / "run" / "README.md").read_text()
@@ -347,7 +369,7 @@ def test_empty_texts(checkpoints, tmp_path):
     examples = [EXAMPLES["sequence_classification"](n) | {"number": n} for n in range(90)]
     data = write_examples(tmp_path / "data.jsonl", [e | {"text": ""} if e["number"] % 3 else e for e in examples])
     path = run_config(tmp_path, checkpoints / "encoder", "sequence_classification", data)
-    assert finetune(load_finetune_config(path)) is None
+    assert finetune(Finetuning.load(path)) is None
     bare = AutoTokenizer.from_pretrained(checkpoints / "encoder")
     bare._tokenizer.post_processor = TemplateProcessing("$A", "$A $B")
     bare.save_pretrained(tmp_path / "bare")
@@ -390,7 +412,7 @@ def test_empty_splits_are_refused(checkpoints, tmp_path):
 def test_cut_texts_are_counted(checkpoints, tmp_path, caplog):
     path = make_run(tmp_path, checkpoints, "sequence_classification", "encoder")
     with caplog.at_level(logging.WARNING):
-        finetune(load_finetune_config(path, ["--data.max_length", "9"]), TEMPLATE)
+        finetune(Finetuning.load(path, ["--data.max_length", "9"]), TEMPLATE)
     train = json.loads((tmp_path / "run" / "metrics.json").read_text())["rows"]["train"]
     sentence = f"{train} of {train} train examples (100.0 %) are longer than 9 tokens: cut."
     assert sentence in caplog.text and sentence in (tmp_path / "run" / "README.md").read_text()
@@ -398,7 +420,7 @@ def test_cut_texts_are_counted(checkpoints, tmp_path, caplog):
 
 def test_a_new_head_is_said(checkpoints, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        finetune(load_finetune_config(make_run(tmp_path, checkpoints, "sequence_classification", "encoder")))
+        finetune(Finetuning.load(make_run(tmp_path, checkpoints, "sequence_classification", "encoder")))
     assert "has no such head: score.bias, score.weight are newly initialised" in caplog.text
 
 
@@ -471,7 +493,7 @@ def test_a_question_that_fills_the_window_is_refused(checkpoints, tmp_path):
 @pytest.mark.parametrize("path", sorted((RECIPES / "configs").glob("finetune-*.yaml")), ids=lambda path: path.stem)
 def test_every_configuration_is_legal_and_runs_two_steps(path, checkpoints, tmp_path):
     """With examples of its task and a tiny model in the place of the real ones."""
-    config = load_finetune_config(path)
+    config = Finetuning.load(path)
     name = config.task if isinstance(config.task, str) else config.task["name"]
     config.data.dataset = write_examples(tmp_path / "data.jsonl", [EXAMPLES[name](n) for n in range(90)])
     config.output_dir, config.cpu_threads, config.model.path = str(tmp_path / "run"), 1, str(checkpoints / "encoder")

@@ -23,14 +23,36 @@ CONFIGS = sorted(
 TINY = ["demo", "decoder-tiny", "encoder-tiny", "encoder-decoder-tiny"]
 
 
-def test_an_error_of_the_user_is_one_line_and_exit_code_1(monkeypatch, capsys):
-    arguments = ["--config", str(RECIPES / "configs" / "demo.yaml"), "--model.hiden_size", "8"]
+def run_recipe(monkeypatch, *arguments: str) -> int:
+    """The exit status of recipes/pretrain.py with these words behind it."""
     monkeypatch.setattr(sys, "argv", ["pretrain.py", *arguments])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(RECIPES / "pretrain.py"), run_name="__main__")
-    assert ended.value.code == 1
+    return ended.value.code
+
+
+def test_an_error_of_the_user_is_one_line_and_exit_code_1(monkeypatch, capsys):
+    assert run_recipe(monkeypatch, "--config", str(RECIPES / "configs" / "demo.yaml"), "--model.hiden_size", "8") == 1
     error = capsys.readouterr().err
     assert error == "pretrain.py: error: unknown key 'model.hiden_size'; did you mean 'hidden_size'?\n"
+
+
+def test_help_says_of_every_key_what_it_is(monkeypatch, capsys):
+    assert run_recipe(monkeypatch, "--help") == 0
+    told = capsys.readouterr().out
+    for line in ("seed: int = 0\n    of initialisation", "data.row_length: int = 512\n    tokens of a row"):
+        assert f"\n{line}" in told
+    keys = {line.partition(":")[0] for line in told.splitlines()}
+    assert {"training.schedule", "training.weight_decay", "model.norm_type", "model.share_embeddings"} <= keys
+    assert not {"training.seed", "training.optim"} & keys
+
+
+def test_print_config_prints_what_would_be_run(monkeypatch, capsys, tmp_path):
+    demo = str(RECIPES / "configs" / "demo.yaml")
+    assert run_recipe(monkeypatch, "--config", demo, "--training.max_steps", "3", "--print_config") == 0
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out, encoding="utf-8")
+    printed = Pretraining.load(tmp_path / "printed.yaml")
+    assert printed == Pretraining.load(demo, ["--training.max_steps", "3"]) and printed.training["max_steps"] == 3
 
 
 @pytest.fixture(scope="module")

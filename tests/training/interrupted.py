@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+from hf_llm import manifest
 from hf_llm.training import checkpoints, report, trainer
 from hf_llm.training.pretraining import Pretraining, pretrain
 
@@ -18,7 +19,7 @@ FORKS.set_forkserver_preload([__name__])
 def _run(plan: dict, slow_saves: float, disk: int | None) -> None:
     """One run; its exit status is a recipe's, 1 after a `CheckpointError`, which goes to `<output_dir>.error`."""
     report.draw_figures = trainer.peak_flops = lambda *args, **kwargs: None  # they take longer than the training
-    flush, save = checkpoints._flush, trainer.PretrainTrainer._save_checkpoint
+    flush, save = manifest.flush, trainer.PretrainTrainer._save_checkpoint
 
     def slow_flush(path):
         time.sleep(slow_saves)
@@ -29,7 +30,7 @@ def _run(plan: dict, slow_saves: float, disk: int | None) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (disk, disk))
         save(self, *args)
 
-    checkpoints._flush = slow_flush
+    manifest.flush = slow_flush
     if disk is not None:
         trainer.PretrainTrainer._save_checkpoint = save_on_a_full_disk
     try:

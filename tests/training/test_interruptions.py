@@ -11,7 +11,8 @@ import torch
 from interrupted import finish, interrupt, start
 from safetensors.torch import load_file
 
-from hf_llm.training.checkpoints import defect, last_good_checkpoint
+from hf_llm.manifest import defect
+from hf_llm.training.checkpoints import last_good_checkpoint
 
 
 STEPS = 8

@@ -20,6 +20,7 @@ from transformers import (
     default_data_collator,
 )
 
+from hf_llm.manifest import defect
 from hf_llm.training import checkpoints
 from hf_llm.training.arguments import PretrainingArguments
 from hf_llm.training.callbacks import StopOnSignal
@@ -217,7 +218,7 @@ def test_a_torn_checkpoint_is_named_and_the_one_before_is_used(settings, tmp_pat
     assert "torn checkpoint" in caplog.text and "checkpoint-6" in caplog.text and "optimizer.pt" in caplog.text
     assert "resuming from" in caplog.text and "checkpoint-4" in caplog.text
     assert same_weights(whole, weights(tmp_path / "run"))
-    assert checkpoints.defect(tmp_path / "run" / "checkpoint-6") is None
+    assert defect(tmp_path / "run" / "checkpoint-6") is None
 
 
 def test_a_full_disk_is_reported_and_the_earlier_checkpoint_survives(settings, tmp_path, monkeypatch):
@@ -232,7 +233,7 @@ def test_a_full_disk_is_reported_and_the_earlier_checkpoint_survives(settings, t
     with pytest.raises(CheckpointError, match=r"checkpoint-4.*No space left.*last good checkpoint is .*checkpoint-2"):
         pretrain(Pretraining.from_dict(settings()))
     assert [c.name for c in checkpoints.list_checkpoints(tmp_path / "run")] == ["checkpoint-2"]
-    assert checkpoints.defect(tmp_path / "run" / "checkpoint-2") is None
+    assert defect(tmp_path / "run" / "checkpoint-2") is None
     assert not list((tmp_path / "run").glob(".saving-*"))
 
 

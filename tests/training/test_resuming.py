@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hf_llm.training.checkpoints import defect, list_checkpoints
+from hf_llm.manifest import defect
+from hf_llm.training.checkpoints import list_checkpoints
 from hf_llm.training.pretraining import Pretraining, pretrain
 
 

@@ -76,13 +76,6 @@ def test_every_format_is_read(contents, compressed, write):
     assert list(load_word_vectors(path, {"café", "nowhere"})) == ["café"]
 
 
-def test_records_that_lie_across_the_chunks_of_a_binary_file(write, monkeypatch):
-    monkeypatch.setattr("hf_llm.training.word_vectors.CHUNK", 40)
-    for contents in (FORMATS["binary"], FORMATS["binary without line ends"]):
-        vectors = load_word_vectors(write(contents))
-        assert {word: vector.tolist() for word, vector in vectors.items()} == VECTORS
-
-
 def test_numbers_of_a_binary_file_may_look_like_blanks_and_line_ends(write):
     number = struct.unpack("<f", b"\n \n ")[0]
     contents = b"2 2\n" + b"a " + struct.pack("<2f", number, 1.0) + b"\n" + b"b " + struct.pack("<2f", 2.0, number)

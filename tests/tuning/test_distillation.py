@@ -18,12 +18,11 @@ from transformers import (
 import hf_llm
 from hf_llm.tuning.adapters import merge_adapter, open_adapter
 from hf_llm.tuning.distillation import (
+    Distillation,
     DistillationSection,
     DistillationTrainer,
     cosine_loss,
-    distill,
     kept_layers,
-    load_distill_config,
     make_student,
     soft_loss,
 )
@@ -32,7 +31,11 @@ from .small_models import SHORT_TRAINING, save_checkpoint, sentences, write_conf
 
 
 CONFIGS = sorted(Path(__file__).parents[2].glob("recipes/configs/distill-*.yaml"))
-TEMPLATE = Path(__file__).parents[2] / "model_cards" / "tuning_template.md"
+TEMPLATE = Path(__file__).parents[2] / "model_cards" / "template.md"
+
+
+def train(config, template: Path | None = None):
+    return Distillation(config, template).run()
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +74,7 @@ def settings(tmp_path, texts, checkpoints):
             "student": {"layers": 2},
             "training": SHORT_TRAINING,
         }
-        return load_distill_config(write_config(tmp_path / "run.yaml", sections, changes))
+        return Distillation.load(write_config(tmp_path / "run.yaml", sections, changes))
 
     return make
 
@@ -137,7 +140,7 @@ def test_loss_is_the_weighted_sum(checkpoints, tmp_path, name):
     causal = name == "decoder"
     settings = DistillationSection(temperature=2.0, soft=5.0, hard=2.0, cosine=1.0)
     args = TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True)
-    trainer = DistillationTrainer(model=student, args=args, teacher=teacher, settings=settings, shift=causal)
+    trainer = DistillationTrainer(model=student, args=args, teacher=teacher, settings=settings)
     ids = torch.randint(5, 300, (3, 9))
     mask = torch.ones_like(ids)
     mask[0, 6:] = 0
@@ -169,9 +172,7 @@ def test_losses_of_divided_batches_add_up(checkpoints, tmp_path, name):
     student = make_student(teacher, 2)
     args = TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True)
     settings = DistillationSection(temperature=2.0, soft=5.0, hard=2.0, cosine=1.0)
-    trainer = DistillationTrainer(
-        model=student, args=args, teacher=teacher, settings=settings, shift=name == "decoder"
-    )
+    trainer = DistillationTrainer(model=student, args=args, teacher=teacher, settings=settings)
     ids = torch.randint(5, 300, (4, 9))
     mask = (torch.arange(9) < torch.tensor([[3], [9], [5], [7]])).long()
     labels = (
@@ -190,7 +191,7 @@ def test_losses_of_divided_batches_add_up(checkpoints, tmp_path, name):
 
 def test_a_run_from_a_classifier_to_card(settings):
     config = settings()
-    distill(config, TEMPLATE)
+    train(config, TEMPLATE)
     run = Path(config.output_dir)
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["speedup"] > 1 and set(metrics["baselines"]["teacher"]) >= {"accuracy"}
@@ -207,7 +208,7 @@ def test_a_run_from_a_classifier_to_card(settings):
 def test_language_models(settings, checkpoints, name, task):
     weights = {"soft": 5.0, "hard": 2.0, "cosine": 1.0}
     config = settings(model={"path": checkpoints[name]}, task=task, distillation=weights)
-    distill(config)
+    train(config)
     metrics = json.loads(Path(config.output_dir, "metrics.json").read_text())
     assert metrics["perplexity"] == pytest.approx(math.exp(metrics["token_loss"]))
     assert 0 <= metrics["accuracy"] <= 1 and metrics["baselines"]["teacher"]["perplexity"] > 1
@@ -230,7 +231,7 @@ def test_a_student_with_an_adapter(settings, checkpoints, name, task, auto_class
         peft={"method": "lora", "r": 4, "lora_alpha": 32},
         training={"max_steps": 16, "eval_steps": 16, "save_steps": 16, "logging_steps": 1, "learning_rate": 3e-3},
     )
-    distill(config, TEMPLATE)
+    train(config, TEMPLATE)
     run = Path(config.output_dir)
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["trainable_parameters"] < metrics["parameters"] / 4
@@ -277,7 +278,7 @@ def test_bad_configurations(settings, checkpoints, texts, changes, message):
         text = text.replace(f'"{name}"', json.dumps(path))
     changes = json.loads(text)
     with pytest.raises(ValueError, match=message):
-        distill(settings(**changes))
+        train(settings(**changes))
 
 
 def test_a_teacher_of_other_classes_is_refused(settings, checkpoints, tmp_path):
@@ -288,7 +289,7 @@ def test_a_teacher_of_other_classes_is_refused(settings, checkpoints, tmp_path):
     teacher.save_pretrained(tmp_path / "teacher")
     model = {"path": str(tmp_path / "teacher"), "tokenizer": checkpoints["classifier"]}
     with pytest.raises(ValueError, match=r"classes are \['1', '0'\], and those of the data \['0', '1'\]"):
-        distill(settings(model=model))
+        train(settings(model=model))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -296,5 +297,5 @@ def test_configs_run_two_steps(path, checkpoints, texts, tmp_path):
     model = checkpoints["classifier" if "sentiment" in path.stem else "encoder"]
     overrides = ["--output_dir", str(tmp_path), "--model.path", model, "--data.dataset", texts]
     overrides += ["--training.max_steps", "2", "--student.layers", "2"]
-    distill(load_distill_config(path, overrides))
+    train(Distillation.load(path, overrides))
     assert (tmp_path / "metrics.json").is_file()

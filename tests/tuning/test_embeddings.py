@@ -3,20 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from peft import AutoPeftModelForFeatureExtraction
 from transformers import AutoModel, AutoTokenizer
 
 from hf_llm.tuning.adapters import merge_adapter
-from hf_llm.tuning.embeddings import (
-    POOLINGS,
-    contrastive_loss,
-    embed,
-    load_embeddings_config,
-    retrieval,
-    train_embeddings,
-)
+from hf_llm.tuning.embeddings import Embeddings, SentencePairs, embed, embedding_head, ranks
 
 from .small_models import SHORT_TRAINING, save_checkpoint, sentences, write_config, write_jsonl
 
@@ -24,7 +18,11 @@ from .small_models import SHORT_TRAINING, save_checkpoint, sentences, write_conf
 sentence_transformers = pytest.importorskip("sentence_transformers")
 
 CONFIGS = sorted(Path(__file__).parents[2].glob("recipes/configs/embeddings-*.yaml"))
-TEMPLATE = Path(__file__).parents[2] / "model_cards" / "tuning_template.md"
+TEMPLATE = Path(__file__).parents[2] / "model_cards" / "template.md"
+
+
+def train(config, template: Path | None = None):
+    return Embeddings(config, template).run()
 
 
 @pytest.fixture(scope="module")
@@ -48,33 +46,17 @@ def settings(tmp_path, pairs, checkpoints):
             "data": {"dataset": pairs, "anchor": "summary", "positive": "code"},
             "training": SHORT_TRAINING,
         }
-        return load_embeddings_config(write_config(tmp_path / "run.yaml", sections, changes))
+        return Embeddings.load(write_config(tmp_path / "run.yaml", sections, changes))
 
     return make
 
 
-def test_loss_is_that_of_sentence_transformers():
-    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-
-    a, b = (torch.nn.functional.normalize(torch.randn(6, 16), dim=-1) for _ in range(2))
-    theirs = MultipleNegativesRankingLoss(model=None, scale=20.0).compute_loss_from_embeddings([a, b], None)
-    torch.testing.assert_close(contrastive_loss(a, b, 20.0), theirs, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("pooling", POOLINGS)
-def test_pooling_is_that_of_sentence_transformers(pooling):
-    from sentence_transformers.sentence_transformer.modules import Pooling
-
-    hidden, mask = torch.randn(3, 5, 8), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]])
-    theirs = Pooling(8, pooling)({"token_embeddings": hidden, "attention_mask": mask})["sentence_embedding"]
-    torch.testing.assert_close(POOLINGS[pooling](hidden, mask), theirs, rtol=0, atol=1e-6)
-
-
 def test_retrieval_by_hand():
-    positives = torch.eye(3)
-    anchors = torch.tensor([[1.0, 0, 0], [0.9, 0.5, 0], [0.9, 0.8, 0.1]])  # ranks 1, 2, 3
-    found = retrieval(anchors, positives)
-    assert found == pytest.approx({"accuracy_at_1": 1 / 3, "mrr_at_10": (1 + 1 / 2 + 1 / 3) / 3})
+    positives = numpy.eye(3)
+    anchors = numpy.array([[1.0, 0, 0], [0.9, 0.5, 0], [0.9, 0.8, 0.1]])
+    assert ranks(anchors, positives) == [1, 2, 3]
+    found = SentencePairs().score([{"rank": rank} for rank in (1, 2, 3, 11)])
+    assert found == pytest.approx({"accuracy_at_1": 1 / 4, "mrr_at_10": (1 + 1 / 2 + 1 / 3) / 4})
 
 
 @pytest.mark.parametrize(("stack", "pooling"), [("encoder", "mean"), ("decoder", "lasttoken")])
@@ -82,7 +64,7 @@ def test_a_run_opens_in_sentence_transformers(settings, checkpoints, stack, pool
     """It gives the embeddings that training saw, and learning shows."""
     training = {"max_steps": 24, "eval_steps": 24, "save_steps": 24}
     config = settings(model={"path": checkpoints[stack]}, embedding={"pooling": pooling}, training=training)
-    train_embeddings(config, TEMPLATE)
+    train(config, TEMPLATE)
     metrics = json.loads(Path(config.output_dir, "metrics.json").read_text())
     assert metrics["mrr_at_10"] > metrics["baselines"]["before training"]["mrr_at_10"]
     texts = sentences(3) + ["red"]
@@ -90,8 +72,9 @@ def test_a_run_opens_in_sentence_transformers(settings, checkpoints, stack, pool
     encoded = model.encode(texts, convert_to_tensor=True)
     plain, tokenizer = AutoModel.from_pretrained(config.output_dir), AutoTokenizer.from_pretrained(config.output_dir)
     batch = tokenizer(texts, padding=True, return_tensors="pt", return_token_type_ids=False)
+    head = embedding_head(plain.config.hidden_size, pooling)
     with torch.no_grad():
-        torch.testing.assert_close(encoded, embed(plain.eval(), dict(batch), pooling), rtol=0, atol=1e-5)
+        torch.testing.assert_close(encoded, embed(plain.eval(), dict(batch), head), rtol=0, atol=1e-5)
     assert "TF-IDF of words" in Path(config.output_dir, "README.md").read_text()
 
 
@@ -104,7 +87,7 @@ def test_an_adapter_opens_in_sentence_transformers_and_merges(settings, checkpoi
         peft={"method": "lora", "r": 4, "lora_alpha": 32},
         training={"max_steps": 12, "eval_steps": 12, "save_steps": 12, "learning_rate": 0.01},
     )
-    train_embeddings(config, TEMPLATE)
+    train(config, TEMPLATE)
     run = Path(config.output_dir)
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["mrr_at_10"] > metrics["baselines"]["before training"]["mrr_at_10"]
@@ -114,12 +97,13 @@ def test_an_adapter_opens_in_sentence_transformers_and_merges(settings, checkpoi
     encoded = sentence_transformers.SentenceTransformer(str(run), device="cpu").encode(texts, convert_to_tensor=True)
     batch = AutoTokenizer.from_pretrained(run)(texts, padding=True, return_tensors="pt", return_token_type_ids=False)
     base = AutoModel.from_pretrained(run / "base").eval()
+    head = embedding_head(base.config.hidden_size, pooling)
     with torch.no_grad():
-        assert (encoded - embed(base, dict(batch), pooling)).abs().max() > 1e-3
+        assert (encoded - embed(base, dict(batch), head)).abs().max() > 1e-3
         reloaded = AutoPeftModelForFeatureExtraction.from_pretrained(run).eval()
-        torch.testing.assert_close(encoded, embed(reloaded, dict(batch), pooling), rtol=0, atol=1e-5)
+        torch.testing.assert_close(encoded, embed(reloaded, dict(batch), head), rtol=0, atol=1e-5)
         merged = merge_adapter(base, run).eval()
-        torch.testing.assert_close(encoded, embed(merged, dict(batch), pooling), rtol=0, atol=1e-5)
+        torch.testing.assert_close(encoded, embed(merged, dict(batch), head), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -137,13 +121,11 @@ def test_an_adapter_opens_in_sentence_transformers_and_merges(settings, checkpoi
 def test_bad_configurations(settings, checkpoints, changes, message):
     model = {key: checkpoints.get(value, value) for key, value in changes.get("model", {}).items()}
     with pytest.raises(ValueError, match=message):
-        train_embeddings(settings(**{**changes, "model": model}))
+        train(settings(**{**changes, "model": model}))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_configs_run_two_steps(path, checkpoints, pairs, tmp_path):
     overrides = ["--output_dir", str(tmp_path), "--model.path", checkpoints["encoder"], "--data.dataset", pairs]
-    train_embeddings(
-        load_embeddings_config(path, [*overrides, "--data.max_length", "64", "--training.max_steps", "2"])
-    )
+    train(Embeddings.load(path, [*overrides, "--data.max_length", "64", "--training.max_steps", "2"]))
     assert (tmp_path / "metrics.json").is_file()

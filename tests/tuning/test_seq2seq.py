@@ -11,16 +11,18 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.trainer_pt_utils import LabelSmoother
 
-from hf_llm.tuning.generated import TextMetrics, copy_source, nearest_neighbour
-from hf_llm.tuning.pairs import PairCollator, PairFormat, encode_pairs
-from hf_llm.tuning.seq2seq import Seq2SeqTuner, train_seq2seq
-from hf_llm.tuning.seq2seq_config import Seq2SeqArguments, load_seq2seq_config
+from hf_llm.tuning.pairs import PairCollator, PairsData, encode_pairs
+from hf_llm.tuning.seq2seq import BASELINES, Seq2Seq, Seq2SeqArguments, Seq2SeqTuner
 
 from .small_models import SHORT_TRAINING, save_checkpoint, sentences, small_tokenizer, write_config, write_jsonl
 
 
 CONFIGS = sorted(Path(__file__).parents[2].glob("recipes/configs/seq2seq-*.yaml"))
 STACK = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+
+
+def train(config, template: Path | None = None):
+    return Seq2Seq(config, template).run()
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def settings(tmp_path, pairs):
         }
         if "model" in changes:
             del sections["model"]
-        return load_seq2seq_config(write_config(tmp_path / "run.yaml", sections, changes))
+        return Seq2Seq.load(write_config(tmp_path / "run.yaml", sections, changes))
 
     return make
 
@@ -69,7 +71,7 @@ def greedy(model, tokenizer, text: str, **kwargs) -> torch.Tensor:
 def test_new_encoder_decoder_from_texts_to_card(settings, pairs):
     """The figures are sacrebleu's on the stored predictions, which the saved model gives again, one by one."""
     config = settings()
-    assert train_seq2seq(config, Path("model_cards/tuning_template.md").resolve()) is None
+    assert train(config, Path("model_cards/template.md").resolve()) is None
     rows, run = predictions_of(config), Path(config.output_dir)
     known = {row["said"]: row["backwards"] for row in map(json.loads, Path(pairs).read_text().splitlines())}
     assert rows and all(known[row["source"]] == row["reference"] for row in rows)
@@ -90,11 +92,11 @@ def test_new_encoder_decoder_from_texts_to_card(settings, pairs):
 def test_a_killed_run_goes_on_to_the_same_weights(settings, tmp_path):
     whole, torn = settings(output_dir=str(tmp_path / "whole")), settings(output_dir=str(tmp_path / "torn"))
     for config in (whole, torn):
-        train_seq2seq(config)
+        train(config)
     run = Path(torn.output_dir)
     (run / "checkpoint-4" / "model.safetensors").write_bytes(b"torn")
     (run / "model.safetensors").unlink()
-    train_seq2seq(torn)
+    train(torn)
     first, second = (load_file(Path(c.output_dir, "model.safetensors")) for c in (whole, torn))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -102,7 +104,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(settings, tmp_path):
 def test_decoder_goes_on_from_a_prompt(settings, checkpoints):
     """Predictions of padded batches are those of single prompts, and the loss is the plain one over completions."""
     config = settings(model={"path": checkpoints["decoder"]}, task={"name": "summarization"})
-    train_seq2seq(config)
+    train(config)
     rows, run = predictions_of(config), Path(config.output_dir)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(run), AutoTokenizer.from_pretrained(run)
     total, count = 0.0, 0
@@ -126,7 +128,7 @@ def test_label_smoothing_is_that_of_transformers(settings, checkpoints):
     model = AutoModelForSeq2SeqLM.from_pretrained(checkpoints["encoder-decoder"]).train()
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["encoder-decoder"])
     args = Seq2SeqArguments(report_to="none", use_cpu=True, label_smoothing_factor=0.1)
-    trainer = Seq2SeqTuner(model=model, args=args, processing_class=tokenizer, metrics=TextMetrics([]))
+    trainer = Seq2SeqTuner(model=model, args=args, processing_class=tokenizer, metrics=[])
     batch = tokenizer(sentences(6), text_target=sentences(6, seed=1), padding=True, return_tensors="pt")
     batch["labels"][batch["labels"] == tokenizer.pad_token_id] = -100
     logits = model.eval()(**batch).logits
@@ -147,18 +149,19 @@ def test_evaluation_keeps_the_order(checkpoints):
         args=args,
         data_collator=PairCollator(tokenizer),
         processing_class=tokenizer,
-        metrics=TextMetrics([]),
+        metrics=[],
     )
     texts = sentences(40)
     pairs = datasets.Dataset.from_dict({"source": texts, "target": texts})
-    encoded, _ = encode_pairs(pairs, tokenizer, PairFormat("encoder-decoder", "", "", 64, 64))
+    data = PairsData(source="source", target="target", max_source_length=64, max_target_length=64)
+    encoded = encode_pairs(pairs, tokenizer, data, decoder=False)
     rows = [row for batch in trainer.get_eval_dataloader(encoded) for row in batch["input_ids"]]
     assert tokenizer.batch_decode(rows, skip_special_tokens=True) == texts
 
 
 def test_what_is_cut_is_reported(settings, caplog):
     config = settings(data={"max_source_length": 4, "max_target_length": 3}, training={"max_steps": 1})
-    train_seq2seq(config, Path("model_cards/tuning_template.md").resolve())
+    train(config, Path("model_cards/template.md").resolve())
     assert "source texts of the train split are longer than data.max_source_length = 4" in caplog.text
     card = Path(config.output_dir, "README.md").read_text()
     assert "target texts of the test split are longer than data.max_target_length = 3 tokens and were cut" in card
@@ -169,9 +172,10 @@ def test_what_is_cut_is_reported(settings, caplog):
 def test_encoding(stack):
     tokenizer = small_tokenizer(stack)
     pairs = datasets.Dataset.from_dict({"source": ["red cat", "dog"], "target": ["cat red", "dog dog dog"]})
-    form = PairFormat(stack, "say: ", " =", 64, 3)
-    encoded, cut = encode_pairs(pairs, tokenizer, form, with_prompts=True)
-    assert cut["source"] == 0
+    limits = {"max_source_length": 64, "max_target_length": 3}
+    data = PairsData(source="source", target="target", prefix="say: ", separator=" =", **limits)
+    encoded = encode_pairs(pairs, tokenizer, data, decoder=stack == "decoder", with_prompts=True)
+    assert not any(encoded["source_is_cut"]) and encoded["target_is_cut"][1]
     batch = PairCollator(tokenizer)([encoded[0], encoded[1]])
     text = [tokenizer.decode(ids, skip_special_tokens=True) for ids in batch["input_ids"]]
     labels = [[i for i in row if i != -100] for row in batch["labels"].tolist()]
@@ -188,8 +192,8 @@ def test_encoding(stack):
 
 def test_baselines():
     train = datasets.Dataset.from_dict({"source": ["the red cat", "two dogs run"], "target": ["A", "B"]})
-    assert nearest_neighbour(train, ["a red bird", "dogs"]) == ["A", "B"]
-    assert copy_source(train, ["x"]) == ["x"]
+    assert BASELINES["nearest neighbour"](train, ["a red bird", "dogs"]) == ["A", "B"]
+    assert BASELINES["copy of the source"](train, ["x"]) == ["x"]
 
 
 @pytest.mark.parametrize(
@@ -211,7 +215,7 @@ def test_baselines():
 )
 def test_bad_configurations(settings, changes, message):
     with pytest.raises(ValueError, match=message):
-        train_seq2seq(settings(**changes))
+        train(settings(**changes))
 
 
 def test_bad_models(settings, checkpoints, tmp_path):
@@ -229,7 +233,7 @@ def test_bad_models(settings, checkpoints, tmp_path):
         ),
     ):
         with pytest.raises(ValueError, match=message):
-            train_seq2seq(settings(**changes))
+            train(settings(**changes))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -238,5 +242,5 @@ def test_configs_run_two_steps(path, pairs, tmp_path):
     overrides += ["--data.dataset", pairs, "--data.source", "said", "--data.target", "backwards"]
     overrides += ["--tokenizer.vocab_size", "400", "--data.max_target_length", "8", "--data.max_test_samples", "4"]
     overrides += ["--training.lr_scheduler_type", "constant", "--training.lr_scheduler_kwargs", "{}"]
-    train_seq2seq(load_seq2seq_config(path, overrides))
+    train(Seq2Seq.load(path, overrides))
     assert (tmp_path / "metrics.json").is_file()

@@ -11,15 +11,18 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_llm.data.tasks import load_task
-from hf_llm.tuning.conversations import check_calls, read_texts
-from hf_llm.tuning.sft import Prepared, SftTuner, load_sft_config, sft_arguments, train_sft
-from hf_llm.tuning.sft_data import set_chat_template
+from hf_llm.tuning.conversations import check_calls, read_texts, set_chat_template
+from hf_llm.tuning.sft import Prepared, Sft, SftTuner
 
 from .small_models import SHORT_TRAINING, save_checkpoint, sentences, write_config, write_jsonl
 
 
 CONFIGS = sorted(Path(__file__).parents[2].glob("recipes/configs/sft-*.yaml"))
-TEMPLATE = Path(__file__).parents[2] / "model_cards" / "tuning_template.md"
+TEMPLATE = Path(__file__).parents[2] / "model_cards" / "template.md"
+
+
+def train(config, template: Path | None = None):
+    return Sft(config, template).run()
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +69,7 @@ def settings(tmp_path, files, checkpoints):
             "training": {**SHORT_TRAINING, "max_length": 96},
             "samples": {"count": 1, "max_new_tokens": 4},
         }
-        return load_sft_config(write_config(tmp_path / "run.yaml", sections, changes))
+        return Sft.load(write_config(tmp_path / "run.yaml", sections, changes))
 
     return make
 
@@ -74,7 +77,7 @@ def settings(tmp_path, files, checkpoints):
 def tuner(config, rows: list[dict], tokenizer=None) -> SftTuner:
     model = AutoModelForCausalLM.from_pretrained(config.model.path)
     tokenizer = tokenizer or AutoTokenizer.from_pretrained(config.model.path)
-    args = sft_arguments(config)
+    args = Sft(config).make_arguments()
     data = Dataset.from_list(rows, on_mixed_types="use_json")
     return SftTuner(model=model, args=args, train_dataset=data, eval_dataset=data, processing_class=tokenizer)
 
@@ -116,7 +119,7 @@ def test_packed_documents_do_not_leak(settings, files):
 def test_a_run_from_conversations_to_card(settings):
     """The stored loss is cross-entropy over the assistant's tokens of the test split; training lowers it."""
     config = settings(training={"assistant_only_loss": True, "max_steps": 20, "eval_steps": 20, "save_steps": 20})
-    train_sft(config, TEMPLATE)
+    train(config, TEMPLATE)
     run = Path(config.output_dir)
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["loss"] < metrics["baselines"]["before fine-tuning"]["loss"] - 0.1
@@ -139,7 +142,7 @@ def test_a_run_from_conversations_to_card(settings):
 
 def test_adapter(settings):
     config = settings(peft={"method": "lora", "r": 4}, training={"packing": True})
-    train_sft(config)
+    train(config)
     model = AutoPeftModelForCausalLM.from_pretrained(config.output_dir)
     assert sum("lora_A" in name for name, _ in model.named_parameters())
 
@@ -147,11 +150,11 @@ def test_adapter(settings):
 def test_prompts_and_completions_of_messages(settings, files, checkpoints):
     """They are read through the chat template, and answered after all of the prompt."""
     config = settings(data={"dataset": files["asked"]}, training={"max_steps": 2})
-    train_sft(config, TEMPLATE)
+    train(config, TEMPLATE)
     card = Path(config.output_dir, "README.md").read_text()
     assert "The loss is over completions." in card and "<|im_start|>assistant" in card
     with pytest.raises(ValueError, match="no chat template.*data.chat_template"):
-        train_sft(settings(data={"dataset": files["asked"]}, model={"tokenizer": checkpoints["no template"]}))
+        train(settings(data={"dataset": files["asked"]}, model={"tokenizer": checkpoints["no template"]}))
 
 
 LONG = "red green blue one two three four five"
@@ -186,7 +189,7 @@ def test_card_log_and_metrics_tell_what_was_cut_and_left_out(settings, tmp_path,
     config = settings(
         data={"dataset": write_jsonl(tmp_path / "rows.jsonl", rows)}, training={"max_length": 14, "max_steps": 1}
     )
-    train_sft(config, TEMPLATE)
+    train(config, TEMPLATE)
     given, tokenizer = load_task(config.data.dataset, "train"), AutoTokenizer.from_pretrained(config.model.path)
     prompts, wholes = (
         [len(tokenizer(row["prompt"] + end)["input_ids"]) for row in given] for end in ("", " then<|eos|>")
@@ -239,7 +242,7 @@ def test_bad_configurations(settings, checkpoints, files, changes, message):
     model = {key: checkpoints.get(value, value) for key, value in changes.get("model", {}).items()}
     data = {key: files.get(value, value) for key, value in changes.get("data", {}).items()}
     with pytest.raises(ValueError, match=message):
-        train_sft(settings(**{**changes, "model": model, "data": data}))
+        train(settings(**{**changes, "model": model, "data": data}))
 
 
 USER = {"role": "user", "content": "red"}
@@ -253,8 +256,8 @@ SAYS = r"example 0 of train has 'messages' whose message 1 (\(assistant\) )?"
         ([{"messages": ["red"]}], {}, "example 0 of train has .* as 'messages': must be a list of messages"),
         ([{"messages": []}], {}, "must be a list of messages"),
         ([{"messages": [{"from": "human", "value": "red"}]}], {}, "must be a list of messages, with role and content"),
-        ([{"text": 5}], {}, "has 5 as 'text': must be a text"),
-        ([{"text": "red"}, {"text": None}], {}, "example .* of train has None as 'text': must be a text"),
+        ([{"text": 5}], {}, "has 5 as 'text', which is no text"),
+        ([{"text": "red"}, {"text": None}], {}, "example .* of train has None as 'text', which is no text"),
         ([{"messages": [USER, {"role": "assistant", "content": None}]}], {}, SAYS + "has the content null"),
         (
             [{"messages": [USER, {"role": "assistant", "content": [{"type": "image_url", "image_url": "x"}]}]}],
@@ -277,7 +280,7 @@ SAYS = r"example 0 of train has 'messages' whose message 1 (\(assistant\) )?"
 def test_bad_examples(settings, tmp_path, rows, training, message):
     dataset = write_jsonl(tmp_path / "rows.jsonl", [{**row, "number": n} for row in rows for n in range(60)])
     with pytest.raises(ValueError, match=message):
-        train_sft(settings(data={"dataset": dataset}, training=training))
+        train(settings(data={"dataset": dataset}, training=training))
 
 
 PARTS = [{"type": "text", "text": "red cat"}, {"type": "text", "text": "sings"}]
@@ -316,28 +319,28 @@ def test_prompts_without_tokens_are_answered_from_the_beginning(settings, tmp_pa
         data={"dataset": write_jsonl(tmp_path / "rows.jsonl", rows)},
         training={"max_steps": 1},
     )
-    train_sft(config)
+    train(config)
     assert Path(config.output_dir, "metrics.json").is_file()
 
 
 def test_a_length_that_leaves_nothing_to_learn(settings):
     with pytest.raises(ValueError, match="max_length = 3 leaves nothing to learn of the test split"):
-        train_sft(settings(training={"max_length": 3, "assistant_only_loss": True}))
+        train(settings(training={"max_length": 3, "assistant_only_loss": True}))
 
 
 def test_packing_that_leaks_is_refused(settings):
     """TRL's strategy that tells no positions, and adapters that drop them."""
     with pytest.raises(ValueError, match="'wrapped' lets packed texts see each other"):
-        train_sft(settings(training={"packing": True, "packing_strategy": "wrapped"}))
+        train(settings(training={"packing": True, "packing_strategy": "wrapped"}))
     with pytest.raises(ValueError, match="training.packing = True.*'prompt' drops the positions"):
-        train_sft(settings(peft={"method": "prompt", "num_virtual_tokens": 2}, training={"packing": True}))
+        train(settings(peft={"method": "prompt", "num_virtual_tokens": 2}, training={"packing": True}))
 
 
 def test_template_without_marks(settings, checkpoints, tmp_path):
     template = tmp_path / "plain.jinja"
     template.write_text("{% for message in messages %}{{ message['content'] }}{% endfor %}")
     with pytest.raises(ValueError, match="marks what the assistant says"):
-        train_sft(settings(data={"chat_template": str(template)}, training={"assistant_only_loss": True}))
+        train(settings(data={"chat_template": str(template)}, training={"assistant_only_loss": True}))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -345,5 +348,5 @@ def test_configs_run_two_steps(path, checkpoints, files, tmp_path):
     dataset = files["messages" if "chitchat" in path.stem else "prompts"]
     overrides = ["--output_dir", str(tmp_path), "--model.path", checkpoints["decoder"], "--data.dataset", dataset]
     overrides += ["--training.max_steps", "2", "--samples.max_new_tokens", "2", "--data.max_test_samples", "2"]
-    train_sft(load_sft_config(path, overrides))
+    train(Sft.load(path, overrides))
     assert (tmp_path / "metrics.json").is_file()

@@ -3,7 +3,7 @@
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from hf_llm.tuning.labels import check_columns, find_classes
+from hf_llm.tuning.examples import check_columns, find_classes
 
 
 def declared(labels: list, names: list[str]) -> Dataset:
