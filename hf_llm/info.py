@@ -18,7 +18,7 @@ from transformers import (
 
 from .interop import InteropError, nearest_family
 from .interop.convert import head_name, head_of, our_class, to_our_config
-from .interop.families import load_families
+from .interop.loading import find_family
 from .models.attention import ATTENTIONS
 from .presets import CONFIGS, load_preset, nearest_names, preset_config, preset_names
 from .scale import STRATEGIES, sent_bytes, tensor_parallel, training_bytes
@@ -84,8 +84,8 @@ def our_config(config: PreTrainedConfig) -> PreTrainedConfig | None:
     if config.model_type in CONFIGS:
         return config
     try:
-        return to_our_config(load_families()[config.model_type], config)
-    except (KeyError, InteropError):
+        return to_our_config(find_family(config.model_type), config)
+    except InteropError:
         return None
 
 
@@ -94,7 +94,7 @@ def as_ours(model: PreTrainedModel, ours: PreTrainedConfig) -> PreTrainedModel:
     is where no class has its head."""
     if ours is model.config:
         return model
-    family = load_families()[model.config.model_type]
+    family = find_family(model.config.model_type)
     try:
         with torch.device("meta"):
             return our_class(family, head_of(type(model).__name__, family))(ours)

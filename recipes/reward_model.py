@@ -7,9 +7,9 @@ A run that was stopped, by Ctrl-C, SIGTERM or a crash, goes on with the same com
 
 import sys
 
-from hf_llm.rlhf.reward_modeling import load_reward_config, train_reward_model
+from hf_llm.rlhf.reward_modeling import RewardModeling
 from hf_llm.training.command import main
 
 
 if __name__ == "__main__":
-    sys.exit(main(__file__, __doc__, load_reward_config, train_reward_model))
+    sys.exit(main(__file__, __doc__, RewardModeling))

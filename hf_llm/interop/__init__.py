@@ -7,13 +7,13 @@ from transformers import PreTrainedModel
 
 from .configurations import InteropError, to_native_config
 from .convert import export_model, head_name, import_model
-from .families import load_families
+from .families import FAMILIES
 from .family import Family
 from .loading import check_not_quantised, find_family, load_native
 from .placement import PLACEMENT, place
 
 
-__all__ = ["InteropError", "from_native", "nearest_family", "to_native"]
+__all__ = ["FAMILIES", "Family", "InteropError", "from_native", "nearest_family", "to_native"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +34,11 @@ def from_native(model: PreTrainedModel | str | Path, **kwargs) -> PreTrainedMode
         InteropError: unknown architecture (the nearest known ones are named), a feature that the core has no field
             for, missing or unexpected weights, shapes that disagree, a damaged file, pickles, quantised weights.
     """
-    families, owned = load_families(), not isinstance(model, PreTrainedModel)
+    owned = not isinstance(model, PreTrainedModel)
     placement = {name: kwargs.pop(name) for name in PLACEMENT if owned and name in kwargs}
     if owned:
-        model = load_native(str(model), families, **kwargs)
-    family = find_family(model.config.model_type, families)
+        model = load_native(str(model), **kwargs)
+    family = find_family(model.config.model_type)
     check_not_quantised(type(model).__name__, getattr(model.config, "quantization_config", None))
     imported, unused = import_model(family, model, consume=owned)
     if unused:
@@ -66,7 +66,7 @@ def to_native(model: PreTrainedModel, family: str | None = None) -> PreTrainedMo
 def target_family(model: PreTrainedModel, name: str | None = None) -> Family:
     """The family of that name, or the nearest that can express a model of ours. Raises InteropError."""
     name = nearest_family(model.config, head_name(model)) if name is None else name
-    return find_family(name, load_families())
+    return find_family(name)
 
 
 def nearest_family(config, head: str | None = None) -> str:
@@ -80,9 +80,9 @@ def nearest_family(config, head: str | None = None) -> str:
     Raises InteropError with the reasons of those that come closest.
     """
     stack = config.model_type.removeprefix("hf_llm_")
-    families, reasons = load_families(), []
+    reasons = []
     origin = getattr(config, "native_family", None)
-    for family in sorted(families.values(), key=lambda family: family.name != origin):
+    for family in sorted(FAMILIES.values(), key=lambda family: family.name != origin):
         if family.stack != stack or head not in (None, "Model", *family.heads):
             continue
         try:

@@ -8,22 +8,19 @@ every part has the same A and its own rows of B. The way back needs that the par
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import cached_file
 
 from . import convert
-from .configurations import CONFIGS, InteropError, to_native_config, to_our_config
-from .convert import Entry
-from .families import load_families
+from .configurations import InteropError, to_native_config, to_our_config
 from .loading import find_family
-from .ops import Transpose, rename
 from .weights import empty
 
 
@@ -55,14 +52,22 @@ REQUIRED = {
 CHOICES = ("layers_to_transform", "layers_pattern", "exclude_modules", "revision", "auto_mapping")
 
 
+class Pair(NamedTuple):
+    """Weights of the source that are some of the target's, and how they are converted."""
+
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    operate: Callable
+    of_rows: Callable | None  # the same for outputs as rows
+    config: PreTrainedConfig  # ours, of the stack that they belong to
+
+
 class Sides(NamedTuple):
-    """A base model on both sides, without weights, and which weights are which."""
+    """A base model on the adapter's side and on the other, without weights, and which weights are which."""
 
     source: PreTrainedModel
     target: PreTrainedModel
-    entries: list[Entry]
-    config: object  # ours
-    to_ours: bool
+    pairs: list[Pair]
 
 
 def is_adapter(source: str | Path) -> bool:
@@ -111,39 +116,40 @@ def _sides(base: str | Path, task: str | None) -> Sides:
     from . import nearest_family
 
     given = AutoConfig.from_pretrained(base)
-    ours = given.model_type.startswith("hf_llm_")
-    if ours:
-        head = HEAD_OF_TASK.get(task) or _head(given, given.model_type)
-        family = find_family(nearest_family(given, head), load_families())
+    to_ours = given.model_type.startswith("hf_llm_")
+    if to_ours:
+        prefix = type(given).__name__.removesuffix("Config")
+        head = HEAD_OF_TASK.get(task) or (given.architectures or [prefix + "Model"])[0].removeprefix(prefix)
+        family = find_family(nearest_family(given, head))
         native_config, our_config = to_native_config(family, given, head), given
     else:
-        family = find_family(given.model_type, load_families())
+        family = find_family(given.model_type)
         head = HEAD_OF_TASK.get(task) or convert.head_of(given.architectures[0], family)
         native_config, our_config = given, to_our_config(family, given)
     with torch.device("meta"):
-        native = empty(convert.native_class(family, head, native_config), native_config)
+        native = empty(convert.native_class(family, head), native_config)
         our = empty(convert.our_class(family, head), our_config)
-    entries = convert.plan(family, head, our.state_dict(), convert.base_prefix(native), our_config)
-    return Sides(native, our, entries, our_config, True) if ours else Sides(our, native, entries, our_config, False)
-
-
-def _head(config, model_type: str) -> str:
-    (stack,) = (stack for stack, config_class in CONFIGS.items() if config_class.model_type == model_type)
-    prefix = CONFIGS[stack].__name__.removesuffix("Config")
-    return (config.architectures or [prefix + "Model"])[0].removeprefix(prefix)
+    pairs = []
+    for entry in convert.plan(family, head, our.state_dict(), convert.base_prefix(native), our_config):
+        names, direction = (
+            ((entry.native, entry.ours), "to_ours") if to_ours else ((entry.ours, entry.native), "to_native")
+        )
+        config = convert.stack_config(our_config, entry.half)
+        pairs.append(Pair(*names, getattr(entry.op, direction), getattr(entry.op.rows, direction, None), config))
+    return Sides(native, our, pairs) if to_ours else Sides(our, native, pairs)
 
 
 def _convert_state(
     sides: Sides, state: dict[str, torch.Tensor]
 ) -> tuple[dict[str, torch.Tensor], dict[str, list[str]]]:
     """The tensors on the other side, and for each adapted module its counterparts."""
-    entry_of = {name: entry for entry in sides.entries for name in (entry.native if sides.to_ours else entry.ours)}
+    place_of = {name: place for place, pair in enumerate(sides.pairs) for name in pair.sources}
     jobs, unknown = {}, set()
     for name in state:
         match = PART.fullmatch(name)
         weight, part = (match["module"] + ".weight", match["part"]) if match else (name, None)
-        if weight in entry_of:
-            jobs[entry_of[weight], part] = None  # once for all its weights, in order
+        if weight in place_of:
+            jobs[place_of[weight], part] = None  # once for all its weights, in order
         else:
             unknown.add(match["module"] if match else name)
     if unknown:
@@ -152,11 +158,12 @@ def _convert_state(
             f"An adapter of a {source} for a {target}: no counterparts of {', '.join(sorted(unknown)[:8])}."
         )
     converted, modules = {}, {}
-    for entry, part in jobs:
-        sources, targets = (entry.native, entry.ours) if sides.to_ours else (entry.ours, entry.native)
+    for place, part in jobs:
+        pair = sides.pairs[place]
+        sources, targets = pair.sources, pair.targets
         if part is not None:
-            sources, targets = (_modules(names) for names in (sources, targets))
-            modules |= {source: list(targets) for source in sources}
+            sources, targets = ([name.removesuffix(".weight") for name in names] for names in (sources, targets))
+            modules |= dict.fromkeys(sources, targets)
         suffix = f".{part}" if part else ""
         absent = [source for source in sources if source + suffix not in state]
         if absent:
@@ -164,33 +171,24 @@ def _convert_state(
                 f"{', '.join(targets)} is {', '.join(sources)} in one: without {part or 'weights'} of "
                 f"{', '.join(absent)} the adapter cannot be moved."
             )
-        tensors = _convert_part(sides, entry, part, [state[source + suffix] for source in sources], sources)
+        tensors = _convert_part(pair, part, [state[source + suffix] for source in sources], ", ".join(sources))
         converted |= {target + suffix: tensor.contiguous().clone() for target, tensor in zip(targets, tensors)}
     return converted, modules
 
 
-def _modules(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(name.removesuffix(".weight") for name in names)
-
-
-def _convert_part(sides: Sides, entry: Entry, part: str | None, tensors: list[torch.Tensor], names) -> list:
-    config = convert.stack_config(sides.config, entry.half)
-    operate = entry.op.to_ours if sides.to_ours else entry.op.to_native
+def _convert_part(pair: Pair, part: str | None, tensors: list[torch.Tensor], names: str) -> list[torch.Tensor]:
     if part is None:  # a module that was saved whole
-        return operate(tensors, config)
-    if entry.op is rename or isinstance(entry.op, Transpose):
-        return tensors  # A and B are (rank, in) and (out, rank) for either layout of the weight
-    rows = entry.op.of_rows()
-    if rows is None:
-        raise InteropError(f"{', '.join(names)} has a layout whose adapter cannot be moved.")
-    if part in SHARED_PARTS or len(tensors[0]) == 1:  # or IA3's factors of the inputs
-        if any(not torch.equal(tensor, tensors[0]) for tensor in tensors):
-            raise InteropError(
-                f"{', '.join(names)} are one matrix on the native side, but each has a {part} of its own: only an "
-                "adapter whose parts share theirs can be moved. Merge it into the model, and export that."
-            )
-        return [tensors[0]] * len(entry.ours if sides.to_ours else entry.native)
-    return (rows.to_ours if sides.to_ours else rows.to_native)(tensors, config)
+        return pair.operate(tensors, pair.config)
+    if pair.of_rows is None:
+        raise InteropError(f"{names} has a layout whose adapter cannot be moved.")
+    if part not in SHARED_PARTS and len(tensors[0]) > 1:  # else A, or IA3's factors of the inputs
+        return pair.of_rows(tensors, pair.config)
+    if any(not torch.equal(tensor, tensors[0]) for tensor in tensors):
+        raise InteropError(
+            f"{names} are one matrix on the native side, but each has a {part} of its own: only an adapter whose "
+            "parts share theirs can be moved. Merge it into the model, and export that."
+        )
+    return [tensors[0]] * len(pair.targets)
 
 
 def _convert_config(sides: Sides, config: dict, modules: dict[str, list[str]]) -> dict:
@@ -224,12 +222,9 @@ def _matches(module: str, names: Iterable[str] | str) -> bool:
 
 def _saved(sides: Sides, names: list[str]) -> list[str]:
     """The modules of the other side whose weights are those of the modules that are saved whole."""
-    found = {}
-    for entry in sides.entries:
-        sources, targets = (entry.native, entry.ours) if sides.to_ours else (entry.ours, entry.native)
-        if any(re.search(rf"(^|\.){re.escape(name)}\.", source) for source in sources for name in names):
-            found |= dict.fromkeys(target.rpartition(".")[0] for target in targets)
-    return list(found)
+    pattern = re.compile(rf"(^|\.)({'|'.join(map(re.escape, names))})\.")
+    found = [pair.targets for pair in sides.pairs if any(map(pattern.search, pair.sources))]
+    return list(dict.fromkeys(target.rpartition(".")[0] for targets in found for target in targets))
 
 
 def _shortened(model: PreTrainedModel, modules: list[str]) -> list[str]:

@@ -1,8 +1,6 @@
 """The configurations of any family, both ways, by its table."""
 
-import copy
 import dataclasses
-import functools
 import typing
 from typing import Any
 
@@ -19,10 +17,10 @@ from .family import (
     TASK_HEAD_FIELDS,
     TOKENS,
     Family,
-    Field,
-    Group,
+    read_native,
+    write_native,
 )
-from .meaning import architecture, flatten
+from .meaning import architecture
 
 
 CONFIGS = {"encoder": LLMEncoderConfig, "decoder": LLMDecoderConfig, "encoder_decoder": LLMEncoderDecoderConfig}
@@ -45,9 +43,7 @@ def to_our_config(family: Family, native: PreTrainedConfig, **known) -> PreTrain
     values = dict(family.constants)
     carried = {name: getattr(native, name) for name in (*TOKENS, *CARRIED) if getattr(native, name, None) is not None}
     try:
-        for entry in family.fields:
-            values.update(_field_to_ours(entry, native))
-        values |= carried | known
+        values |= read_native(family.fields, native) | carried | known
         return CONFIGS[family.stack](**_nest(family, values), native_family=family.name)
     except (StrictDataclassError, TypeError, ValueError) as error:
         raise InteropError(f"{family.name} model cannot be imported: {_one_line(error)}") from error
@@ -55,13 +51,6 @@ def to_our_config(family: Family, native: PreTrainedConfig, **known) -> PreTrain
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-def _field_to_ours(entry: Field | Group, native: PreTrainedConfig) -> dict[str, Any]:
-    if isinstance(entry, Group):
-        return entry.to_ours(native)
-    value = entry.to_ours(getattr(native, entry.native, None))
-    return dict.fromkeys(entry.ours, value)
 
 
 def _nest(family: Family, values: dict[str, Any]) -> dict[str, Any]:
@@ -105,13 +94,9 @@ def to_native_config(family: Family, ours: PreTrainedConfig, head: str | None = 
     Raises InteropError, naming each field, if the family cannot express it: the native configuration is read back, and
     every difference is a field that would be lost.
     """
-    flat, values = flatten(ours), dict(family.requires)
+    values = dict(family.requires)
     try:
-        for entry in family.fields:
-            if isinstance(entry, Group):
-                values |= entry.to_native(ours)
-            else:
-                values[entry.native] = entry.to_native(copy.deepcopy(_read(ours, entry.ours[0])))
+        values |= write_native(family.fields, ours)
         values |= {name: getattr(ours, name) for name in TOKENS if hasattr(ours, name)}
         values |= {name: getattr(ours, name) for name in CARRIED if getattr(ours, name, None) is not None}
         native = _native_config(family, values)
@@ -120,17 +105,13 @@ def to_native_config(family: Family, ours: PreTrainedConfig, head: str | None = 
     except (StrictDataclassError, TypeError, ValueError, KeyError, ZeroDivisionError) as error:
         raise InteropError(f"{family.name} cannot express this model: {_one_line(error)}") from error
     meant = architecture(ours)
-    lost = [name for name in flat if meant.get(name) != read_back.get(name) and matters(family, head, name)]
+    names = dict.fromkeys((*meant, *read_back))
+    lost = [name for name in names if meant.get(name) != read_back.get(name) and matters(family, head, name)]
     lost = [name for name in lost if name in meant and name in read_back] or lost  # not what depends on another one
     if lost:
         details = "; ".join(f"`{n}={meant.get(n)!r}` (would become {read_back.get(n)!r})" for n in lost)
         raise InteropError(f"{family.name} cannot express {details}.")
     return native
-
-
-def _read(ours: PreTrainedConfig, name: str) -> Any:
-    """A field by its name or path; `None` where this configuration does not have it."""
-    return functools.reduce(lambda config, part: getattr(config, part, None), name.split("."), ours)
 
 
 def _native_config(family: Family, values: dict[str, Any]) -> PreTrainedConfig:

@@ -1,15 +1,15 @@
 """The engine: the weights of any family, both ways, by its table."""
 
+import dataclasses
+import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import torch
 import transformers
-from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.models.auto import modeling_auto
+from transformers import PreTrainedModel
 
 from .. import registration
 from ..models.configuration import auto_map
@@ -17,6 +17,21 @@ from .configurations import InteropError, to_native_config, to_our_config
 from .family import Family
 from .ops import Op, rename
 from .weights import FileMemory, Receiver, aliases, empty, tying, untie_head, untied
+
+
+AUTO_CLASSES = {  # by our head
+    "ForCausalLM": "AutoModelForCausalLM",
+    "ForMaskedLM": "AutoModelForMaskedLM",
+    "ForConditionalGeneration": "AutoModelForSeq2SeqLM",
+    "ForSequenceClassification": "AutoModelForSequenceClassification",
+    "ForTokenClassification": "AutoModelForTokenClassification",
+    "ForQuestionAnswering": "AutoModelForQuestionAnswering",
+    "ForMultipleChoice": "AutoModelForMultipleChoice",
+    "Model": "AutoModel",
+}
+
+
+# ---- names ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -29,78 +44,51 @@ class Entry:
     half: str | None  # "encoder" or "decoder" of an encoder-decoder
 
 
+@functools.cache
 def _pattern(template: str) -> re.Pattern:
-    """`layers.{i}.x` -> a pattern with the numbers as groups; a module's name also matches what is below it."""
-    escaped = re.escape(template).replace(r"\{i\}", r"(?P<i>\d+)").replace(r"\{j\}", r"(?P<j>\d+)")
+    """`layers.{i}.x` -> a pattern with the number as a group; a module's name also matches what is below it."""
+    escaped = re.escape(template).replace(r"\{i\}", r"(?P<i>\d+)")
     return re.compile(rf"^{escaped}(?P<rest>(\..+)?)$")
 
 
 def _fill(template: str, match: re.Match) -> str:
-    groups = {name: value for name, value in match.groupdict().items() if name != "rest" and value is not None}
-    for name, value in groups.items():
-        template = template.replace("{" + name + "}", value)
-    return template + match["rest"]
+    return template.replace("{i}", match.groupdict().get("i", "")) + match["rest"]
 
 
-def _renamed(name: str, table: dict[str, str]) -> str:
-    for ours, native in table.items():
-        if match := _pattern(ours).match(name):
-            return _fill(native, match)
-    return name
+def _renamed(name: str, table: Mapping[str, str]) -> str:
+    matches = ((native, _pattern(ours).match(name)) for ours, native in table.items())
+    return next((_fill(native, match) for native, match in matches if match), name)
 
 
 def plan(family: Family, head: str, our_names: Iterable[str], native_prefix: str, config) -> list[Entry]:
     """Which of our weights are which native ones, for a model with the given head ("Model" for none) and configuration
-    (ours)."""
+    (ours). Raises InteropError if the family has no such head."""
+    check_head(family, head)
     weights = family.weights if isinstance(family.weights, Mapping) else family.weights(config)
     prefix = "" if head == "Model" else "model."
-    native_prefix = native_prefix + "." if head != "Model" and native_prefix else ""
+    native_prefix = native_prefix + "." if prefix and native_prefix else ""
     entries, done = [], set()
     for name in our_names:
         if name in done:
             continue
-        if not name.startswith(prefix):
-            rule = _matching_rule(family, name)
-            entry = _head_entry(family, head, name) if rule is None else _rule_entry(*rule, config)
+        in_base = name.startswith(prefix)
+        ours_at, native_at = (prefix, native_prefix) if in_base else ("", "")
+        body = name.removeprefix(ours_at)
+        half = body.split(".", 1)[0] if in_base and family.stack == "encoder_decoder" else None
+        rules = ((rule, _pattern(ours).match(body)) for rule in family.rules for ours in rule.ours)
+        rule, match = next(((rule, match) for rule, match in rules if match), (None, None))
+        if rule is None:
+            native = native_at + _renamed(body, weights if in_base else family.heads[head])
+            entries.append(Entry((name,), (native,), rename, half))
         else:
-            body = name.removeprefix(prefix)
-            rule = _matching_rule(family, body)
-            if rule is None:
-                entry = Entry((name,), (native_prefix + _renamed(body, weights),), rename, _half(family, body))
-            else:
-                entry = _rule_entry(*rule, config, prefix, native_prefix, _half(family, body))
-        entries.append(entry)
-        done.update(entry.ours)
+            native = rule.op.native_names(rule.native, stack_config(config, half))
+            ours, native = (
+                tuple(at + _fill(template, match) for template in templates)
+                for at, templates in ((ours_at, rule.ours), (native_at, native))
+            )
+            entries.append(Entry(ours, native, rule.op, half))
+        done.update(entries[-1].ours)
     return entries
-
-
-def _half(family: Family, body: str) -> str | None:
-    return body.split(".", 1)[0] if family.stack == "encoder_decoder" else None
-
-
-def _matching_rule(family: Family, name: str):
-    for rule in family.rules:
-        for ours in rule.ours:
-            if match := _pattern(ours).match(name):
-                return rule, match
-    return None
-
-
-def _rule_entry(rule, match, config, prefix="", native_prefix="", half=None) -> Entry:
-    ours = tuple(prefix + _fill(template, match) for template in rule.ours)
-    templates = rule.op.native_names(rule.native, stack_config(config, half))
-    native = tuple(native_prefix + _fill(template, match) for template in templates)
-    return Entry(ours, native, rule.op, half)
-
-
-def _head_entry(family: Family, head: str, name: str) -> Entry:
-    _check_head(family, head)
-    return Entry((name,), (_renamed(name, family.heads[head]),), rename, None)
-
-
-def _check_head(family: Family, head: str) -> None:
-    if head not in ("Model", *family.heads):
-        raise InteropError(f"{family.name} has no head like {head!r}; it has {', '.join(family.heads) or 'none'}.")
 
 
 def stack_config(config, half: str | None):
@@ -108,30 +96,50 @@ def stack_config(config, half: str | None):
     return config if half is None else getattr(config, half)
 
 
-# ---- models --------------------------------------------------------------------------------------------------------
+# ---- classes -------------------------------------------------------------------------------------------------------
+
+
+def check_head(family: Family, head: str) -> None:
+    """Raise InteropError if a family has no such head."""
+    if head not in ("Model", *family.heads):
+        raise InteropError(f"{family.name} has no head like {head!r}; it has {', '.join(family.heads) or 'none'}.")
+
+
+def _native_classes(family: Family, auto_name: str) -> tuple[type, ...]:
+    mapping = getattr(transformers, auto_name)._model_mapping
+    found = mapping.get(transformers.CONFIG_MAPPING[family.name], ())
+    return found if isinstance(found, tuple) else (found,)
+
+
+def native_class(family: Family, head: str) -> type:
+    """The native class for one of our heads. Raises InteropError if there is none."""
+    for found in _native_classes(family, AUTO_CLASSES[head]):
+        return found
+    raise InteropError(f"{family.name} has no class for {head!r}.")
 
 
 def head_of(native_class_name: str, family: Family) -> str:
-    """Our head ("ForCausalLM", ..., "Model") for a native class."""
-    for auto_name in (name for name in HEAD_OF_AUTO if name in auto_map(family.stack)):
-        names = getattr(modeling_auto, registration.NAME_TABLES[auto_name]).get(family.name, ())
-        if native_class_name in ((names,) if isinstance(names, str) else names):
-            return HEAD_OF_AUTO[auto_name]
-    if native_class_name == modeling_auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES.get(family.name):
-        return "ForMaskedLM"  # BERT and ALBERT, whose second objective (next sentence, sentence order) is left out
+    """Our head ("ForCausalLM", ..., "Model") for a native class. Raises InteropError if there is none."""
+    autos = {head: auto for head, auto in AUTO_CLASSES.items() if auto in auto_map(family.stack)}
+    # of BERT and ALBERT, whose second objective (next sentence, sentence order) is left out
+    for head, auto_name in (*autos.items(), ("ForMaskedLM", "AutoModelForPreTraining")):
+        if native_class_name in (found.__name__ for found in _native_classes(family, auto_name)):
+            return head
     raise InteropError(f"{native_class_name}: the core has no head for this class.")
 
 
-HEAD_OF_AUTO = {
-    "AutoModelForCausalLM": "ForCausalLM",
-    "AutoModelForMaskedLM": "ForMaskedLM",
-    "AutoModelForSeq2SeqLM": "ForConditionalGeneration",
-    "AutoModelForSequenceClassification": "ForSequenceClassification",
-    "AutoModelForTokenClassification": "ForTokenClassification",
-    "AutoModelForQuestionAnswering": "ForQuestionAnswering",
-    "AutoModelForMultipleChoice": "ForMultipleChoice",
-    "AutoModel": "Model",
-}
+def our_class(family: Family, head: str) -> type:
+    """Our class for a head ("ForCausalLM", ..., "Model")."""
+    config_class, module = registration.STACKS[family.stack]
+    return getattr(module, config_class.__name__.removesuffix("Config") + head)
+
+
+def head_name(model: PreTrainedModel) -> str:
+    """The head of one of our models ("ForCausalLM", ..., "Model")."""
+    return type(model).__name__.split(type(model.config).__name__.removesuffix("Config"))[1]
+
+
+# ---- models --------------------------------------------------------------------------------------------------------
 
 
 def import_model(family: Family, native: PreTrainedModel, consume: bool = False) -> tuple[PreTrainedModel, list[str]]:
@@ -142,118 +150,33 @@ def import_model(family: Family, native: PreTrainedModel, consume: bool = False)
         as it is, and tensors whose layout is the same are shared with it.
     """
     head = head_of(type(native).__name__, family)
-    _check_head(family, head)
+    check_head(family, head)
     config = to_our_config(family, native.config, **tying(family, native))
     target = Receiver(empty(our_class(family, head), config), f"import of {type(native).__name__}")
-    source, tied = untied(native), aliases(native)
-    entries = plan(family, head, target.shapes, base_prefix(native), config)
-    names = {name: tied.get(name, name) for entry in entries for name in entry.native}
-    if absent := [name for name, stored in names.items() if stored not in source]:
+    source, entries = untied(native), _entries(family, head, target.shapes, native, config)
+    names = {name for entry in entries for name in entry.native}
+    if absent := sorted(names - set(source)):
         raise InteropError(f"{family.name} checkpoint lacks {', '.join(absent[:8])}.")
-    unused = _check_unused(family, {name: source[name] for name in source if name not in names.values()})
+    unused = _check_unused(family, {name: source[name] for name in source if name not in names})
     target.check_names(name for entry in entries for name in entry.ours)
     if consume:
         native.to_empty(device="meta")
-    moves = [
-        Move(tuple(names[name] for name in e.native), e.ours, e.op.to_ours, stack_config(config, e.half))
-        for e in entries
-    ]
+    moves = [(e.native, e.ours, functools.partial(e.op.to_ours, config=stack_config(config, e.half))) for e in entries]
     _move(moves, source, target, consume)
-    _carry_generation_config(native, target.model)
-    return target.finish(), unused
-
-
-def _check_unused(family: Family, left: dict[str, torch.Tensor]) -> list[str]:
-    """The names of native weights that are left over and that the family lists; those that it does not are an error,
-    and what the architecture computes must be as computed."""
-    listed, unknown = [], []
-    for name, tensor in left.items():
-        if (compute := _match(family.derived, name)) is not None:
-            _check_derived(family, name, tensor, compute)
-        else:
-            (listed if unused_pattern(family, name) else unknown).append(name)
-    if unknown:
-        raise InteropError(f"{family.name} checkpoint has weights that the core has no place for: {unknown[:8]}.")
-    return listed
-
-
-class Move(NamedTuple):
-    """Weights of one model, by name, that become some of another's."""
-
-    sources: tuple[str, ...]
-    targets: tuple[str, ...]
-    operate: Callable[[list[torch.Tensor], Any], list[torch.Tensor]]
-    config: PreTrainedConfig  # ours, of the stack that they belong to
-
-
-def _move(moves: list[Move], source: dict[str, torch.Tensor], target: Receiver, consume: bool) -> None:
-    """Convert the weights of `source` one move after the other into `target`; `consume`: `source` is emptied, and its
-    memory given back, on the way."""
-    if offloaded := [name for name, tensor in source.items() if tensor.is_meta]:
-        raise InteropError(f"{target.what}: {offloaded[0]} is offloaded. Load the model without `device_map`.")
-    uses, memory = Counter(name for move in moves for name in move.sources), FileMemory()
-    for move in moves:
-        tensors = [source[name] for name in move.sources]
-        for name, tensor in zip(move.targets, move.operate(tensors, move.config), strict=True):
-            target.assign(name, tensor)
-        uses.subtract(move.sources)
-        for name, tensor in zip(move.sources, tensors):
-            if consume and not uses[name]:
-                memory.give_back(tensor)
-                del source[name]
-
-
-def _carry_generation_config(source: PreTrainedModel, target: PreTrainedModel) -> None:
-    if source.can_generate() and target.can_generate():
-        target.generation_config = source.generation_config
-
-
-def base_prefix(native: PreTrainedModel) -> str:
-    """Where the base model is in a native model (T5's language models are their own base)."""
-    return "" if native.base_model is native else native.base_model_prefix
-
-
-def _match(table: Mapping[str, Any], name: str):
-    return next((value for pattern, value in table.items() if re.search(pattern, name)), None)
-
-
-def unused_pattern(family: Family, name: str) -> str | None:
-    """The pattern by which a family lists a native weight as unused, if it does."""
-    return next((pattern for pattern in family.unused if re.search(pattern, name)), None)
-
-
-def _check_derived(family: Family, name: str, tensor: torch.Tensor, compute) -> None:
-    expected = compute(tensor.shape).to(tensor)
-    if not torch.allclose(tensor, expected, rtol=0, atol=1e-3 if tensor.dtype.itemsize < 4 else 1e-6):
-        raise InteropError(f"{family.name} checkpoint: {name} is not the table that the architecture computes.")
-
-
-def our_class(family: Family, head: str) -> type:
-    """Our class for a head ("ForCausalLM", ..., "Model")."""
-    _, module = registration.STACKS[family.stack]
-    return getattr(module, "LLM" + "".join(part.capitalize() for part in family.stack.split("_")) + head)
-
-
-def head_name(model: PreTrainedModel) -> str:
-    """The head of one of our models ("ForCausalLM", ..., "Model")."""
-    return type(model).__name__.split(type(model.config).__name__.removesuffix("Config"))[1]
+    return _finish(native, target), unused
 
 
 def export_model(family: Family, model: PreTrainedModel, consume: bool = False) -> PreTrainedModel:
     """The native model of one of ours, which is emptied if `consume` (see `import_model`)."""
-    head = head_name(model)
-    native_config = to_native_config(family, model.config, head)
+    head, config = head_name(model), model.config
+    native_config = to_native_config(family, config, head)
     arguments = family.base_arguments if head == "Model" else {}
-    native = empty(native_class(family, head, native_config), native_config, **arguments)
+    native = empty(native_class(family, head), native_config, **arguments)
     if not tying(family, model).get("tie_word_embeddings", True) and tying(family, native)["tie_word_embeddings"]:
         untie_head(native)
-    target, source, tied = Receiver(native, f"export to {family.name}"), untied(model), aliases(native)
-    entries = plan(family, head, source, base_prefix(native), model.config)
-    moves = [
-        Move(e.ours, tuple(tied.get(n, n) for n in e.native), e.op.to_native, stack_config(model.config, e.half))
-        for e in entries
-    ]
-    moved = {name for move in moves for name in move.targets}
+    target, source = Receiver(native, f"export to {family.name}"), untied(model)
+    entries = _entries(family, head, source, native, config)
+    moved = {name for entry in entries for name in entry.native}
     lacking = {name: tensor for name, tensor in untied(native).items() if name not in moved}
     filled = _fill_in(family, lacking, next(iter(source.values())))
     target.check_names((*moved, *filled))
@@ -261,9 +184,68 @@ def export_model(family: Family, model: PreTrainedModel, consume: bool = False) 
         target.assign(name, tensor)
     if consume:
         model.to_empty(device="meta")
+    moves = [
+        (e.ours, e.native, functools.partial(e.op.to_native, config=stack_config(config, e.half))) for e in entries
+    ]
     _move(moves, source, target, consume)
-    _carry_generation_config(model, native)
-    return target.finish()
+    return _finish(model, target)
+
+
+def base_prefix(native: PreTrainedModel) -> str:
+    """Where the base model is in a native model (T5's language models are their own base)."""
+    return "" if native.base_model is native else native.base_model_prefix
+
+
+def _entries(family: Family, head: str, our_names: Iterable[str], native: PreTrainedModel, config) -> list[Entry]:
+    """`plan`, with a tied weight of the native model under the name that it is tied to."""
+    tied, entries = aliases(native), plan(family, head, our_names, base_prefix(native), config)
+    return [dataclasses.replace(e, native=tuple(tied.get(name, name) for name in e.native)) for e in entries]
+
+
+def _move(moves: list[tuple], source: dict[str, torch.Tensor], target: Receiver, consume: bool) -> None:
+    """Convert weights of `source` one move after the other into `target`.
+
+    moves: names in the source, names in the target, and the function from lists of tensors to such.
+    consume: `source` is emptied, and its memory given back, on the way.
+    """
+    if offloaded := [name for name, tensor in source.items() if tensor.is_meta]:
+        raise InteropError(f"{target.what}: {offloaded[0]} is offloaded. Load the model without `device_map`.")
+    uses, memory = Counter(name for sources, _, _ in moves for name in sources), FileMemory()
+    for sources, targets, convert in moves:
+        tensors = [source[name] for name in sources]
+        for name, tensor in zip(targets, convert(tensors), strict=True):
+            target.assign(name, tensor)
+        uses.subtract(sources)
+        for name, tensor in zip(sources, tensors):
+            if consume and not uses[name]:
+                memory.give_back(tensor)
+                del source[name]
+
+
+def _finish(source: PreTrainedModel, target: Receiver) -> PreTrainedModel:
+    """The model, with the generation configuration of the one that it is made from."""
+    model = target.finish()
+    if source.can_generate() and model.can_generate():
+        model.generation_config = source.generation_config
+    return model
+
+
+def _check_unused(family: Family, left: dict[str, torch.Tensor]) -> list[str]:
+    """The names of native weights that are left over and that the family lists; those that it does not are an error,
+    and what the architecture computes must be as computed."""
+    listed, unknown = [], []
+    for name, tensor in left.items():
+        if (compute := _derived(family, name)) is not None:
+            expected = compute(tensor.shape).to(tensor)
+            if not torch.allclose(tensor, expected, rtol=0, atol=1e-3 if tensor.dtype.itemsize < 4 else 1e-6):
+                raise InteropError(
+                    f"{family.name} checkpoint: {name} is not the table that the architecture computes."
+                )
+        else:
+            (listed if is_unused(family, name) else unknown).append(name)
+    if unknown:
+        raise InteropError(f"{family.name} checkpoint has weights that the core has no place for: {unknown[:8]}.")
+    return listed
 
 
 def _fill_in(family: Family, lacking: dict[str, torch.Tensor], like: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -271,19 +253,18 @@ def _fill_in(family: Family, lacking: dict[str, torch.Tensor], like: torch.Tenso
     Of the dtype and on the device of `like`."""
     filled = {}
     for name, tensor in lacking.items():
-        if (compute := _match(family.derived, name)) is not None:
+        if (compute := _derived(family, name)) is not None:
             filled[name] = compute(tensor.shape).to(like)
-        elif unused_pattern(family, name):
+        elif is_unused(family, name):
             filled[name] = torch.zeros(tensor.shape).to(like)
     return filled
 
 
-def native_class(family: Family, head: str, config: PreTrainedConfig) -> type:
-    """The native class for one of our heads. Raises InteropError if there is none."""
-    for auto_name, ours in HEAD_OF_AUTO.items():
-        if ours == head:
-            mapping = getattr(transformers, auto_name)._model_mapping
-            if type(config) in mapping:
-                found = mapping[type(config)]
-                return found[0] if isinstance(found, tuple) else found
-    raise InteropError(f"{family.name} has no class for {head!r}.")
+def _derived(family: Family, name: str) -> Callable | None:
+    """What computes a native weight that the family says is computed."""
+    return next((compute for pattern, compute in family.derived.items() if re.search(pattern, name)), None)
+
+
+def is_unused(family: Family, name: str) -> bool:
+    """Whether a family lists a native weight as unused."""
+    return any(re.search(pattern, name) for pattern in family.unused)

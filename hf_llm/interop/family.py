@@ -5,8 +5,10 @@ models have in common; whatever is in neither must have its neutral value for a 
 plain Llama). `weights` renames modules; where the layout differs as well, a `Rule` has an operation.
 """
 
+import copy
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,10 +50,6 @@ TASK_HEAD_FIELDS = frozenset(
 )
 
 
-def _same(value):
-    return value
-
-
 @dataclass(frozen=True)
 class Field:
     """One native field and the fields of ours that it sets.
@@ -63,8 +61,8 @@ class Field:
 
     native: str
     ours: tuple[str, ...]
-    to_ours: Callable[[Any], Any] = _same
-    to_native: Callable[[Any], Any] = _same
+    to_ours: Callable[[Any], Any] = lambda value: value
+    to_native: Callable[[Any], Any] = lambda value: value
 
 
 @dataclass(frozen=True)
@@ -81,6 +79,29 @@ class Group:
     to_native: Callable[[Any], dict[str, Any]]
 
 
+def read_native(fields: Iterable[Field | Group], native: Any) -> dict[str, Any]:
+    """The values of our fields that a native configuration has."""
+    values = {}
+    for entry in fields:
+        if isinstance(entry, Group):
+            values |= entry.to_ours(native)
+        else:
+            values |= dict.fromkeys(entry.ours, entry.to_ours(getattr(native, entry.native, None)))
+    return values
+
+
+def write_native(fields: Iterable[Field | Group], ours: Any) -> dict[str, Any]:
+    """The values of native fields that say what a configuration of ours does."""
+    values = {}
+    for entry in fields:
+        if isinstance(entry, Group):
+            values |= entry.to_native(ours)
+        else:  # of a name that this configuration does not have: None
+            value = functools.reduce(lambda config, part: getattr(config, part, None), entry.ours[0].split("."), ours)
+            values[entry.native] = entry.to_native(copy.deepcopy(value))
+    return values
+
+
 def same(*names: str) -> tuple[Field, ...]:
     """Fields that have one name and one meaning on both sides."""
     return tuple(Field(name, (name,)) for name in names)
@@ -93,7 +114,7 @@ def renamed(**names: str) -> tuple[Field, ...]:
 
 @dataclass(frozen=True)
 class Rule:
-    """Weights whose layout differs: our and native names (patterns with `{i}`, `{j}` for numbers), and an `Op`."""
+    """Weights whose layout differs: our and native names (patterns with `{i}` for a number), and an `Op`."""
 
     ours: tuple[str, ...]
     native: tuple[str, ...]

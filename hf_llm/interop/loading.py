@@ -12,7 +12,8 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, logging
 
 from ..models.base import check_shards
 from .configurations import InteropError, to_our_config
-from .convert import HEAD_OF_AUTO, unused_pattern
+from .convert import head_of, is_unused, native_class
+from .families import FAMILIES
 from .family import Family
 
 
@@ -20,12 +21,12 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5")
 HUB_ARGUMENTS = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "force_download", "proxies")
 
 
-def find_family(model_type: str, families: dict[str, Family]) -> Family:
+def find_family(model_type: str) -> Family:
     """The family of a native `model_type`. Raises InteropError that names the nearest known ones."""
-    if model_type not in families:
-        near = difflib.get_close_matches(model_type, families, n=len(families), cutoff=0.0)
+    if model_type not in FAMILIES:
+        near = difflib.get_close_matches(model_type, FAMILIES, n=len(FAMILIES), cutoff=0.0)
         raise InteropError(f"model_type {model_type!r} is not known. Known, nearest first: {', '.join(near)}.")
-    return families[model_type]
+    return FAMILIES[model_type]
 
 
 def read_config(source: str, **kwargs) -> dict:
@@ -41,18 +42,18 @@ def read_config(source: str, **kwargs) -> dict:
     return config
 
 
-def load_native(source: str, families: dict[str, Family], **kwargs) -> PreTrainedModel:
+def load_native(source: str, **kwargs) -> PreTrainedModel:
     """The native model at a path or Hub id, in the class that its configuration names."""
     config = read_config(source, **kwargs)
     model_type = config["model_type"]
     if model_type.startswith("hf_llm_"):
         raise InteropError(f"{source} is a checkpoint of hf_llm already (`model_type={model_type!r}`): export it.")
-    family = find_family(model_type, families)
+    family = find_family(model_type)
     if not getattr(kwargs.get("quantization_config"), "dequantize", False):
         check_not_quantised(source, config.get("quantization_config"))
     hub = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
     to_our_config(family, AutoConfig.from_pretrained(source, **hub))  # before the weights are read
-    return load_strictly(_native_class(family, config), source, family, **kwargs).eval()
+    return load_strictly(_class_of(family, config), source, family, **kwargs).eval()
 
 
 def check_not_quantised(source: str, quantization) -> None:
@@ -66,13 +67,12 @@ def check_not_quantised(source: str, quantization) -> None:
         )
 
 
-def _native_class(family: Family, config: dict) -> type:
+def _class_of(family: Family, config: dict) -> type:
     """The class that a configuration names, else that of the family's first head."""
-    named = getattr(transformers, (config.get("architectures") or [""])[0], None)
-    if named is not None:
-        return named
-    first = next(iter(family.heads), "Model")
-    return getattr(transformers, next(auto for auto, head in HEAD_OF_AUTO.items() if head == first))
+    named = (config.get("architectures") or [""])[0]
+    if hasattr(transformers, named):
+        return getattr(transformers, named)
+    return native_class(family, head_of(named, family) if named else next(iter(family.heads), "Model"))
 
 
 def load_strictly(model_class: type, source: str, family: Family | None = None, **kwargs) -> PreTrainedModel:
@@ -94,7 +94,7 @@ def load_strictly(model_class: type, source: str, family: Family | None = None, 
         ) from error
     finally:
         logging.set_verbosity(verbosity)
-    extra = [name for name in found["unexpected_keys"] if family is None or not unused_pattern(family, name)]
+    extra = [name for name in found["unexpected_keys"] if family is None or not is_unused(family, name)]
     problems = {
         "lacks weights": sorted(found["missing_keys"]),
         "has weights that the architecture does not": sorted(extra),

@@ -83,20 +83,9 @@ APPLIES: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def flatten(config: PreTrainedConfig) -> dict[str, Any]:
-    """Every field of one of our configurations as it is set, `encoder.x` and `decoder.x` for nested ones."""
-    flat = {}
-    for f in dataclasses.fields(config):
-        value = getattr(config, f.name, None)  # some fields are of mixtures alone
-        if isinstance(value, PreTrainedConfig):
-            flat |= {f"{f.name}.{name}": item for name, item in flatten(value).items()}
-        else:
-            flat[f.name] = value
-    return flat
-
-
 def architecture(config: PreTrainedConfig) -> dict[str, Any]:
-    """What decides the outputs of a model: the fields that say something, each with the value that it stands for."""
+    """What decides the outputs of a model: the fields that say something, each with the value that it stands for;
+    `encoder.x` and `decoder.x` for nested ones."""
     meaning = {}
     for f in dataclasses.fields(config):
         value = getattr(config, f.name, None)  # some fields are of mixtures alone

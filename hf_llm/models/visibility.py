@@ -67,9 +67,10 @@ class Documents:
 
         keep_padding: rows keep their padding, each stretch of which counts as a segment of its own.
         """
-        width = 2 * int(torch.maximum(self.ids.max(), keys.ids.max())) + 4
-        sides = [side._tokens_of_segments(width) for side in (self, keys)]
-        queries, keys = (side.flatten() if keep_padding else side[:, 1::2].flatten() for side in sides)
+        last = self.ids.max() if keys is self else torch.maximum(self.ids.max(), keys.ids.max())
+        width, step = 2 * int(last) + 4, slice(None) if keep_padding else slice(1, None, 2)
+        queries = self._tokens_of_segments(width)[:, step]
+        keys = queries if keys is self else keys._tokens_of_segments(width)[:, step]
         used = (queries + keys) > 0
         return queries[used], keys[used]
 

@@ -30,13 +30,21 @@ class NotApplicable(Exception):
     """There is nothing to check; the message says why."""
 
 
-class Failure(Exception):
-    """What was found is not as it should be; the message is what is shown."""
+def outcome(check: Callable[..., str], *arguments) -> tuple[str, str]:
+    """How a check went, "passed", "failed" or "skipped", and what it saw. It raises ValueError where what it finds is
+    wrong; other errors are what a user would have met, and are shown by their names."""
+    try:
+        return "passed", check(*arguments)
+    except NotApplicable as reason:
+        return "skipped", str(reason)
+    except Exception as error:
+        text = " ".join(str(error).split())
+        return "failed", text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
 
 
 def require(holds: bool, message: str) -> None:
     if not holds:
-        raise Failure(message)
+        raise ValueError(message)
 
 
 @dataclass
@@ -61,13 +69,7 @@ class Trial:
 
 def attempt(trial: Trial, name: str, check: Callable[..., str], *arguments) -> None:
     """Write the row of one check."""
-    try:
-        result, seen = "passed", check(trial, *arguments)
-    except NotApplicable as reason:
-        result, seen = "skipped", str(reason)
-    except Exception as error:  # whatever a user would have met
-        text = " ".join(str(error).split())
-        result, seen = "failed", text if isinstance(error, Failure) else f"{type(error).__name__}: {text}"
+    result, seen = outcome(check, trial, *arguments)
     row = {"source": trial.source, "check": name, "result": result, "seen": seen}
     with open(trial.rows, "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
@@ -151,7 +153,7 @@ def some_ids(config, length: int, seed: int) -> torch.LongTensor:
     return words[torch.randint(len(words), (1, length), generator=torch.Generator().manual_seed(seed))]
 
 
-def some_inputs(config, auto_name: str) -> dict[str, torch.Tensor]:
+def some_inputs(config, auto_name: str | None) -> dict[str, torch.Tensor]:
     """A batch of one text for a head; of two choices where it chooses."""
     if auto_name == "AutoModelForMultipleChoice":
         return {"input_ids": some_ids(config, 2 * DOCUMENTS[0], 0).view(1, 2, -1)}
@@ -198,11 +200,10 @@ def generate(trial: Trial) -> str:
             break
     require(worst <= TOLERANCE, f"logits with a cache and without differ by {worst:.1e} within {steps} tokens")
     new = cached.sequences[0] if trial.config.is_encoder_decoder else cached.sequences[0, ids.shape[1] :]
-    text = (
-        str(new.tolist()) if trial.tokenizer is None else repr(trial.tokenizer.decode(new, skip_special_tokens=True))
-    )
-    asked = "ids" if trial.tokenizer is None else repr(PROMPT)
-    return f"{asked} -> {text}; with a cache and without {within(worst)}"
+    shown = f"ids -> {new.tolist()}"
+    if trial.tokenizer is not None:
+        shown = f"{PROMPT!r} -> {trial.tokenizer.decode(new, skip_special_tokens=True)!r}"
+    return f"{shown}; with a cache and without {within(worst)}"
 
 
 def fill_mask(trial: Trial) -> str:

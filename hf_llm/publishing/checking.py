@@ -7,7 +7,7 @@ import site
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -17,8 +17,9 @@ import transformers
 from huggingface_hub import constants, snapshot_download
 
 from ..interop import InteropError, from_native, to_native
+from ..interop.convert import AUTO_CLASSES
 from ..interop.loading import load_strictly
-from .bare import DOCUMENTS, TARGETS, TOLERANCE, NotApplicable, difference, some_ids, within
+from .bare import TOLERANCE, NotApplicable, difference, outcome, some_inputs, within
 from .code import foreign_code
 from .folder import CHECKS, NOT_PUBLISHED, Folder, read_folder
 
@@ -101,7 +102,7 @@ def check(source: str | Path, revision: str | None = None, trust_remote_code: bo
         rows.append(Row(OPENING, SKIPPED, f"the code is run on --trust-remote-code alone: {foreign}"))
     else:  # a repository by its id, out of the cache, at the commit that was looked at
         rows += run_bare(*(([str(path.resolve())], None) if local else ([source], path.name)))[0]
-    rows.append(attempt("export", check_export, folder))
+    rows.append(Row("export", *outcome(check_export, folder)))
     return Report(source, rows)
 
 
@@ -114,19 +115,8 @@ def inspect(path: Path) -> list[Row]:
     described = f"{folder.config['model_type']}, {', '.join(folder.config.get('architectures') or ('no class',))}"
     return [
         Row("configuration", PASSED, described),
-        *(attempt(name, look, folder) for name, look in CHECKS.items()),
+        *(Row(name, *outcome(look, folder)) for name, look in CHECKS.items()),
     ]
-
-
-def attempt(name: str, look: Callable[[Folder], str], folder: Folder) -> Row:
-    """The row of one check."""
-    try:
-        return Row(name, PASSED, look(folder))
-    except NotApplicable as reason:
-        return Row(name, SKIPPED, str(reason))
-    except Exception as error:  # whatever is wrong with a checkpoint is a row, not the end of the table
-        text = " ".join(str(error).split())
-        return Row(name, FAILED, text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}")
 
 
 # ---- the bare process ----------------------------------------------------------------------------------------------
@@ -190,9 +180,7 @@ def check_export(folder: Folder) -> str:
     except InteropError as error:
         reasons = str(error).splitlines()  # the first says that there are some
         raise NotApplicable(f"refused: {reasons[min(1, len(reasons) - 1)]}") from error
-    inputs = {"input_ids": some_ids(model.config, DOCUMENTS[0], 0)}
-    if model.config.is_encoder_decoder:
-        inputs["decoder_input_ids"] = some_ids(model.config, TARGETS[0], 1)
+    inputs = some_inputs(model.config, AUTO_CLASSES.get(folder.head))
     worst = max(map(difference, _tensors(native(**inputs)), _tensors(model(**inputs))))
     if worst > TOLERANCE:
         raise ValueError(f"{type(native).__name__} differs by {worst:.1e} of the largest output")

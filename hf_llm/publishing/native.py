@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from ..interop import InteropError, nearest_family
-from ..interop.convert import HEAD_OF_AUTO
+from ..interop.convert import AUTO_CLASSES
 from ..interop.folders import export_folder
 from .folder import Folder, published_files, read_folder
 
@@ -39,7 +39,7 @@ def write_native(path: Path, destination: Path) -> str:
 
 def card_of_two_forms(folder: Folder, repo_id: str, native: str, native_class: str) -> str:
     """The card of a checkpoint, saying how to open either form. `native`: a key of `BRANCHES`."""
-    auto = next(auto for auto, head in HEAD_OF_AUTO.items() if head == folder.head)
+    auto = AUTO_CLASSES[folder.head]
     ours = folder.config["architectures"][0]
 
     def opening(branch: str, *arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""What can be known to be wrong before the first rollout."""
+"""Checks of tokenizer, model, launch and prompts before the first rollout."""
 
 from collections.abc import Callable
 
@@ -8,6 +8,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .config import PPOConfig
+from .critic import base_of, num_embeddings
 from .trl_internals import is_conversational
 
 
@@ -27,11 +28,11 @@ def check_tokenizer(tokenizer) -> None:
 
 
 def check_writes(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise ValueError unless a model is a language model that generates, and knows all of the tokenizer's tokens."""
-    base = model.get_base_model() if is_peft_model(model) else model
+    """Raise ValueError unless a model is a language model with embeddings for all of the tokenizer's tokens."""
+    base = base_of(model)
     if not base.can_generate() or base.get_output_embeddings() is None:
         raise ValueError(f"{type(base).__name__} is no causal or seq2seq language model, which the policy must be")
-    tokens = base.get_input_embeddings().weight.shape[0]
+    tokens = num_embeddings(base)
     if len(tokenizer) > tokens:
         raise ValueError(
             f"the policy has embeddings for {tokens} tokens, but processing_class has {len(tokenizer)}: pass its own "
@@ -40,8 +41,8 @@ def check_writes(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def check_launch(model: PreTrainedModel, args: PPOConfig, accelerator: Accelerator) -> None:
-    """Raise ValueError for ways of running that PPO, or PPO of this policy, does not know."""
-    base = model.get_base_model() if is_peft_model(model) else model
+    """Raise ValueError where PPO does not support the way of running, the adapter or the way of generating."""
+    base = base_of(model)
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise ValueError(f"distributed_type = {accelerator.distributed_type}: PPO spreads over processes by DDP alone")
     if is_peft_model(model) and model.active_peft_config.is_prompt_learning:
@@ -58,12 +59,11 @@ def check_launch(model: PreTrainedModel, args: PPOConfig, accelerator: Accelerat
 def check_prompts(
     name: str, dataset, batch: int, model: PreTrainedModel, max_completion_length: int, tokenize: Callable
 ) -> None:
-    """Check a dataset's size, columns, and the lengths of all its prompts.
-
-    Streams cannot be looked through: they are checked prompt by prompt as they come (`check_lengths`).
+    """Check a dataset's size, columns, and the lengths of all its prompts. (Those of a stream are checked when they
+    are sampled from, by `check_lengths`.)
 
     Args:
-        name: "train_dataset" or "eval_dataset".
+        name: of the dataset, for messages.
         batch: prompts in one rollout.
         tokenize: from prompts to lists of token ids.
 
@@ -86,14 +86,7 @@ def check_prompts(
 
 
 def check_templates(dataset, tokenizers: dict[str, PreTrainedTokenizerBase]) -> None:
-    """Check that, where prompts are conversations, all tokenizers can write them.
-
-    Args:
-        tokenizers: by what they belong to.
-
-    Raises:
-        ValueError: naming the one that has no chat template.
-    """
+    """Raise ValueError if prompts are conversations and one of `tokenizers` (owner -> tokenizer) has no template."""
     if not is_conversational({"prompt": next(iter(dataset), {}).get("prompt", "")}):
         return
     for owner, tokenizer in tokenizers.items():

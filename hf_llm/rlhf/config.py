@@ -10,7 +10,7 @@ CRITICS = ("auto", "policy", "reward_model", "shared")
 KL_ESTIMATORS = ("k1", "k3")
 VALUE_HEAD_INITS = ("normal", "zeros")
 
-# fields of RLOOConfig that mean nothing to PPO, the value that they must keep, and what to use instead
+# fields of RLOOConfig without effect in PPO -> (the value that they must keep, what to use instead)
 _UNUSED = {
     "beta": (0.0, "the KL coefficient is kl_coef"),
     "normalize_advantages": (False, "advantages are whitened with whiten_advantages"),
@@ -19,11 +19,14 @@ _UNUSED = {
     "auto_find_batch_size": (False, "a rollout's size would change: lower per_device_train_batch_size"),
     "use_liger_kernel": (False, "its kernels replace the forward pass that PPO extends"),
 }
-# what would sample from another distribution than the one whose probabilities are compared
+# fields that would sample from another distribution than the policy's -> legal values
 _SAMPLING = {"top_p": (1.0,), "top_k": (0, None), "min_p": (None,), "repetition_penalty": (1.0,)}
 _GENERATION_KWARGS = ("do_sample", "max_time", "seed", "use_cache", "prefill_chunk_size")
-# field -> (is it legal?, what is)
+# field -> (whether a value is legal, which values are)
 _RANGES = {
+    "kl_estimator": (KL_ESTIMATORS.__contains__, f"one of {', '.join(KL_ESTIMATORS)}"),
+    "critic": (CRITICS.__contains__, f"one of {', '.join(CRITICS)}"),
+    "value_head_init": (VALUE_HEAD_INITS.__contains__, f"one of {', '.join(VALUE_HEAD_INITS)}"),
     "kl_coef": (lambda x: x >= 0, "at least 0"),
     "kl_target": (lambda x: x is None or x > 0, "positive, or None for a fixed coefficient"),
     "kl_horizon": (lambda x: x > 0, "positive"),
@@ -123,7 +126,7 @@ class PPOConfig(RLOOConfig):
         self._check_values()
         self._settle_batches()
         self._check_steps()
-        if isinstance(self.pad_to_multiple_of, str):  # "auto" pads on devices alone that TRL's PPO never ran on
+        if isinstance(self.pad_to_multiple_of, str):  # TRL's "auto" pads on AWS Neuron alone
             text = self.pad_to_multiple_of.lower()
             self.pad_to_multiple_of = None if text in ("auto", "none", "null") else int(text)
 
@@ -151,19 +154,10 @@ class PPOConfig(RLOOConfig):
         for name, (is_legal, legal) in _RANGES.items():
             if not is_legal(getattr(self, name)):
                 raise ValueError(f"{name} = {getattr(self, name)!r}, but it must be {legal}")
-        for name, legal in (
-            ("kl_estimator", KL_ESTIMATORS),
-            ("critic", CRITICS),
-            ("value_head_init", VALUE_HEAD_INITS),
-        ):
-            if getattr(self, name) not in legal:
-                raise ValueError(f"{name} = {getattr(self, name)!r}, but it must be one of {', '.join(legal)}")
         if not all(math.isfinite(weight) for weight in self.reward_weights or ()):
             raise ValueError(f"reward_weights = {self.reward_weights!r}, but they must be finite numbers")
         if self.parallelism_config is not None:
-            raise ValueError(
-                f"parallelism_config = {self.parallelism_config!r}: PPO spreads over processes by DDP alone"
-            )
+            raise ValueError(f"parallelism_config = {self.parallelism_config!r}: PPO runs on processes by DDP alone")
         if self.reward_clip_range is not None and not self.reward_clip_range[0] < self.reward_clip_range[1]:
             raise ValueError(f"reward_clip_range = {self.reward_clip_range!r}, but it must be (low, high), low < high")
 

@@ -22,7 +22,7 @@ class Critic(nn.Module):
         init: "normal" (standard deviation 1 / sqrt(hidden_size + 1)) or "zeros".
 
     Attributes:
-        detached: whether the head learns without moving a shared backbone.
+        detached: whether gradients stop at the hidden states of a shared backbone.
     """
 
     def __init__(self, backbone: nn.Module | None, hidden_size: int, init: str = "normal"):
@@ -46,9 +46,13 @@ class Critic(nn.Module):
             return self.value_head(hidden_states.float()).squeeze(-1)
 
 
+def base_of(model: nn.Module) -> nn.Module:
+    """The model inside adapters."""
+    return model.get_base_model() if is_peft_model(model) else model
+
+
 def backbone_of(model: PreTrainedModel) -> nn.Module:
-    """What gives the last hidden states, without a head. T5's family has none inside its language models: one is made
-    that has the same weights."""
+    """The model without its head. T5's language models contain none: one is made with the same weights."""
     if model.base_model is not model or model.get_output_embeddings() is None:
         return model.base_model
     base = AutoModel.from_config(model.config).to(device=model.device, dtype=model.dtype)
@@ -57,16 +61,13 @@ def backbone_of(model: PreTrainedModel) -> nn.Module:
 
 
 def copy_backbone(policy: nn.Module) -> nn.Module:
-    """A backbone like the policy's, without its adapters and with its weights.
-
-    The frozen weights of a policy with adapters are not copied: both backbones hold the same tensors.
-    """
+    """A copy of the policy's backbone, without adapters. It shares the frozen weights of a policy with adapters."""
     if not is_peft_model(policy):
         return copy.deepcopy(backbone_of(policy))
     shared = {id(p): p for p in policy.parameters() if not p.requires_grad} | {id(b): b for b in policy.buffers()}
     tuner = copy.deepcopy(policy.base_model, shared)
     bare = tuner.unload() if hasattr(tuner, "unload") else tuner
-    vars(bare).pop("forward", None)  # the one that TRL put there belongs to the policy
+    vars(bare).pop("forward", None)  # TRL's, which is bound to the policy
     return bare.base_model
 
 
@@ -81,21 +82,28 @@ def build_critic(
     """Make the critic of a policy.
 
     Args:
-        policy: a language model, with or without adapters, to which no critic is attached yet.
-        kind: "policy", "reward_model" or "shared"; without effect beside `value_model`.
-        value_model: a model, or where one is, whose backbone the critic takes over.
+        policy: a language model, with or without adapters, without critic.
+        kind: as `PPOConfig.critic`; ignored if there is a `value_model`.
+        value_model: a model, or its path, whose backbone becomes the critic's.
         peft_config: adapters for the critic's backbone. None: those of the policy if the critic begins as its copy.
-        reward_model: for `kind="reward_model"`.
+        reward_model: whose backbone may begin the critic: the only one, of the policy's architecture and vocabulary.
 
     Raises:
-        ValueError: the backbone does not fit the policy, or looks at later tokens.
+        ValueError: the backbone does not fit the policy, or looks at later tokens; or no reward model fits.
     """
-    base = policy.get_base_model() if is_peft_model(policy) else policy
+    base = base_of(policy)
+    if kind == "auto":
+        kind = "policy" if reward_model is None or is_peft_model(policy) else "reward_model"
     if value_model is not None:
         if isinstance(value_model, str):
             value_model = AutoModel.from_pretrained(value_model, dtype=torch.float32)
-        backbone = backbone_of(value_model.get_base_model() if is_peft_model(value_model) else value_model)
+        backbone = backbone_of(base_of(value_model))
     elif kind == "reward_model":
+        if reward_model is None:
+            raise ValueError(
+                'critic = "reward_model" needs exactly one reward model, of the architecture and vocabulary of the '
+                'policy: use critic = "policy", or pass a value_model'
+            )
         backbone = copy.deepcopy(backbone_of(reward_model))
     elif kind == "policy":
         backbone = copy_backbone(policy)
@@ -115,10 +123,11 @@ def build_critic(
             f"the critic's backbone {type(backbone).__name__} is {kinds[backbone.config.is_encoder_decoder]}, but the "
             f"policy {type(base).__name__} is {kinds[base.config.is_encoder_decoder]}: they read the same inputs"
         )
-    if len_of(backbone) < len_of(base):
+    sizes = num_embeddings(backbone), num_embeddings(base)
+    if sizes[0] < sizes[1]:
         raise ValueError(
-            f"the critic's backbone has embeddings for {len_of(backbone)} tokens and the policy for {len_of(base)}: "
-            "both must have the same tokenizer"
+            f"the critic's backbone has embeddings for {sizes[0]} tokens and the policy for {sizes[1]}: both must "
+            "have the same tokenizer"
         )
     if peft_config is None:
         backbone.requires_grad_(True)
@@ -128,14 +137,11 @@ def build_critic(
         peft_config.task_type = None
         backbone = get_peft_model(backbone, peft_config)
     backbone.to(base.device)
-    critic = Critic(backbone, _width(base, backbone), value_head_init).to(base.device)
-    if not base.config.is_encoder_decoder:
-        _check_causal(critic)
-    return critic
+    return Critic(backbone, _width(base, backbone), value_head_init).to(base.device)
 
 
 def _same_adapters(policy: nn.Module):
-    """A PEFT configuration that adapts in the critic's backbone what is adapted in the policy's."""
+    """A PEFT configuration that adapts the same modules in the critic's backbone as in the policy's."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     adapted = {n for n, m in backbone_of(policy.get_base_model()).named_modules() if isinstance(m, BaseTunerLayer)}
@@ -147,37 +153,35 @@ def _same_adapters(policy: nn.Module):
     return config
 
 
-def len_of(model: PreTrainedModel) -> int:
-    """Number of tokens that the embeddings of a model know."""
+def num_embeddings(model: PreTrainedModel) -> int:
+    """Rows of a model's token embeddings."""
     return model.get_input_embeddings().weight.shape[0]
 
 
 @torch.no_grad()
 def _width(policy: PreTrainedModel, backbone: nn.Module) -> int:
-    """Size of a backbone's last hidden states: projections behind them make configurations poor witnesses."""
-    tokens = torch.zeros(1, 2, dtype=torch.long, device=policy.device)
+    """Size of a backbone's last hidden states, by a forward pass: `hidden_size` ignores output projections.
+
+    Raises:
+        ValueError: the backbone of a decoder's critic looks at later tokens.
+    """
+    tokens = torch.zeros(2, 4, dtype=torch.long, device=policy.device)
+    tokens[1, -1] = 1
     inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
     if policy.config.is_encoder_decoder:
         if backbone is policy.get_decoder():
             inputs["encoder_hidden_states"] = policy.get_encoder()(**inputs)[0]
         else:
             inputs["decoder_input_ids"] = tokens
-    return backbone(**inputs, use_cache=False)[0].shape[-1]
-
-
-@torch.no_grad()
-def _check_causal(critic: Critic) -> None:
-    """Raise ValueError if values change with tokens that come later."""
-    was_training = critic.training
-    critic.eval()
-    tokens = torch.zeros(2, 4, dtype=torch.long, device=critic.value_head.weight.device)
-    tokens[1, -1] = 1
-    hidden = critic.backbone(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False)[0]
-    dtype, hidden = hidden.dtype, hidden.float()
-    critic.train(was_training)
-    rounding = 16 * torch.finfo(dtype).eps * hidden.abs().max()
-    if (hidden[0, :-1] - hidden[1, :-1]).abs().max() > rounding:
+    was_training = backbone.training
+    backbone.eval()
+    hidden = backbone(**inputs, use_cache=False)[0]
+    backbone.train(was_training)
+    eps, hidden = torch.finfo(hidden.dtype).eps, hidden.float()
+    rounding = 16 * eps * hidden.abs().max()
+    if not policy.config.is_encoder_decoder and (hidden[0, :-1] - hidden[1, :-1]).abs().max() > rounding:
         raise ValueError(
-            f"the critic's backbone {type(critic.backbone).__name__} looks at later tokens, so its values would know "
-            'the future: use a causal model, or critic = "policy"'
+            f"the critic's backbone {type(backbone).__name__} looks at later tokens, so its values would know the "
+            'future: use a causal model, or critic = "policy"'
         )
+    return hidden.shape[-1]

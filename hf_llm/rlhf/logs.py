@@ -1,10 +1,27 @@
-"""The part of [`PPOTrainer`] that writes figures and tables of completions."""
+"""The part of [`PPOTrainer`] that writes figures, tables of completions and the picture of the run."""
 
+import functools
+import logging
 from pathlib import Path
 
 import pandas as pd
 import torch
 from accelerate.utils import gather_object
+from transformers import TrainerCallback
+
+from ..training import report
+
+
+logger = logging.getLogger(__name__)
+
+# (heading, keys of the log) of the picture
+PANELS = (
+    ("reward", ("reward", "total_reward")),
+    ("KL (nats)", ("kl",)),
+    ("tokens", ("completions/mean_length",)),
+    ("entropy", ("policy/entropy",)),
+    ("value loss", ("value/loss",)),
+)
 
 
 class LogsRollouts:
@@ -16,6 +33,7 @@ class LogsRollouts:
             given = rewards[:, i][~torch.isnan(rewards[:, i])]
             metrics[f"rewards/{name}/mean"].append(given.mean().item())
             metrics[f"rewards/{name}/std"].append(given.std(correction=0).item())
+            self._logs["rewards"][name].extend(rewards[:, i].tolist())
         weighted = (rewards * self.reward_weights.to(rewards.device)).nansum(1)
         metrics["reward"].append(weighted.mean().item())
         metrics["reward_std"].append(weighted.std(correction=0).item())
@@ -29,14 +47,12 @@ class LogsRollouts:
             metrics["episodes"].append(episodes)
         self._logs["prompt"].extend(gather_object(prompts))
         self._logs["completion"].extend(gather_object(completions))
-        for i, name in enumerate(self.reward_func_names):
-            self._logs["rewards"][name].extend(rewards[:, i].tolist())
         for name in ("kl", "total_reward"):
             self._logs["extra"][name].extend(per_row[name].tolist())
-        self._flush_logged_by_rewards(metrics, len(prompts))
+        self._log_pending(metrics, len(prompts))
 
-    def _flush_logged_by_rewards(self, metrics, count: int) -> None:
-        """What reward functions passed to `log_extra` and `log_metric`; names are sorted, so that ranks agree."""
+    def _log_pending(self, metrics, count: int) -> None:
+        """Log what reward functions passed to `log_extra` and `log_metric`; sorted, so that all ranks gather alike."""
         for column in sorted(set(gather_object(list(self._pending_extra_logs)))):
             values = self._pending_extra_logs.get(column, [None] * count)
             self._logs["extra"][column].extend(gather_object(values))
@@ -51,8 +67,19 @@ class LogsRollouts:
         if self.log_completions and self.accelerator.is_main_process and self._logs["prompt"]:
             folder = Path(self.args.output_dir) / "completions"
             folder.mkdir(parents=True, exist_ok=True)
-            table = {name: list(self._logs[name]) for name in ("prompt", "completion")}
-            table |= {name: list(values) for kind in ("rewards", "extra") for name, values in self._logs[kind].items()}
-            table["advantage"] = list(self._logs["advantages"])
+            table = {name: self._logs[name] for name in ("prompt", "completion")}
+            table |= {**self._logs["rewards"], **self._logs["extra"], "advantage": self._logs["advantages"]}
             path = folder / f"step-{self.state.global_step:06d}.jsonl"
             pd.DataFrame(table).to_json(path, orient="records", lines=True, force_ascii=False)
+
+
+class PlotAtEnd(TrainerCallback):
+    """Writes `ppo.png` into the output directory when training ends."""
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if state.is_world_process_zero and state.log_history:
+            draw = functools.partial(report.draw_history, history=state.log_history, panels=PANELS)
+            try:
+                report.draw_figures(Path(args.output_dir), {"ppo.png": draw})
+            except ImportError as error:  # a trained model is worth more than its picture
+                logger.warning("ppo.png was not drawn: %s", error)

@@ -1,37 +1,41 @@
-"""The methods that align language models with preferences or rewards, as a table, and their configuration."""
+"""The alignment methods as a table, and the configuration of their runs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import trl
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
+from hf_llm.training.report import Panels
 from hf_llm.training.settings import build_section
-from hf_llm.tuning.config import TuningConfig, load_tuning_config
+from hf_llm.tuning.job import TuningConfig
 
-from . import PPOConfig, PPOTrainer
+from .config import PPOConfig
+from .logs import PANELS
 from .preferences import PreferenceData
-from .reward_sources import RewardSection
-from .runs import MANAGED, Panels
+from .reward_functions import make_reward_function
+from .rewards import open_reward_model, open_reward_tokenizer
+from .trainer import PPOTrainer
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to align a model.
+    """A method of alignment.
 
     Attributes:
-        title: what it is called in full.
+        title: its name in full.
         source: the paper.
-        trainer, config: classes.
-        data: the kind of data that it learns from, of `preferences.KINDS`.
-        metrics: our name of a figure -> the trainer's, of held-out data.
-        panels: of the curves.
-        takes_encoder_decoders: whether its objective means something for them.
+        trainer, config: classes of TRL, or ours.
+        data: the kind of data that it learns from, a key of `preferences.KINDS`.
+        metrics: name of a figure in the report -> the trainer's name of it, on held-out data.
+        panels: of `training.png`.
+        takes_encoder_decoders: whether it trains encoder-decoders, too.
     """
 
     title: str
     source: str
-    trainer: type
-    config: type
+    trainer: type[Trainer]
+    config: type[TrainingArguments]
     data: str
     metrics: dict[str, str]
     panels: Panels
@@ -43,18 +47,14 @@ class Method:
         return self.data == "prompts"
 
 
-_PAIRED = {
-    "loss": "loss",
-    "accuracy": "rewards/accuracies",
-    "margin": "rewards/margins",
-    "log_prob_chosen": "logps/chosen",
-    "log_prob_rejected": "logps/rejected",
-}
-_UNPAIRED = {name: key for name, key in _PAIRED.items() if name != "accuracy"}
+_MARGIN = {"loss": "loss", "margin": "rewards/margins"}
+_PAIRED = {"loss": "loss", "accuracy": "rewards/accuracies", "margin": "rewards/margins"}
+_LIKELIHOODS = {"log_prob_chosen": "logps/chosen", "log_prob_rejected": "logps/rejected"}
 _REWARDED = {"reward": "reward", "reward_std": "reward_std", "mean_length": "completions/mean_length", "kl": "kl"}
 _IMPLICIT = ("implicit reward", ("rewards/chosen", "rewards/rejected"))
 _LOG_PROBS = ("log-probability", ("logps/chosen", "logps/rejected"))
-_ONLINE = (("reward", ("reward",)), ("KL (nats)", ("kl",)), ("tokens", ("completions/mean_length",)))
+_KL = ("KL (nats)", ("kl",))
+_ONLINE = (("reward", ("reward",)), _KL, ("tokens", ("completions/mean_length",)))
 
 METHODS = {
     "dpo": Method(
@@ -63,7 +63,7 @@ METHODS = {
         trl.DPOTrainer,
         trl.DPOConfig,
         "pairs of completions",
-        _PAIRED,
+        {**_PAIRED, **_LIKELIHOODS},
         (("loss", ("loss",)), ("accuracy", ("rewards/accuracies",)), _IMPLICIT, _LOG_PROBS),
     ),
     "kto": Method(
@@ -72,8 +72,8 @@ METHODS = {
         trl.KTOTrainer,
         trl.KTOConfig,
         "judged completions",
-        _UNPAIRED,
-        (("loss", ("loss",)), _IMPLICIT, _LOG_PROBS, ("KL (nats)", ("kl",))),
+        {**_MARGIN, **_LIKELIHOODS},
+        (("loss", ("loss",)), _IMPLICIT, _LOG_PROBS, _KL),
     ),
     "grpo": Method(
         "group relative policy optimization",
@@ -100,10 +100,57 @@ METHODS = {
         PPOConfig,
         "prompts",
         {**_REWARDED, "total_reward": "total_reward", "eos_rate": "eos_rate"},
-        (*_ONLINE, ("entropy", ("policy/entropy",)), ("value loss", ("value/loss",))),
+        PANELS,
         takes_encoder_decoders=True,
     ),
 }
+
+
+@dataclass
+class RewardSection:
+    """One of the rewards of a run: {model: ...} or {function: ..., options: {...}}, each with a weight.
+
+    Attributes:
+        model: folder or Hub id of a reward model (sequence classification with one label): ours, native,
+            or an adapter.
+        tokenizer: of the reward model, if it is not beside it; it need not be the policy's.
+        function: a name of `hf_llm.rlhf.reward_functions.REWARD_FUNCTIONS`, or `module:function`.
+        options: of the function.
+        weight: in the sum of all rewards.
+    """
+
+    model: str | None = None
+    tokenizer: str | None = None
+    function: str | None = None
+    options: dict = field(default_factory=dict)
+    weight: float = 1.0
+
+    def __post_init__(self):
+        if (self.model is None) == (self.function is None):
+            raise ValueError("rewards: each has either a model or a function")
+        if self.function is None and self.options:
+            raise ValueError(f"rewards: options {self.options} are for functions, and {self.model} is a model")
+        if self.function is not None and self.tokenizer is not None:
+            raise ValueError(f"rewards: a tokenizer is for models, and {self.function} is a function")
+
+    def describe(self) -> str:
+        """A sentence for the model card."""
+        kind = "model" if self.function is None else "function"
+        options = "".join(f" {name} {value}," for name, value in self.options.items())
+        return f"Rewarded by the {kind} {self.model or self.function},{options} weight {self.weight:g}."
+
+    def open(self, columns: list[str]) -> tuple[PreTrainedModel | Callable, PreTrainedTokenizerBase | None]:
+        """The model and its tokenizer, or the function.
+
+        Args:
+            columns: of the data set, which functions compare with.
+
+        Raises:
+            ValueError: no such model, tokenizer or function, wrong options, or a column that is missing.
+        """
+        if self.model is None:
+            return make_reward_function(self.function, self.options, columns), None
+        return open_reward_model(self.model), open_reward_tokenizer(self.tokenizer or self.model)
 
 
 @dataclass
@@ -114,11 +161,9 @@ class CompletionsSection:
     max_new_tokens: int = 48
 
     def __post_init__(self):
-        if self.count < 0 or self.max_new_tokens < 1:
-            raise ValueError(
-                f"completions.count = {self.count} must be at least 0, completions.max_new_tokens = "
-                f"{self.max_new_tokens} at least 1"
-            )
+        for name, least in (("count", 0), ("max_new_tokens", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"completions.{name} = {getattr(self, name)} must be at least {least}")
 
 
 @dataclass(kw_only=True)
@@ -137,22 +182,9 @@ class AlignConfig(TuningConfig):
     completions: CompletionsSection = field(default_factory=CompletionsSection)
     value_model: str | None = None
 
+    def __post_init__(self):
+        super().__post_init__()
+        self.reward_sections()
+
     def reward_sections(self) -> list[RewardSection]:
         return [build_section(RewardSection, entry, f"rewards[{i}]") for i, entry in enumerate(self.rewards or ())]
-
-
-def load_align_config(method: str, path: str | Path, overrides: list[str] = ()) -> AlignConfig:
-    """The run of a method of `METHODS` that a YAML file and `--section.field value` overrides describe.
-
-    Raises:
-        ValueError: names what is wrong.
-    """
-    config = load_tuning_config(AlignConfig, METHODS[method].config, path, overrides, MANAGED)
-    if METHODS[method].is_online and not config.rewards:
-        raise ValueError(f"rewards: {method} learns from rewards, name at least one (model or function)")
-    if config.rewards and not METHODS[method].is_online:
-        raise ValueError(f"rewards: {method} learns from {METHODS[method].data}, and takes no rewards")
-    if config.value_model is not None and method != "ppo":
-        raise ValueError(f"value_model: {method} has no critic, ppo has")
-    config.reward_sections()
-    return config

@@ -1,9 +1,8 @@
-"""What PPO needs of a policy's forward pass: log-probabilities, entropies and values of given completions."""
+"""The policy's forward pass in PPO: log-probabilities, entropies and values of given completions."""
 
 import contextlib
 import functools
 import inspect
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import MethodType
@@ -17,15 +16,18 @@ from . import critic as critics
 from .trl_internals import disable_dropout_in_model, selective_log_softmax, selective_log_softmax_and_entropy
 
 
+_INPUTS = ("input_ids", "attention_mask", "position_ids", "decoder_input_ids", "decoder_attention_mask")
+
+
 @dataclass
 class CompletionScores(ModelOutput):
-    """What the policy and the critic say of completions.
+    """Output of the policy and its critic.
 
     Attributes:
         log_probs: (batch, completion) float32, of each token given those before it.
-        entropy: (batch, completion) float32, nats, without gradient; None unless it was asked for.
-        token_values: (batch, completion) float32, of the state in which each token was chosen; None without a critic.
-        aux_loss: scalar, load balancing of experts, if it was asked for.
+        entropy: (batch, completion) float32, nats, without gradient; None without `with_entropy`.
+        token_values: (batch, completion) float32, value of the state before each token; None without a critic.
+        aux_loss: scalar, load-balancing loss of experts; None without `output_router_logits`.
     """
 
     log_probs: torch.Tensor = None
@@ -35,12 +37,11 @@ class CompletionScores(ModelOutput):
 
 
 def score_completions_in_forward(model: PreTrainedModel) -> None:
-    """Let `model(..., completion_ids=ids, temperature=t, with_entropy=False)` return [`CompletionScores`]; other calls
-    stay as they are.
+    """Make `model(..., completion_ids=ids, temperature=t, with_entropy=False)` return [`CompletionScores`].
 
-    DDP and autocast wrap the forward pass, so the critic is reached through it. A decoder's completion is the end of
-    its `input_ids`; an encoder-decoder's is what `decoder_input_ids`, shifted by one, lead to. The logits are the
-    model's own, so scales, caps, head transforms and adapters on the head are all in them.
+    The critic runs inside the forward pass, which DDP and autocast wrap. A decoder's completion is the end of its
+    `input_ids`; an encoder-decoder's is `decoder_input_ids`, shifted by one. Log-probabilities come from the model's
+    own logits, with their scales, caps, head transforms and adapters. Calls without `completion_ids` are unchanged.
     """
     plain = model.forward
     is_encoder_decoder = model.config.is_encoder_decoder
@@ -65,8 +66,12 @@ def score_completions_in_forward(model: PreTrainedModel) -> None:
         if "logits_to_keep" in parameters and not is_encoder_decoder:
             options["logits_to_keep"] = length + 1
         chosen = slice(None) if is_encoder_decoder else slice(-length - 1, -1)
-        with _last_hidden_states(self.get_decoder()) as seen:
+        seen = []
+        handle = self.get_decoder().register_forward_hook(lambda module, args, output: seen.append(output[0]))
+        try:
             outputs = plain(**inputs, **options)
+        finally:
+            handle.remove()
         logits, entropy = outputs.logits[:, chosen].float(), None
         if with_entropy:
             log_probs, entropy = selective_log_softmax_and_entropy(
@@ -85,29 +90,16 @@ def score_completions_in_forward(model: PreTrainedModel) -> None:
     model.forward = MethodType(forward, model)
 
 
-_INPUTS = ("input_ids", "attention_mask", "position_ids", "decoder_input_ids", "decoder_attention_mask")
-
-
-@contextlib.contextmanager
-def _last_hidden_states(stack: nn.Module) -> Iterator[list[torch.Tensor]]:
-    seen = []
-    handle = stack.register_forward_hook(lambda module, args, output: seen.append(output[0]))
-    try:
-        yield seen
-    finally:
-        handle.remove()
-
-
 def completion_inputs(
     batch: dict[str, torch.Tensor], start_token_id: int | None = None, with_position_ids: bool = True
 ) -> dict[str, torch.Tensor]:
-    """A policy's inputs for prompts and completions.
+    """A policy's inputs of prompts and completions.
 
     Args:
         batch: `prompt_ids`, `prompt_mask` (batch, prompt); `completion_ids`, `completion_mask` (batch, completion).
             Prompts are padded on the left for a decoder, on the right for an encoder-decoder.
-        start_token_id: what an encoder-decoder's decoder begins with; None for decoders.
-        with_position_ids: for decoders: positions are counted from the first real token.
+        start_token_id: of an encoder-decoder; None for decoders.
+        with_position_ids: of a decoder, counted from the first real token.
     """
     ids, mask = batch["completion_ids"], batch["completion_mask"]
     if start_token_id is not None:
@@ -131,10 +123,10 @@ def completion_inputs(
 
 
 def start_token_of(model: PreTrainedModel) -> int | None:
-    """What the decoder of an encoder-decoder begins with; None for a decoder.
+    """First token id of an encoder-decoder's targets; None for a decoder.
 
     Raises:
-        ValueError: an encoder-decoder does not say.
+        ValueError: neither generation nor model configuration has one.
     """
     if not model.config.is_encoder_decoder:
         return None
@@ -147,7 +139,7 @@ def start_token_of(model: PreTrainedModel) -> int | None:
 
 @contextlib.contextmanager
 def without_critic(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
-    """The policy alone: what generates, is saved and is loaded."""
+    """The policy with its critic detached, for generating, saving and loading."""
     critic = model._modules.pop(critics.NAME, None)
     try:
         yield model
@@ -157,37 +149,38 @@ def without_critic(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
 
 
 class NoDropout:
-    """Dropout of a model switched off: layers, functional dropout in modules, and rates read from configurations.
+    """Sets the dropout of a model to 0: of layers, and of rates in attributes of modules and configurations.
 
     `restored()` gives the configurations their rates back, so that a saved model keeps them.
     """
 
     def __init__(self, model: nn.Module):
         disable_dropout_in_model(model)
-        self.rates = []
-        for module in model.modules():
-            _zero(module, vars(module))
-        configs = {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}
-        for config in configs.values():
-            self.rates += [(config, name, rate) for name, rate in _zero(config, vars(config)).items()]
+        modules = list(model.modules())
+        configs = {id(m.config): m.config for m in modules if isinstance(m, PreTrainedModel)}.values()
+        for module in modules:
+            _set(module, dict.fromkeys(_dropout_rates(module), 0.0))
+        self.rates = [(config, _dropout_rates(config)) for config in configs]
+        self._zero()
+
+    def _zero(self) -> None:
+        for config, rates in self.rates:
+            _set(config, dict.fromkeys(rates, 0.0))
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:
-        for config, name, rate in self.rates:
-            setattr(config, name, rate)
+        for config, rates in self.rates:
+            _set(config, rates)
         try:
             yield
         finally:
-            for config, name, _ in self.rates:
-                setattr(config, name, 0.0)
+            self._zero()
 
 
-def _zero(owner, attributes: dict) -> dict[str, float]:
-    rates = {
-        name: value
-        for name, value in attributes.items()
-        if re.search("drop", name) and isinstance(value, float) and 0 < value < 1
-    }
-    for name in rates:
-        setattr(owner, name, 0.0)
-    return rates
+def _dropout_rates(owner) -> dict[str, float]:
+    return {k: v for k, v in vars(owner).items() if "drop" in k and isinstance(v, float) and 0 < v < 1}
+
+
+def _set(owner, values: dict[str, float]) -> None:
+    for name, value in values.items():
+        setattr(owner, name, value)

@@ -6,7 +6,7 @@ https://huggingface.co/docs/trl/dataset_formats: texts are strings or conversati
 import math
 import string
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy
@@ -15,27 +15,24 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_llm.data.tasks import load_task
 from hf_llm.tuning.conversations import is_conversation, read_texts
-from hf_llm.tuning.labels import check_texts
-from hf_llm.tuning.pairs import take
-
-from .trl_internals import tokenize_like_reward_trainer
+from hf_llm.tuning.examples import check_texts
+from hf_llm.tuning.job import DataSection
 
 
-RENAMING = "rename by data.dataset.columns"
+_PAIR = ("chosen", "rejected")
 
 
 @dataclass
 class Ratings:
-    """Texts that people rated, to be made into pairs of which the better rated is preferred.
+    """How rated texts are made into pairs of which the better rated is preferred.
 
     Attributes:
         text: column of the texts or conversations.
-        rating: column of the ratings, numbers that grow with what is wanted.
+        rating: column of the ratings, numbers; higher is better.
         within: column whose value both texts of a pair share (the source, the question, ...).
-        minimum_gap: how far apart the ratings of a pair are at least.
-        pairs_per_text: in how many pairs a text is at most.
-        margin: by how much scores must differ for each point of the ratings' difference before the loss is content
-            (a margin in the loss, arXiv 2307.09288, section 3.2.2); 0 for none.
+        minimum_gap: smallest difference of the ratings of a pair.
+        pairs_per_text: largest number of pairs that a text is in.
+        margin: margin in the loss per point of the ratings' difference (arXiv 2307.09288, section 3.2.2); 0 for none.
     """
 
     text: str = "text"
@@ -48,33 +45,25 @@ class Ratings:
     def __post_init__(self):
         if self.minimum_gap <= 0:
             raise ValueError(f"data.ratings.minimum_gap = {self.minimum_gap}, but it must be positive")
-        if self.pairs_per_text < 1:
-            raise ValueError(f"data.ratings.pairs_per_text = {self.pairs_per_text}, but it must be at least 1")
-        if self.margin < 0:
-            raise ValueError(f"data.ratings.margin = {self.margin}, but it must be at least 0")
+        for name, least in (("pairs_per_text", 1), ("margin", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"data.ratings.{name} = {getattr(self, name)}, but it must be at least {least}")
 
 
-@dataclass
-class PreferenceData:
+@dataclass(kw_only=True)
+class PreferenceData(DataSection):
     """
     Attributes:
-        dataset: anything that `hf_llm.data.tasks.load_task` takes: a name, a local file or glob, a Hub id, or a
-            mapping with `columns` that renames.
         prompt_template: makes the column `prompt` out of others: "Question: {question}\\nAnswer:".
         prompt_words: makes the column `prompt` of the first so many words of a column `text`.
         ratings: how pairs are made where the data has ratings of single texts.
         chat_template: None takes the tokenizer's; "chatml", or a file with a Jinja template.
-        max_train_samples, max_validation_samples, max_test_samples: take that many examples of a split, drawn once.
     """
 
-    dataset: Any
     prompt_template: str | None = None
     prompt_words: int | None = None
     ratings: Ratings | None = None
     chat_template: str | None = None
-    max_train_samples: int | None = None
-    max_validation_samples: int | None = None
-    max_test_samples: int | None = None
 
     def __post_init__(self):
         if self.prompt_template is not None and self.prompt_words is not None:
@@ -85,11 +74,19 @@ class PreferenceData:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of data: what makes it of a data set, the columns of texts that it has, and whether more are kept."""
+    """A kind of data.
 
-    make: Callable[[Dataset, PreferenceData], Dataset]
+    Attributes:
+        make: makes its columns of a data set with prompts.
+        needs: columns that there must be then.
+        texts: columns of texts or conversations, those of them that there are.
+        keeps: further columns; None keeps all, for reward functions.
+    """
+
+    make: Callable[[Dataset], Dataset]
+    needs: tuple[str, ...]
     texts: tuple[str, ...]
-    extra: tuple[str, ...] | None = field(default=())  # None keeps all
+    keeps: tuple[str, ...] | None = ()
 
 
 def load_split(section: PreferenceData, kind: str, split: str) -> Dataset:
@@ -101,17 +98,22 @@ def load_split(section: PreferenceData, kind: str, split: str) -> Dataset:
     """
     form = KINDS[kind]
     dataset = load_task(section.dataset, split)
-    if section.prompt_words is not None:
-        need_columns(dataset, ("text",))
-        check_texts(dataset, "text", split)
-    dataset = form.make(dataset, section)
-    texts = [name for name in form.texts if name in dataset.column_names]
+    if section.ratings is None:
+        if form.keeps is None:
+            dataset = _with_label_names(dataset)
+        dataset = form.make(_with_prompts(dataset, section, split))
+    elif kind == "pairs of texts":
+        dataset = pairs_of_ratings(dataset, section.ratings)
+    else:
+        raise ValueError("data.ratings makes pairs of different texts, whose prompts differ: it is for reward models")
+    need_columns(dataset, form.needs)
     if not len(dataset):
         raise ValueError(f"data: nothing is left of the {split} split")
+    texts = [name for name in form.texts if name in dataset.column_names]
     dataset = read_texts(dataset, texts, split)
-    if form.extra is not None:
-        dataset = dataset.select_columns([*texts, *(name for name in form.extra if name in dataset.column_names)])
-    return take(dataset, getattr(section, f"max_{split}_samples"), split)
+    if form.keeps is not None:
+        dataset = dataset.select_columns([*texts, *(name for name in form.keeps if name in dataset.column_names)])
+    return section.take(dataset, split)
 
 
 def need_columns(dataset: Dataset, columns: tuple[str, ...]) -> None:
@@ -119,33 +121,15 @@ def need_columns(dataset: Dataset, columns: tuple[str, ...]) -> None:
     if missing := [name for name in columns if name not in dataset.column_names]:
         raise ValueError(
             f"data.dataset has no column {' and no '.join(map(repr, missing))}: its columns are "
-            f"{dataset.column_names} ({RENAMING})"
+            f"{dataset.column_names} (rename by data.dataset.columns)"
         )
 
 
 # ---- kinds ----------------------------------------------------------------------------------------------------------
 
 
-def _with_prompts(dataset: Dataset, section: PreferenceData) -> Dataset:
-    """The data set, with the column `prompt` that the section asks for."""
-    if section.prompt_words is not None:
-        return dataset.map(lambda row: {"prompt": " ".join(row["text"].split()[: section.prompt_words])})
-    if section.prompt_template is not None:
-        for _, column, _, _ in string.Formatter().parse(section.prompt_template):
-            if column in dataset.column_names and None in (values := dataset[column][:]):
-                raise ValueError(f"data.prompt_template: row {values.index(None)} of column {column!r} is null")
-        try:
-            return dataset.map(lambda row: {"prompt": section.prompt_template.format(**row)})
-        except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(
-                f"data.prompt_template = {section.prompt_template!r} asks for {error}, and the columns are "
-                f"{dataset.column_names}"
-            ) from error
-    return dataset
-
-
 def _with_label_names(dataset: Dataset) -> Dataset:
-    """The data set with names of classes where it had their numbers."""
+    """The data set with the names of classes in place of their numbers."""
     for column, feature in dataset.features.items():
         if isinstance(feature, ClassLabel):
             names = feature.int2str(dataset[column][:])
@@ -153,30 +137,40 @@ def _with_label_names(dataset: Dataset) -> Dataset:
     return dataset
 
 
-def _preferences(dataset: Dataset, section: PreferenceData) -> Dataset:
-    if section.ratings is not None:
-        return pairs_of_ratings(dataset, section.ratings)
-    need_columns(dataset, ("chosen", "rejected"))
-    return _with_prompts(dataset, section).filter(lambda row: row["chosen"] != row["rejected"])
+def _with_prompts(dataset: Dataset, section: PreferenceData, split: str) -> Dataset:
+    """The data set with a column `prompt`, where the section says how to make one."""
+    if section.prompt_words is not None:
+        need_columns(dataset, ("text",))
+        check_texts(dataset, "text", split)
+        return dataset.map(lambda row: {"prompt": " ".join(row["text"].split()[: section.prompt_words])})
+    if section.prompt_template is None:
+        return dataset
+    for _, column, _, _ in string.Formatter().parse(section.prompt_template):
+        if column in dataset.column_names and None in (values := dataset[column][:]):
+            raise ValueError(f"data.prompt_template: row {values.index(None)} of column {column!r} is null")
+    try:
+        return dataset.map(lambda row: {"prompt": section.prompt_template.format(**row)})
+    except (KeyError, IndexError, ValueError) as error:
+        raise ValueError(
+            f"data.prompt_template = {section.prompt_template!r} asks for {error}, and the columns are "
+            f"{dataset.column_names}"
+        ) from error
 
 
-def _shared_prompt_preferences(dataset: Dataset, section: PreferenceData) -> Dataset:
-    if section.ratings is not None:
-        raise ValueError("data.ratings makes pairs of different texts, whose prompts differ: it is for reward models")
-    return _preferences(dataset, section)
+def _preferences(dataset: Dataset) -> Dataset:
+    need_columns(dataset, _PAIR)
+    return dataset.filter(lambda row: row["chosen"] != row["rejected"])
 
 
-def _judged(dataset: Dataset, section: PreferenceData) -> Dataset:
+def _judged(dataset: Dataset) -> Dataset:
     if "label" not in dataset.column_names and "chosen" in dataset.column_names:
         from trl import extract_prompt, unpair_preference_dataset
 
-        dataset = _shared_prompt_preferences(dataset, section)
+        dataset = _preferences(dataset)
         if "prompt" not in dataset.column_names:
             dataset = dataset.map(extract_prompt)
         dataset = unpair_preference_dataset(dataset)
-    else:
-        dataset = _with_prompts(dataset, section)
-    need_columns(dataset, ("prompt", "completion", "label"))
+    need_columns(dataset, ("label",))
     labels = set(dataset.unique("label"))
     if labels != {True, False}:
         raise ValueError(
@@ -187,27 +181,20 @@ def _judged(dataset: Dataset, section: PreferenceData) -> Dataset:
     return dataset.remove_columns("label").add_column("label", wanted)
 
 
-def _prompts(dataset: Dataset, section: PreferenceData) -> Dataset:
-    dataset = _with_prompts(_with_label_names(dataset), section)
-    need_columns(dataset, ("prompt",))
-    return dataset
-
-
 KINDS = {
-    "pairs of texts": Kind(_preferences, ("prompt", "chosen", "rejected"), ("margin", "gap")),
-    "pairs of completions": Kind(_shared_prompt_preferences, ("prompt", "chosen", "rejected")),
-    "judged completions": Kind(_judged, ("prompt", "completion"), ("label",)),
-    "prompts": Kind(_prompts, ("prompt",), None),
+    "pairs of texts": Kind(_preferences, _PAIR, ("prompt", *_PAIR), ("margin", "gap")),
+    "pairs of completions": Kind(_preferences, _PAIR, ("prompt", *_PAIR)),
+    "judged completions": Kind(_judged, ("prompt", "completion"), ("prompt", "completion"), ("label",)),
+    "prompts": Kind(lambda dataset: dataset, ("prompt",), ("prompt",), None),
 }
 
 
 def pairs_of_ratings(dataset: Dataset, ratings: Ratings, seed: int = 0) -> Dataset:
     """
-    Pairs of texts of one data set, the better rated chosen. They are drawn at random, each text being in at most
-    `ratings.pairs_per_text` of them, and those whose ratings are too near are left out.
+    Random pairs of texts, without those whose ratings differ by less than `ratings.minimum_gap`.
 
     Returns:
-        Columns `chosen`, `rejected`, `gap` (difference of the ratings) and, if asked for, `margin`.
+        Columns `chosen`, `rejected`, `gap` (difference of the ratings) and, unless `ratings.margin` is 0, `margin`.
 
     Raises:
         ValueError: columns are missing, or no two ratings are far enough apart.
@@ -241,22 +228,9 @@ def pairs_of_ratings(dataset: Dataset, ratings: Ratings, seed: int = 0) -> Datas
     return Dataset.from_dict(made)
 
 
-# ---- tokens ---------------------------------------------------------------------------------------------------------
-
-
-def scored_ids(tokenizer: PreTrainedTokenizerBase, prompt: str | list | None, answer: str | list) -> list[int]:
-    """Token ids of what a reward model reads: prompt and answer as one, plain text with an end token behind it where
-    the tokenizer has one, as TRL's RewardTrainer and `hf_llm.rlhf.rewards.RewardModel` have it."""
-    text = answer if prompt is None else prompt + answer
-    if isinstance(text, str) and tokenizer.eos_token is not None and not text.endswith(tokenizer.eos_token):
-        text += tokenizer.eos_token
-    return tokenize_like_reward_trainer(tokenizer, text)["input_ids"]
-
-
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: list) -> list[list[int]]:
-    """Token ids of prompts, conversations with the opening of the assistant's turn behind them."""
-    if is_conversation(prompts[0]):
-        return tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=True, return_dict=True)[
-            "input_ids"
-        ]
-    return tokenizer(prompts)["input_ids"]
+    """Token ids of prompts; those of conversations end with the chat template's generation prompt."""
+    if not is_conversation(prompts[0]):
+        return tokenizer(prompts)["input_ids"]
+    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
+    return tokenizer.apply_chat_template(prompts, **options)["input_ids"]

@@ -1,7 +1,8 @@
 """Rewards that a function gives, by name or as `module:function`.
 
 A reward function takes `prompts`, `completions` and the data set's other columns as keywords, and returns a number
-for each completion (None where another reward may decide). What is below makes such functions from options.
+for each completion (None where another reward may decide). The functions of `REWARD_FUNCTIONS` take texts, the columns
+as a dict, and their options; `make_reward_function` makes reward functions of them.
 """
 
 import functools
@@ -13,110 +14,96 @@ from collections.abc import Callable
 from hf_llm.training.settings import suggestion
 
 
-def text_of(completion: str | list[dict]) -> str:
-    """The text of a completion, which in a conversation is a message."""
-    return completion if isinstance(completion, str) else completion[-1]["content"]
-
-
-def length(target: int, unit: str = "words") -> Callable:
-    """1 at `target` words (or characters), falling to 0 at none and at twice as many.
-
-    Raises:
-        ValueError: a target or unit that is none.
-    """
+def length(texts: list[str], columns: dict, target: int, unit: str = "words") -> list[float]:
+    """1 at `target` words (or characters), falling to 0 at none and at twice as many."""
     units = {"words": str.split, "characters": str}
     if target < 1 or unit not in units:
         raise ValueError(f"target = {target!r} must be at least 1, and unit = {unit!r} one of {', '.join(units)}")
-    count = units[unit]
-
-    def reward(completions, **columns) -> list[float]:
-        return [max(0.0, 1 - abs(len(count(text_of(c))) - target) / target) for c in completions]
-
-    return reward
+    return [max(0.0, 1 - abs(len(units[unit](text)) - target) / target) for text in texts]
 
 
-def regex(pattern: str) -> Callable:
-    """1 where `pattern` is found in the completion (`re.search`), else 0. ValueError: it is no regular expression."""
+def regex(texts: list[str], columns: dict, pattern: str) -> list[float]:
+    """1 where `pattern` is found in the completion (`re.search`), else 0."""
     try:
         compiled = re.compile(pattern)
     except re.error as error:
         raise ValueError(f"pattern = {pattern!r} is no regular expression: {error}") from error
-
-    def reward(completions, **columns) -> list[float]:
-        return [float(compiled.search(text_of(c)) is not None) for c in completions]
-
-    return reward
+    return [float(compiled.search(text) is not None) for text in texts]
 
 
-def answer(column: str = "answer") -> Callable:
+def answer(texts: list[str], columns: dict, column: str = "answer") -> list[float]:
     """1 where the first word of the completion is that of the column, letter case and punctuation aside, else 0."""
-    return _compared(column, lambda text, right: _first_word(text) == _first_word(str(right)))
+
+    def first_word(text: str) -> str:
+        return next(iter(re.findall(r"\w+", text.casefold())), "")
+
+    return [float(first_word(text) == first_word(right)) for text, right in _beside(texts, columns, column)]
 
 
-def number(column: str = "answer") -> Callable:
+def number(texts: list[str], columns: dict, column: str = "answer") -> list[float]:
     """1 where the last number of the completion is that of the column, else 0: problems with a numeric result.
 
-    The reward raises ValueError where the column has no number.
-    """
-
-    def is_right(text: str, right) -> bool:
-        found, wanted = _numbers(text), _numbers(str(right))
-        if not wanted:
-            raise ValueError(f"a reward compares with the numbers of column {column!r}, and {right!r} has none")
-        return found[-1:] == wanted[-1:]
-
-    return _compared(column, is_right)
-
-
-def distinct(n: int = 2) -> Callable:
-    """Distinct sequences of `n` words as a share of all (distinct-n, arXiv 1510.03055): against repetition.
-
     Raises:
-        ValueError: `n` is less than 1.
+        ValueError: the column has no number.
     """
+
+    def last_number(text: str) -> float | None:
+        found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
+        return float(found[-1].replace(",", "")) if found else None
+
+    pairs = [(last_number(text), last_number(right), right) for text, right in _beside(texts, columns, column)]
+    for _, wanted, right in pairs:
+        if wanted is None:
+            raise ValueError(f"a reward compares with the numbers of column {column!r}, and {right!r} has none")
+    return [float(found == wanted) for found, wanted, _ in pairs]
+
+
+def distinct(texts: list[str], columns: dict, n: int = 2) -> list[float]:
+    """Distinct sequences of `n` words as a share of all (distinct-n, arXiv 1510.03055): against repetition."""
     if n < 1:
         raise ValueError(f"n = {n!r} must be at least 1")
-
-    def reward(completions, **columns) -> list[float]:
-        shares = []
-        for completion in completions:
-            words = text_of(completion).split()
-            grams = list(zip(*(words[i:] for i in range(n)), strict=False))
-            shares.append(len(set(grams)) / max(len(grams), 1))
-        return shares
-
-    return reward
+    grams = [list(zip(*(text.split()[i:] for i in range(n)), strict=False)) for text in texts]
+    return [len(set(found)) / max(len(found), 1) for found in grams]
 
 
 REWARD_FUNCTIONS = {"length": length, "regex": regex, "answer": answer, "number": number, "distinct": distinct}
 
 
-def make_reward_function(name: str, options: dict) -> Callable:
+def make_reward_function(name: str, options: dict, columns: list[str]) -> Callable:
     """
     A reward function.
 
     Args:
         name: of `REWARD_FUNCTIONS`, or `module:function`, where the options are further keywords of each call.
         options: of the function.
+        columns: of the data set.
 
     Raises:
-        ValueError: no such function, or options that it does not take.
+        ValueError: no such function, options that it does not take, or it needs a column that is missing.
     """
     if ":" in name:
         reward = functools.partial(_imported(name), **options)
-        reward.__name__ = name.rpartition(":")[2]
-        return reward
-    if name not in REWARD_FUNCTIONS:
+    elif name in REWARD_FUNCTIONS:
+        reward = _on_texts(REWARD_FUNCTIONS[name], options)
+        legal = inspect.Signature(list(inspect.signature(REWARD_FUNCTIONS[name]).parameters.values())[2:])
+        try:
+            legal.bind(**options)
+            reward([], **dict.fromkeys(columns, []))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"rewards.options of {name}{legal}: {error}") from error
+    else:
         raise ValueError(
             f"rewards.function = {name!r} is neither module:function nor known{suggestion(name, REWARD_FUNCTIONS)}"
         )
-    maker = REWARD_FUNCTIONS[name]
-    try:
-        inspect.signature(maker).bind(**options)
-        reward = maker(**options)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"rewards.options of {name}{inspect.signature(maker)}: {error}") from error
-    reward.__name__ = name
+    reward.__name__ = name.rpartition(":")[2]
+    return reward
+
+
+def _on_texts(function: Callable, options: dict) -> Callable:
+    def reward(completions, **columns) -> list[float]:
+        texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]  # of a conversation, its last
+        return function(texts, columns, **options)
+
     return reward
 
 
@@ -131,20 +118,8 @@ def _imported(name: str) -> Callable:
     return found
 
 
-def _compared(column: str, is_right: Callable[[str, object], bool]) -> Callable:
-    def reward(completions, **columns) -> list[float]:
-        if column not in columns:
-            raise ValueError(f"a reward compares with column {column!r}, which the data set does not have")
-        return [float(is_right(text_of(c), right)) for c, right in zip(completions, columns[column], strict=True)]
-
-    reward.column = column
-    return reward
-
-
-def _first_word(text: str) -> str:
-    words = re.findall(r"\w+", text.casefold())
-    return words[0] if words else ""
-
-
-def _numbers(text: str) -> list[float]:
-    return [float(n.replace(",", "")) for n in re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)]
+def _beside(texts: list[str], columns: dict, column: str) -> list[tuple[str, str]]:
+    """Each text with the entry of a column."""
+    if column not in columns:
+        raise ValueError(f"a reward compares with column {column!r}; there are {', '.join(columns)}")
+    return [(text, str(right)) for text, right in zip(texts, columns[column], strict=True)]

@@ -1,8 +1,9 @@
-"""Where rewards come from: models that score texts exactly as they were trained to, and checked functions."""
+"""Rewards as TRL calls them: models that score texts exactly as they were trained to, and checked functions."""
 
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from transformers import (
@@ -12,6 +13,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from hf_llm.data.checkpoints import checkpoint_path
+
+from .critic import num_embeddings
 from .trl_internals import get_callable_name, is_async_callable, pad, tokenize_like_reward_trainer
 
 
@@ -19,15 +23,27 @@ from .trl_internals import get_callable_name, is_async_callable, pad, tokenize_l
 CALLED_WITH = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 
 
+def scored_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str | list | None,
+    answer: str | list,
+    append_eos: bool = True,
+    chat_template_kwargs: dict | None = None,
+) -> list[int]:
+    """Token ids of what a reward model reads, as TRL's RewardTrainer makes them: prompt and answer as one text or
+    conversation, plain text with the end token behind it (`append_eos`) where the tokenizer has one."""
+    text = answer if prompt is None else prompt + answer
+    if isinstance(text, str) and append_eos and tokenizer.eos_token and not text.endswith(tokenizer.eos_token):
+        text += tokenizer.eos_token
+    return tokenize_like_reward_trainer(tokenizer, text, **(chat_template_kwargs or {}))["input_ids"]
+
+
 class RewardModel:
     """A sequence-classification model with one label, called as TRL calls reward functions.
 
-    Prompt and completion become one text (or conversation), which is tokenized by the model's own tokenizer in the way
-    of TRL's RewardTrainer: with its special tokens, an end token behind plain text, and padding on the right.
-
     Args:
-        batch_size: texts at a time. They are sorted by length, so that little is padding.
-        append_eos: whether plain text ends with the tokenizer's end token, if it has one.
+        batch_size: texts per forward pass. They are sorted by length, to save padding.
+        append_eos, chat_template_kwargs: of `scored_ids`.
 
     Raises:
         ValueError: the model has several labels, or fewer tokens than its tokenizer, or nothing can pad its batches.
@@ -41,22 +57,21 @@ class RewardModel:
         append_eos: bool = True,
         chat_template_kwargs: dict | None = None,
     ):
-        self.__name__ = _name(model)
+        self.__name__ = (model.config._name_or_path or type(model).__name__).rstrip("/").split("/")[-1]
         if model.config.num_labels != 1:
             raise ValueError(
                 f"reward model {self.__name__} has {model.config.num_labels} labels: a reward is one number. Train it "
                 "with num_labels=1, or wrap it in a reward function that says which label counts"
             )
-        tokens = model.get_input_embeddings().weight.shape[0]
+        tokens = num_embeddings(model)
         if len(tokenizer) > tokens:
             raise ValueError(
                 f"reward model {self.__name__} has embeddings for {tokens} tokens, but its tokenizer has "
                 f"{len(tokenizer)}: pass its own in reward_processing_classes"
             )
         self.model, self.tokenizer, self.batch_size = model.eval().requires_grad_(False), tokenizer, batch_size
-        self.eos_token = tokenizer.eos_token if append_eos else None
-        self.chat_template_kwargs = chat_template_kwargs or {}
-        # stock models find the last token by this id: the one they were trained with stays
+        self.append_eos, self.chat_template_kwargs = append_eos, chat_template_kwargs
+        # native models find the last token by the pad token: the one that they were trained with stays
         text_config = model.config.get_text_config()
         ids = (text_config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)
         self.pad_token_id = next((i for i in ids if i is not None), None)
@@ -67,11 +82,7 @@ class RewardModel:
 
     def tokenize(self, prompt: str | list, completion: str | list) -> list[int]:
         """Token ids of one text or conversation."""
-        text = prompt + completion
-        if isinstance(text, str) and self.eos_token is not None and not text.endswith(self.eos_token):
-            text += self.eos_token
-        kwargs = self.chat_template_kwargs if isinstance(text, list) else {}
-        return tokenize_like_reward_trainer(self.tokenizer, text, **kwargs)["input_ids"]
+        return scored_ids(self.tokenizer, prompt, completion, self.append_eos, self.chat_template_kwargs)
 
     @torch.inference_mode()
     def __call__(self, prompts: list, completions: list, **kwargs) -> list[float]:
@@ -103,66 +114,89 @@ class RewardModel:
         return scores.tolist()
 
 
-def _name(model: PreTrainedModel) -> str:
-    return (model.config._name_or_path or type(model).__name__).rstrip("/").split("/")[-1]
+# ---- opening --------------------------------------------------------------------------------------------------------
 
 
-def load_reward_model(path: str, trust_remote_code: bool = False) -> PreTrainedModel:
-    """Open a reward model in float32.
+def open_reward_model(path: str, trust_remote_code: bool = False) -> PreTrainedModel:
+    """A reward model in float32; of an adapter, its base with the adapter merged into it.
+
+    Args:
+        path: folder or Hub id, or a name of `hf_llm.data.checkpoints.CHECKPOINTS`.
 
     Raises:
-        ValueError: the checkpoint has no trained head, or one for several labels.
+        ValueError: there is none, or it has no trained head, or one for several labels.
     """
-    model, info = AutoModelForSequenceClassification.from_pretrained(
-        path, dtype=torch.float32, trust_remote_code=trust_remote_code, output_loading_info=True
-    )
-    if info["missing_keys"]:
+    path = checkpoint_path(path)
+    options = {"dtype": torch.float32, "trust_remote_code": trust_remote_code}
+    try:
+        if Path(path, "adapter_config.json").is_file():
+            from peft import AutoPeftModelForSequenceClassification
+
+            from hf_llm.tuning.adapters import merge
+
+            merged = merge(AutoPeftModelForSequenceClassification.from_pretrained(path, num_labels=1, **options))
+            merged.config._name_or_path = path  # else its name is its base's
+            return merged
+        model, info = AutoModelForSequenceClassification.from_pretrained(path, output_loading_info=True, **options)
+    except OSError as error:
+        raise ValueError(f"reward model {path!r} is no checkpoint: {error}") from error
+    except RuntimeError as error:  # weights of another shape
         raise ValueError(
-            f"reward_funcs: {path} is no trained reward model, its checkpoint lacks {sorted(info['missing_keys'])}"
-        )
+            f"reward model {path!r}: the adapter or its base is not of a model with one label, and a reward is one "
+            "number"
+        ) from error
+    if info["missing_keys"]:
+        raise ValueError(f"{path} is no trained reward model, its checkpoint lacks {sorted(info['missing_keys'])}")
     return model
 
 
+def open_reward_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer that lies beside a reward model. Raises ValueError if there is none."""
+    try:
+        return AutoTokenizer.from_pretrained(checkpoint_path(path), trust_remote_code=trust_remote_code)
+    except Exception as error:
+        raise ValueError(
+            f"no tokenizer for reward model {path} ({error}): name one as tokenizer of the entry of rewards, or pass "
+            "it in reward_processing_classes"
+        ) from error
+
+
 def resolve_rewards(
-    reward_funcs: Sequence[str | PreTrainedModel | Callable],
+    rewards: Sequence[str | PreTrainedModel | Callable],
     tokenizers: Sequence[PreTrainedTokenizerBase | None],
-    batch_size: int,
-    append_eos: bool = True,
-    trust_remote_code: bool = False,
-    chat_template_kwargs: dict | None = None,
+    args,
 ) -> list[Callable]:
-    """Turn models and paths into [`RewardModel`]s, and wrap functions in checks.
+    """Open paths, make models [`RewardModel`]s, and wrap functions in checks.
 
     Args:
         tokenizers: one per reward; None for functions, and for models whose folder has theirs.
+        args: a [`PPOConfig`], or arguments of another trainer of TRL.
     """
+    trust = getattr(args, "trust_remote_code", False)
+    options = {
+        "batch_size": getattr(args, "reward_batch_size", None) or args.per_device_train_batch_size,
+        "append_eos": getattr(args, "reward_append_eos", True),
+        "chat_template_kwargs": getattr(args, "chat_template_kwargs", None),
+    }
     resolved = []
-    for reward, tokenizer in zip(reward_funcs, tokenizers, strict=True):
+    for reward, tokenizer in zip(rewards, tokenizers, strict=True):
         if isinstance(reward, str):
-            reward = load_reward_model(reward, trust_remote_code)
+            reward = open_reward_model(reward, trust)
         if isinstance(reward, torch.nn.Module):
-            tokenizer = tokenizer or _own_tokenizer(reward, trust_remote_code)
-            resolved.append(RewardModel(reward, tokenizer, batch_size, append_eos, chat_template_kwargs))
-        elif callable(reward):
-            resolved.append(checked(reward, may_abstain=len(reward_funcs) > 1))
-        else:
-            raise ValueError(f"reward_funcs: {reward!r} is neither a model, nor a path, nor a function")
+            tokenizer = tokenizer or open_reward_tokenizer(reward.config._name_or_path, trust)
+            reward = RewardModel(reward.to(args.device), tokenizer, **options)
+        elif not isinstance(reward, RewardModel):
+            if not callable(reward):
+                raise ValueError(f"reward_funcs: {reward!r} is neither a model, nor a path, nor a function")
+            reward = checked(reward, may_abstain=len(rewards) > 1)
+        resolved.append(reward)
     return resolved
-
-
-def _own_tokenizer(model: PreTrainedModel, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    try:
-        return AutoTokenizer.from_pretrained(model.config._name_or_path, trust_remote_code=trust_remote_code)
-    except Exception as error:
-        raise ValueError(
-            f"no tokenizer for reward model {_name(model)} ({error}): pass it in reward_processing_classes"
-        ) from error
 
 
 def checked(func: Callable, may_abstain: bool) -> Callable:
     """The same function, sync or async, that raises ValueError unless it gives one finite number per completion.
 
-    may_abstain: whether None is allowed, because other rewards may count instead.
+    may_abstain: whether None is legal, because other rewards may count instead.
 
     Raises:
         ValueError: at once, if the function cannot be called with the keywords of `CALLED_WITH`.

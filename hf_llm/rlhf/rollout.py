@@ -1,6 +1,4 @@
-"""A rollout: what one process sampled, cut into micro-batches, in another order at each pass. And prompts' order."""
-
-from collections.abc import Iterator
+"""A rollout: the completions of one process, cut into micro-batches, reshuffled for each pass; and prompts' order."""
 
 import numpy as np
 import torch
@@ -15,9 +13,9 @@ class Rollout:
         tensors: by name, all with the same first dimension: `prompt_ids`, `prompt_mask`, `completion_ids`,
             `completion_mask`, and what belongs to single tokens of completions.
         micro_batch_size: completions per forward pass.
-        minibatch_size: completions per optimizer step. Which ones it has is random; those of like lengths are in one
-            micro-batch, so that little is padding. (The losses are sums over a minibatch, however it is cut.)
-        seed: numbers that name this rollout; the order of its passes follows from them.
+        minibatch_size: completions per optimizer step, drawn at random. Sorting by length into micro-batches saves
+            padding; as losses are sums over a minibatch, its division has no effect.
+        seed: of the order of the passes: integers that identify the rollout.
     """
 
     def __init__(
@@ -30,8 +28,8 @@ class Rollout:
         return len(self.tensors["completion_ids"])
 
     def order(self, epoch: int) -> torch.LongTensor:
-        """Which completions come one after another in a pass. The first takes them as they are: log-probabilities of
-        the sampling policy were taken in the same micro-batches, so the first ratios are exactly 1."""
+        """Order of the completions in a pass. The first has the micro-batches in which the old log-probabilities were
+        computed, so that its first ratios are exactly 1."""
         if epoch == 0:
             return torch.arange(len(self))
         shuffled = torch.from_numpy(np.random.default_rng([*self.seed, epoch]).permutation(len(self)))
@@ -49,7 +47,7 @@ class Rollout:
 
 
 def trimmed(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A batch without the columns in which nobody has a token: on one side of prompts, and behind completions."""
+    """A batch without the columns that are padding in all rows."""
     prompt, completion = batch["prompt_mask"].any(0), batch["completion_mask"].any(0)
     return {name: tensor[:, prompt if name.startswith("prompt") else completion] for name, tensor in batch.items()}
 
@@ -60,36 +58,23 @@ def lengths_of(batch: dict[str, torch.Tensor]) -> torch.LongTensor:
 
 
 def by_length(order: torch.LongTensor, lengths: torch.LongTensor, minibatch_size: int) -> torch.LongTensor:
-    """The same minibatches as in `order`, each sorted by the `lengths` of its rows, the longest first: what does not
-    fit into memory shows at once."""
+    """The minibatches of `order`, each sorted by length, longest first: too large a batch fails at once."""
     minibatches = order.view(-1, minibatch_size)
     return minibatches.gather(1, lengths[minibatches].argsort(dim=1, descending=True, stable=True)).flatten()
 
 
-class EpochSampler(RepeatSampler):
-    """TRL's sampler, with an order that follows from seed and `epoch` alone, so that a resumed run goes on in it."""
-
-    epoch = 0
-
-    def __iter__(self) -> Iterator[int]:
-        if self.shuffle:
-            self.generator.manual_seed(self.seed + self.epoch)
-        return super().__iter__()
-
-
 class ShufflesByEpoch:
-    """Mixin for TRL's trainers that learn from rewards: runs resume in any epoch with the prompts that come next."""
+    """Mixin for TRL's trainers that learn from rewards: prompts are shuffled by seed and epoch alone, so that a run
+    that is resumed in a later epoch continues with the prompts that come next."""
+
+    _sampler = None
 
     def _get_train_sampler(self, dataset=None):
-        sampler = super()._get_train_sampler(dataset)
-        if isinstance(sampler, RepeatSampler):
-            sampler = self._sampler = EpochSampler(**{name: getattr(sampler, name) for name in _SAMPLER_ARGUMENTS})
-        return sampler
+        self._sampler = super()._get_train_sampler(dataset)
+        return self._sampler
 
     def _run_epoch(self, **kwargs):
-        if hasattr(self, "_sampler"):  # streams have none
-            self._sampler.epoch = kwargs["epoch"]
+        sampler = self._sampler
+        if isinstance(sampler, RepeatSampler) and sampler.shuffle:
+            sampler.generator.manual_seed(sampler.seed + kwargs["epoch"])
         super()._run_epoch(**kwargs)
-
-
-_SAMPLER_ARGUMENTS = ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed")

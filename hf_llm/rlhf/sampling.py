@@ -1,14 +1,18 @@
 """The part of [`PPOTrainer`] that samples completions, scores them and estimates advantages."""
 
+import contextlib
+import copy
+from collections.abc import Iterator
+
 import torch
 from torch import nn
+from transformers import GenerationConfig, PreTrainedModel
 
 from .advantages import explained_variance, gae, per_token_kl, token_rewards, whiten
 from .checks import check_lengths
-from .generation import generate_continuously, generate_targets, plain_generation
+from .critic import base_of
 from .policy import CompletionScores, completion_inputs, without_critic
 from .rollout import by_length, lengths_of, trimmed
-from .saving import base_of
 from .trl_internals import disable_gradient_checkpointing, pad, unwrap_model_for_generation, use_adapter
 
 
@@ -16,18 +20,16 @@ class SamplesRollouts:
     """Mixin for TRL's RLOOTrainer: its `_generate` and `_calculate_rewards` serve as they are."""
 
     def _prepare_inputs(self, generation_batch):
-        """In training, the next micro-batch of the current rollout, or of a new one; in evaluation, metrics alone."""
+        """In training, the next micro-batch of the current or a new rollout; in evaluation, a rollout for the log."""
         if not self.model.training:
             return self._generate_and_score_completions(generation_batch)
         epoch, index = divmod(self._step % self._steps_per_rollout, self.args.steps_per_generation)
         if epoch == index == 0:
             self._stopped_early = False
             self._rollout = self._make_rollout(self._generate_and_score_completions(generation_batch))
-        if index == 0 or not self._minibatch_tokens:
-            tokens = self._rollout.tokens(epoch).view(-1, self.args.gradient_accumulation_steps).sum(1)
-            self._minibatch_tokens = self._sum_over_ranks(tokens).tolist()
-        batch = self._rollout.micro_batch(epoch, index)
-        return {**batch, "minibatch_tokens": self._minibatch_tokens[index // self.args.gradient_accumulation_steps]}
+        accumulation = self.args.gradient_accumulation_steps
+        tokens = self._rollout.tokens(epoch).view(-1, accumulation)[index // accumulation].sum()
+        return {**self._rollout.micro_batch(epoch, index), "minibatch_tokens": self._sum_over_ranks(tokens).item()}
 
     def _sum_over_ranks(self, tensor: torch.Tensor) -> torch.Tensor:
         return self.accelerator.reduce(tensor, reduction="sum")
@@ -58,43 +60,36 @@ class SamplesRollouts:
         Returns:
             What a [`Rollout`] holds, all (batch, ...), in the order of its first pass.
         """
-        training = self.model.training
+        args, training = self.args, self.model.training
         prompts = [example["prompt"] for example in inputs]
         prompt_ids, completion_ids, completions = self._generate(prompts)
-        rewards = self._calculate_rewards(
-            inputs, prompts, completions, completion_ids
-        )  # (batch of all ranks, rewards)
-        local = slice(
-            self.accelerator.process_index * len(prompts), (self.accelerator.process_index + 1) * len(prompts)
-        )
-        ended = [ids[-1] in self.eos_token_ids for ids in completion_ids]
-        scores = self._combine(rewards, training)[local]
+        # (batch of all ranks, rewards)
+        rewards = self._calculate_rewards(inputs, prompts, completions, completion_ids)
+        first = self.accelerator.process_index * len(prompts)
+        scores = self._combine(rewards, training)[first : first + len(prompts)]
+        ended = torch.tensor([ids[-1] in self.eos_token_ids for ids in completion_ids], device=scores.device)
+        if args.missing_eos_penalty is not None:
+            scores = scores - args.missing_eos_penalty * ~ended
 
         batch = self._pad(prompt_ids, completion_ids)
         order = torch.arange(len(prompts))
         if training:
-            minibatch = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
+            minibatch = args.per_device_train_batch_size * args.gradient_accumulation_steps
             order = by_length(torch.randperm(len(prompts)), lengths_of(batch), minibatch)
-        batch = {name: tensor[order.to(tensor.device)] for name, tensor in batch.items()}
+        order = order.to(scores.device)
+        back = order.argsort()  # rewards and tables are in the order of the prompts
+        batch = {name: tensor[order] for name, tensor in batch.items()}
         scored = self._score_completions(batch)
-        back = order.argsort().to(scores.device)  # rewards and tables are in the order of the prompts
-
-        mask, lengths = batch["completion_mask"], batch["completion_mask"].sum(1)
-        if self.args.missing_eos_penalty is not None:
-            scores = scores - self.args.missing_eos_penalty * ~torch.tensor(ended, device=scores.device)
-        kl = per_token_kl(scored["log_probs"], scored["ref_log_probs"], self.args.kl_estimator) * mask
-        raw = token_rewards(scores[order.to(scores.device)], kl, self.kl.coefficient, mask, lengths)
-        shaped = whiten(raw, mask, shift_mean=False, reduce=self._sum_over_ranks) if self.args.whiten_rewards else raw
-        advantages, returns = gae(shaped, scored["token_values"], mask, self.args.gamma, self.args.lam)
-        explained = explained_variance(scored["token_values"], returns, mask, self._sum_over_ranks)
-        if self.args.whiten_advantages:
+        values, mask, lengths = scored["token_values"], batch["completion_mask"], batch["completion_mask"].sum(1)
+        kl = per_token_kl(scored["log_probs"], scored["ref_log_probs"], args.kl_estimator) * mask
+        raw = token_rewards(scores[order], kl, self.kl.coefficient, mask, lengths)
+        shaped = whiten(raw, mask, shift_mean=False, reduce=self._sum_over_ranks) if args.whiten_rewards else raw
+        advantages, returns = gae(shaped, values, mask, args.gamma, args.lam)
+        explained = explained_variance(values, returns, mask, self._sum_over_ranks)
+        if args.whiten_advantages:
             advantages = whiten(advantages, mask, reduce=self._sum_over_ranks)
 
-        per_row = {
-            "kl": kl.sum(1)[back],
-            "total_reward": raw.sum(1)[back],
-            "eos_rate": torch.tensor(ended, device=scores.device).float(),
-        }
+        per_row = {"kl": kl.sum(1)[back], "total_reward": raw.sum(1)[back], "eos_rate": ended.float()}
         per_row = {name: self.accelerator.gather(value) for name, value in per_row.items()}
         entropy, tokens = self._sum_over_ranks(torch.stack([(scored["entropy"] * mask).sum(), mask.sum()])).tolist()
         self._log_rollout(prompts, completions, rewards, per_row, entropy / tokens, explained.item())
@@ -102,13 +97,8 @@ class SamplesRollouts:
         self._logs["advantages"].extend(mean_advantages.tolist())
         if training:
             self.kl.update(per_row["kl"].mean().item(), len(per_row["kl"]))
-        return {
-            **batch,
-            "old_log_probs": scored["log_probs"],
-            "old_values": scored["token_values"],
-            "advantages": advantages,
-            "returns": returns,
-        }
+        old = {"old_log_probs": scored["log_probs"], "old_values": values}
+        return {**batch, **old, "advantages": advantages, "returns": returns}
 
     def _combine(self, rewards: torch.Tensor, training: bool) -> torch.Tensor:
         """Scores (batch of all ranks,) from rewards (batch of all ranks, functions): weighted, normalized, clipped."""
@@ -129,13 +119,10 @@ class SamplesRollouts:
         batch = {}
         for name, rows in (("prompt", prompt_ids), ("completion", completion_ids)):
             ids = [torch.tensor(row) for row in rows]
-            for kind, tensors, filler in (
-                ("ids", ids, self._tokenizer.pad_token_id),
-                ("mask", [torch.ones_like(row) for row in ids], 0),
-            ):
-                padded = pad(tensors, padding_value=filler, padding_side=sides[name])
-                batch[f"{name}_{kind}"] = padded.to(self.accelerator.device)
-        return batch
+            mask = [torch.ones_like(row) for row in ids]
+            batch[f"{name}_ids"] = pad(ids, self._tokenizer.pad_token_id, padding_side=sides[name])
+            batch[f"{name}_mask"] = pad(mask, 0, padding_side=sides[name])
+        return {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
 
     @torch.no_grad()
     def _score_completions(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -170,3 +157,72 @@ class SamplesRollouts:
         inputs = completion_inputs(batch, self.start_token_id, self._takes_positions)
         with self.accelerator.autocast():
             return model(**inputs, temperature=self.temperature, **kwargs)
+
+
+# ---- generating -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def plain_generation(model: PreTrainedModel) -> Iterator[None]:
+    """Ignore a model's own generation settings (beams, forced tokens, penalties, ...): completions must come from the
+    distribution whose probabilities PPO compares."""
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    routed = getattr(model.config, "output_router_logits", False)
+    if routed:  # transformers' models with experts cannot return router logits while they generate
+        model.config.output_router_logits = False
+    try:
+        yield
+    finally:
+        model.generation_config = own
+        if routed:
+            model.config.output_router_logits = True
+
+
+def generate_targets(
+    model: PreTrainedModel, prompt_ids: list[list[int]], generation_config: GenerationConfig
+) -> list[list[int]]:
+    """Sample from an encoder-decoder. Returns token ids up to the first end token, that included."""
+    prompts = [torch.tensor(ids) for ids in prompt_ids]
+    sequences = model.generate(
+        input_ids=pad(prompts, padding_value=generation_config.pad_token_id).to(model.device),
+        attention_mask=pad([torch.ones_like(p) for p in prompts], padding_value=0).to(model.device),
+        generation_config=generation_config,
+    )
+    return [cut_at_end(ids, generation_config.eos_token_id) for ids in sequences[:, 1:].tolist()]  # after the start
+
+
+def cut_at_end(ids: list[int], eos_token_ids: list[int]) -> list[int]:
+    """Token ids up to the first end token, that included."""
+    end = next((i for i, token in enumerate(ids) if token in eos_token_ids), len(ids) - 1)
+    return ids[: end + 1]
+
+
+def generate_continuously(
+    model: PreTrainedModel,
+    prompt_ids: list[list[int]],
+    generation_config: GenerationConfig,
+    continuous_batching_config,
+    dtype: torch.dtype | None = None,
+) -> list[list[int]]:
+    """Sample from a decoder by transformers' continuous batching.
+
+    Args:
+        dtype: generate from a copy in this dtype. (TRL casts the model itself for good, master weights included.)
+    """
+    original, was_training = model, model.training
+    if dtype is not None:
+        model = copy.deepcopy(model).to(dtype)
+        vars(base_of(model)).pop("forward", None)  # it is bound to the original
+    outputs = model.generate_batch(
+        prompt_ids,
+        generation_config=generation_config,
+        continuous_batching_config=continuous_batching_config,
+        progress_bar=False,
+    )
+    original.train(was_training)
+    failed = [output.error for output in outputs.values() if output.error is not None]
+    if failed or len(outputs) != len(prompt_ids):
+        raise RuntimeError(
+            f"continuous batching completed {len(outputs) - len(failed)} of {len(prompt_ids)} prompts: {failed[:1]}"
+        )
+    return [cut_at_end(output.generated_tokens, generation_config.eos_token_id) for output in outputs.values()]

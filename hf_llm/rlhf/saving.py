@@ -1,8 +1,8 @@
-"""Checkpoints of PPO: a plain policy with its critic beside it, and all that exact resumption needs.
+"""Checkpoints of PPO: the policy as a plain model, the critic beside it, and what exact resuming needs.
 
 A checkpoint folder holds, beside what transformers' Trainer writes:
 
-    critic.safetensors        what the critic has learned (not the frozen weights that it shares with the policy)
+    critic.safetensors        trained weights of the critic (not the frozen ones that it shares with the policy)
     ppo_state.json            KL coefficient, score statistics, position inside the rollout
     rollout-R.safetensors     of process R, if the rollout is not used up
     manifest.json             size and SHA-256 of every file
@@ -12,19 +12,18 @@ import json
 from pathlib import Path
 
 import torch
-from accelerate.utils import is_peft_model
 from safetensors.torch import load_file, save_file
 
 from ..training.saving import AtomicCheckpoints
-from . import critic as critics
 from .advantages import RunningMoments
+from .critic import Critic, base_of
 from .policy import without_critic
 from .rollout import Rollout
 
 
 CRITIC_FILE = "critic.safetensors"
 STATE_FILE = "ppo_state.json"
-# settings that give a rollout its shape: they cannot change inside one
+# settings that decide the shape of a rollout, and therefore must not change on resuming
 _SHAPE = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
@@ -36,17 +35,12 @@ _SHAPE = (
 )
 
 
-def base_of(model: torch.nn.Module) -> torch.nn.Module:
-    """The language model inside adapters."""
-    return model.get_base_model() if is_peft_model(model) else model
-
-
-def critic_state(critic: critics.Critic) -> dict[str, torch.Tensor]:
-    """The critic's own weights by name, contiguous and on the CPU."""
+def critic_state(critic: Critic) -> dict[str, torch.Tensor]:
+    """The critic's trained weights by name, contiguous and on the CPU."""
     return {name: p.detach().cpu().contiguous() for name, p in critic.named_parameters() if p.requires_grad}
 
 
-def load_critic(critic: critics.Critic, path: Path) -> None:
+def load_critic(critic: Critic, path: Path) -> None:
     """Give a critic the weights of `critic.safetensors`.
 
     Raises:
@@ -74,7 +68,7 @@ class SavesPPO(AtomicCheckpoints):
         return self._rollout is not None and self._step % self._steps_per_rollout != 0
 
     def _save_rng_state(self, output_dir) -> None:
-        """What each process has of its own: the state of its random numbers, and its part of the rollout."""
+        """The state of each process: of its random numbers, and its part of the rollout."""
         super()._save_rng_state(output_dir)
         if self._inside_rollout:
             tensors = {name: tensor.cpu().contiguous() for name, tensor in self._rollout.tensors.items()}

@@ -3,7 +3,7 @@
 import copy
 import inspect
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from accelerate.utils import is_peft_model
@@ -15,14 +15,13 @@ from . import critic as critics
 from .advantages import KLController, RunningMoments
 from .checks import check_launch, check_prompts, check_templates, check_tokenizer, check_writes
 from .config import PPOConfig
-from .logs import LogsRollouts
+from .logs import LogsRollouts, PlotAtEnd
 from .losses import policy_loss, value_loss
-from .plots import PlotAtEnd
 from .policy import NoDropout, score_completions_in_forward, start_token_of
 from .rewards import RewardModel, resolve_rewards
 from .rollout import Rollout, ShufflesByEpoch
 from .sampling import SamplesRollouts
-from .saving import SavesPPO, base_of
+from .saving import SavesPPO
 from .trl_internals import RLOOTrainer
 
 
@@ -33,9 +32,8 @@ class PPOTrainer(ShufflesByEpoch, SavesPPO, SamplesRollouts, LogsRollouts, RLOOT
     """Trains a language model by PPO on TRL's rollouts, rewards and logs.
 
     Args:
-        model: policy: any causal or sequence-to-sequence language model of transformers, a PEFT model around one, or
-            where one is saved.
-        reward_funcs: one or several of: a sequence-classification model with one label, or where one is; a function,
+        model: policy: a causal or sequence-to-sequence language model of transformers, a PEFT model of one, or a path.
+        reward_funcs: one or several of: a sequence-classification model with one label, or its path; a function,
             sync or async, called with `prompts`, `completions`, `completion_ids`, all further columns of the dataset
             and `trainer_state` as keywords, that returns one number per completion. Weighted by `args.reward_weights`.
         args: a [`PPOConfig`].
@@ -44,10 +42,9 @@ class PPOTrainer(ShufflesByEpoch, SavesPPO, SamplesRollouts, LogsRollouts, RLOOT
         processing_class: the policy's tokenizer; None: the one saved with it.
         reward_processing_classes: tokenizers of the reward models (None for functions, or for models saved with
             theirs). They need not be the policy's.
-        value_model: a model whose backbone the critic takes over (it is not copied), or where one is. None: as
-            `args.critic` says.
-        ref_model: what KL is taken from. None: the policy as it is now, or, with adapters, without them (with what
-            they were, where `model` came with trained ones).
+        value_model: a model, or its path, whose backbone becomes the critic's without a copy. None: by `args.critic`.
+        ref_model: reference of the KL. None: a copy of the policy; with new adapters, the policy without them; with
+            adapters that `model` came with, a frozen copy of these.
         peft_config: adapters for the policy.
         value_peft_config: adapters for the critic's backbone. None: those of the policy, if it has any and the critic
             begins as its copy, whose frozen weights both then share.
@@ -58,9 +55,9 @@ class PPOTrainer(ShufflesByEpoch, SavesPPO, SamplesRollouts, LogsRollouts, RLOOT
         kl: holds the KL coefficient.
 
     Raises:
-        ValueError: for whatever can be known before the first rollout to be wrong (tokenizer, prompts that are too
-            long, reward model with several labels, sizes that do not divide), and for bad rewards when they come.
-        TrainingDiverged: a loss or gradient is no longer finite; it names the last good checkpoint.
+        ValueError: before the first rollout, for tokenizers, prompts, reward models or sizes that do not fit; in a
+            rollout, for rewards that are not finite numbers.
+        TrainingDiverged: a loss or gradient is not finite; names the last good checkpoint.
     """
 
     loss_is_scaled_for_ga = True  # token sums over the tokens of a whole minibatch
@@ -104,7 +101,7 @@ class PPOTrainer(ShufflesByEpoch, SavesPPO, SamplesRollouts, LogsRollouts, RLOOT
         if not isinstance(model, str):
             check_writes(model, processing_class)
         processing_class.padding_side = "left"
-        rewards = _resolve(reward_funcs, reward_processing_classes, args)
+        rewards = resolve_rewards(*_paired(reward_funcs, reward_processing_classes), args)
         super().__init__(
             model=model,
             reward_funcs=rewards,
@@ -118,7 +115,7 @@ class PPOTrainer(ShufflesByEpoch, SavesPPO, SamplesRollouts, LogsRollouts, RLOOT
             peft_config=peft_config,
         )
         check_launch(self.model, args, self.accelerator)
-        base = base_of(self.model)
+        base = critics.base_of(self.model)
         self.start_token_id = start_token_of(base)
         if not args.use_vllm:
             self.generation_config.decoder_start_token_id = self.start_token_id
@@ -131,11 +128,12 @@ class PPOTrainer(ShufflesByEpoch, SavesPPO, SamplesRollouts, LogsRollouts, RLOOT
             batch = args.generation_batch_size // args.num_generations if name == "train_dataset" else 1
             check_prompts(name, dataset, batch, base, args.max_completion_length, self._prompt_tokens)
 
-        for reward in self.reward_models:
-            reward.model.to(self.accelerator.device)
         if args.kl_coef > 0:
             self.ref_model = self._prepare_reference(ref_model)
-        self.critic = self._build_critic(value_model, value_peft_config)
+        reward_model = self._reward_model_for_critic()
+        self.critic = critics.build_critic(
+            self.model, args.critic, args.value_head_init, value_model, value_peft_config, reward_model
+        )
         base.add_module(critics.NAME, self.critic)
         score_completions_in_forward(base)
         self.dropout = NoDropout(self.model if args.disable_dropout else nn.Identity())
@@ -144,11 +142,9 @@ class PPOTrainer(ShufflesByEpoch, SavesPPO, SamplesRollouts, LogsRollouts, RLOOT
         self.score_moments = RunningMoments()
         self._steps_per_rollout = args.steps_per_generation * args.num_iterations  # in micro-batches
         self._rollout: Rollout | None = None
-        self._minibatch_tokens: list[int] = []
         self._minibatch_kl = 0.0
         self._stopped_early = False
         self.add_callback(PlotAtEnd)
-        self.add_callback(_CriticFirst(self))
 
     # ---- setting up ------------------------------------------------------------------------------------------------
 
@@ -171,30 +167,16 @@ class PPOTrainer(ShufflesByEpoch, SavesPPO, SamplesRollouts, LogsRollouts, RLOOT
         score_completions_in_forward(ref_model)
         return self.accelerator.prepare_model(ref_model, evaluation_mode=True)
 
-    def _build_critic(self, value_model, value_peft_config) -> critics.Critic:
-        kind, reward_model = self.args.critic, None
-        if kind in ("auto", "reward_model") and value_model is None:
-            reward_model = self._reward_model_for_critic()
-            if kind == "reward_model" and reward_model is None:
-                raise ValueError(
-                    'critic = "reward_model" needs exactly one reward model, of the architecture and vocabulary of '
-                    'the policy: use critic = "policy", or pass a value_model'
-                )
-            fits = reward_model is not None and (kind == "reward_model" or not is_peft_model(self.model))
-            kind = "reward_model" if fits else "policy"
-        return critics.build_critic(
-            self.model, kind, self.args.value_head_init, value_model, value_peft_config, reward_model
-        )
-
     def _reward_model_for_critic(self) -> PreTrainedModel | None:
-        base = base_of(self.model)
+        """The only reward model, if it has the policy's architecture and vocabulary."""
+        base = critics.base_of(self.model)
         if len(self.reward_models) != 1 or base.config.is_encoder_decoder:
             return None
         reward = self.reward_models[0]
         same = (
             type(critics.backbone_of(reward.model)) is type(critics.backbone_of(base))
             and reward.tokenizer.get_vocab() == self.processing_class.get_vocab()
-            and critics.len_of(reward.model) >= critics.len_of(base)
+            and critics.num_embeddings(reward.model) >= critics.num_embeddings(base)
         )
         return reward.model if same else None
 
@@ -204,13 +186,16 @@ class PPOTrainer(ShufflesByEpoch, SavesPPO, SamplesRollouts, LogsRollouts, RLOOT
         optimizer = super().create_optimizer(model)
         rate = self.args.critic_learning_rate
         if created and rate is not None:
-            own = {id(p) for p in self.critic.parameters()}
             for group in list(optimizer.param_groups):
-                moved = [p for p in group["params"] if id(p) in own]
-                group["params"] = [p for p in group["params"] if id(p) not in own]
+                moved, group["params"] = self._of_critic(group["params"])
                 if moved:
                     optimizer.add_param_group({**group, "params": moved, "lr": rate})
         return optimizer
+
+    def _of_critic(self, parameters: Iterable[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """The critic's among parameters, and the others."""
+        own, parameters = {id(p) for p in self.critic.parameters()}, list(parameters)
+        return [p for p in parameters if id(p) in own], [p for p in parameters if id(p) not in own]
 
     # ---- losses ----------------------------------------------------------------------------------------------------
 
@@ -220,17 +205,10 @@ class PPOTrainer(ShufflesByEpoch, SavesPPO, SamplesRollouts, LogsRollouts, RLOOT
         self.critic.detached = warming_up
         router = {"output_router_logits": True} if self.aux_loss_enabled else {}
         output = self._forward(model, inputs, **router)
-        policy = policy_loss(
-            output.log_probs,
-            inputs["old_log_probs"],
-            inputs["advantages"],
-            mask,
-            self.epsilon_low,
-            self.epsilon_high,
-        )
-        value, value_clipped = value_loss(
-            output.token_values, inputs["old_values"], inputs["returns"], mask, args.cliprange_value
-        )
+        old, advantages, clip = inputs["old_log_probs"], inputs["advantages"], (self.epsilon_low, self.epsilon_high)
+        policy = policy_loss(output.log_probs, old, advantages, mask, *clip)
+        values, old_values = output.token_values, inputs["old_values"]
+        value, value_clipped = value_loss(values, old_values, inputs["returns"], mask, args.cliprange_value)
         total = (0.0 if warming_up else 1.0) * policy.total + args.vf_coef * value
         # DDP takes the mean over processes
         loss = total * self.accelerator.num_processes / inputs["minibatch_tokens"]
@@ -244,26 +222,30 @@ class PPOTrainer(ShufflesByEpoch, SavesPPO, SamplesRollouts, LogsRollouts, RLOOT
             "policy/clip_fraction": policy.clipped.sum(),
             "value/loss": value.detach(),
             "value/clip_fraction": value_clipped.sum(),
-            "value/mean": (output.token_values.detach() * mask).sum(),
+            "value/mean": (values.detach() * mask).sum(),
         }
         totals = self._sum_over_ranks(torch.stack([*sums.values(), mask.sum().float(), loss.detach()])).tolist()
         *totals, tokens, checked = totals
-        self._check_finite(torch.tensor(checked), None)
+        self._check_finite(checked, None)
+        totals = dict(zip(sums, totals))
         metrics = self._metrics["train"]
-        for name, value_sum in zip(sums, totals):
-            metrics[name].append(value_sum / tokens)
+        for name, total in totals.items():
+            metrics[name].append(total / tokens)
         metrics["policy/ratio_max"].append(self.accelerator.gather(policy.ratio.max()).max().item())
-        self._minibatch_kl += totals[list(sums).index("policy/approx_kl")] / inputs["minibatch_tokens"]
+        self._minibatch_kl += totals["policy/approx_kl"] / inputs["minibatch_tokens"]
         return loss
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """As in Trainer; without effect on the rest of a rollout that `early_stop_kl` has ended."""
+        """As in Trainer; nothing for the rest of a rollout that `early_stop_kl` has ended."""
         accumulation = self.args.gradient_accumulation_steps
         if self._stopped_early and self._step % self._steps_per_rollout:
             self._step += 1
             return torch.zeros((), device=self.accelerator.device)
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self._step % accumulation == 0:  # that was a minibatch's last micro-batch
+            if self.state.global_step < self.args.critic_warmup_steps:
+                for parameter in self._of_critic(self.model.parameters())[1]:
+                    parameter.grad = None  # with gradients of 0, weight decay would move the policy
             limit = self.args.early_stop_kl
             if limit is not None:
                 self._stopped_early = self._minibatch_kl > limit
@@ -276,37 +258,24 @@ class PPOTrainer(ShufflesByEpoch, SavesPPO, SamplesRollouts, LogsRollouts, RLOOT
     def _clip_grad_norm(self, model):
         norm = super()._clip_grad_norm(model)
         if not self.args.fp16:  # whose loss scaling meets infinite gradients, and skips the step
-            self._check_finite(torch.zeros(()), norm)
+            self._check_finite(0.0, norm)
         return norm
 
     # ---- evaluation -------------------------------------------------------------------------------------------------
 
     def evaluation_loop(self, *args, **kwargs):
-        with preserved_rng():  # what evaluation samples must not change the run, and each time be drawn alike
+        with preserved_rng():  # each evaluation samples with the same seed, and leaves the run's generators alone
             torch.manual_seed(self.args.seed + self.accelerator.process_index)
             return super().evaluation_loop(*args, **kwargs)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Rewards, KL and lengths go to the log; PPO's losses mean nothing on completions that are not trained on."""
+        """Logs rewards, KL and lengths. There is no loss: PPO's is defined on completions that are trained on."""
         self._prepare_inputs(inputs)
         return None, None, None
 
 
-class _CriticFirst(TrainerCallback):
-    """Keeps the policy still during `critic_warmup_steps`: its gradients are 0, but optimizers also decay weights."""
-
-    def __init__(self, trainer: PPOTrainer):
-        self.trainer = trainer
-
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        if state.global_step < args.critic_warmup_steps:
-            own = {id(p) for p in self.trainer.critic.parameters()}
-            for parameter in self.trainer.model.parameters():
-                if id(parameter) not in own:
-                    parameter.grad = None
-
-
-def _resolve(reward_funcs, tokenizers, args: PPOConfig) -> list[Callable]:
+def _paired(reward_funcs, tokenizers) -> tuple[list, list]:
+    """Rewards, and a tokenizer or None for each."""
     rewards = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
     given = tokenizers if isinstance(tokenizers, list | tuple) else [tokenizers] * len(rewards)
     if not rewards:
@@ -316,11 +285,4 @@ def _resolve(reward_funcs, tokenizers, args: PPOConfig) -> list[Callable]:
             f"reward_processing_classes has {len(given)} entries for {len(rewards)} reward_funcs: give one each (None "
             "for functions)"
         )
-    return resolve_rewards(
-        rewards,
-        given,
-        args.reward_batch_size or args.per_device_train_batch_size,
-        args.reward_append_eos,
-        args.trust_remote_code,
-        args.chat_template_kwargs,
-    )
+    return rewards, given

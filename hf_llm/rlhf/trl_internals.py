@@ -3,6 +3,7 @@
 tests/rlhf/test_trl_internals.py watches names, signatures and behaviour.
 """
 
+# ruff: noqa: F401
 import importlib.metadata
 
 
@@ -33,22 +34,3 @@ except ImportError as error:
     raise ImportError(
         f"hf_llm.rlhf is built on TRL {SUPPORTED}, and {found} ({error}): pip install 'hf_llm[rlhf]'"
     ) from error
-
-
-__all__ = [
-    "BaseConfig",
-    "RLOOConfig",
-    "RLOOTrainer",
-    "RepeatSampler",
-    "disable_dropout_in_model",
-    "disable_gradient_checkpointing",
-    "get_callable_name",
-    "is_async_callable",
-    "is_conversational",
-    "pad",
-    "selective_log_softmax",
-    "selective_log_softmax_and_entropy",
-    "tokenize_like_reward_trainer",
-    "unwrap_model_for_generation",
-    "use_adapter",
-]

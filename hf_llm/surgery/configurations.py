@@ -2,7 +2,7 @@
 
 Every field of a decoder is in one of three groups: it means the same in the other stack and is copied, it is changed
 so that it goes on meaning the same (`CHANGED`), or it says nothing there (`LEFT_OUT`). A decoder that has something
-which cannot move is refused (`refusal`).
+which cannot move is refused (`check_decoder`).
 """
 
 import dataclasses
@@ -49,18 +49,13 @@ COPIED = tuple(
 IN_COMMON = ("vocab_size", "tie_word_embeddings", "pad_token_id", "bos_token_id", "eos_token_id")
 
 
-def refusal(config: PreTrainedConfig) -> str | None:
-    """Why no other stack can start from this model, or `None` if one can."""
-    if not isinstance(config, LLMDecoderConfig):
-        return f"it is a model of type {config.model_type!r}, not a decoder"
-    if config.add_cross_attention:
-        return "`add_cross_attention=True`: its cross-attention has no place there"
-    return None
-
-
 def check_decoder(config: PreTrainedConfig) -> None:
-    """Raise ValueError, naming the field, if no other stack can start from a decoder with this configuration."""
-    reason = refusal(config)
+    """Raise ValueError, naming the field, if no other stack can start from a model with this configuration."""
+    reason = None
+    if not isinstance(config, LLMDecoderConfig):
+        reason = f"it is a model of type {config.model_type!r}, not a decoder"
+    elif config.add_cross_attention:
+        reason = "`add_cross_attention=True`: its cross-attention has no place there"
     if reason is not None:
         raise ValueError(f"No encoder or encoder-decoder can start from this model: {reason}.")
 

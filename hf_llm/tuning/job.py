@@ -139,15 +139,10 @@ class TuningRun(Run):
         self, auto_class: type, tokenizer: PreTrainedTokenizerBase, num_samples: int, **fields
     ) -> PreTrainedModel | PeftModel:
         """
-        The model of the run, and its adapter if there is a `peft` section (see `adapt`).
+        The model of the run, and its adapter if there is a `peft` section: see `models.open_model` and `adapt`.
 
         Args:
-            auto_class: says which head is wanted.
             num_samples: of the training split, for methods that plan over the run.
-            fields: of the model's configuration, as the job needs them.
-
-        Raises:
-            ValueError: whatever `models.open_model` and `adapt` refuse.
         """
         set_seed(self.config.seed)
         model = open_model(self.config.model, auto_class, tokenizer, **fields)
@@ -164,7 +159,7 @@ class TuningRun(Run):
         head, or is a student), it is saved as `base` in the run's directory, so that the adapter opens there.
 
         Args:
-            num_samples: of the training split, for methods that plan over the run.
+            num_samples: as in `open_model`.
             saved: whether `model.name_or_path` opens as exactly this model.
 
         Raises:

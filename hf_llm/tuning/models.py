@@ -12,7 +12,6 @@ from hf_llm.data.checkpoints import checkpoint_path
 from hf_llm.data.checks import check_vocabulary
 from hf_llm.interop import from_native
 from hf_llm.interop.configurations import to_our_config
-from hf_llm.interop.families import load_families
 from hf_llm.interop.loading import find_family
 from hf_llm.registration import NAME_TABLES
 from hf_llm.training.settings import check_keys
@@ -154,7 +153,7 @@ def open_config(section: ModelSection, auto_class: type) -> PreTrainedConfig:
     """
     config = _read_config(section)
     if not config.model_type.startswith("hf_llm_"):
-        config = to_our_config(find_family(config.model_type, load_families()), config)
+        config = to_our_config(find_family(config.model_type), config)
     _head_class(auto_class, config)
     return _set_fields(config, section.fields)
 

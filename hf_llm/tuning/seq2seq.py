@@ -1,7 +1,6 @@
 """Translation and summarisation: a target text from a source text, by an encoder-decoder or a decoder."""
 
 import copy
-import dataclasses
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -39,7 +38,7 @@ from .task import IGNORED
 
 
 # our name -> module of the metric, and figures by name from what it computes; all between 0 and 100, as papers do
-METRICS: dict[str, tuple[str, Callable[[dict], dict[str, float]]]] = {
+TEXT_METRICS: dict[str, tuple[str, Callable[[dict], dict[str, float]]]] = {
     "bleu": ("sacrebleu", lambda found: {"bleu": found["score"]}),
     "chrf": ("chrf", lambda found: {"chrf": found["score"]}),
     "rouge": ("rouge", lambda found: {name: 100 * found[name] for name in ("rouge1", "rouge2", "rougeL")}),
@@ -85,7 +84,7 @@ class TaskSection:
     """
     Attributes:
         name: "translation" or "summarization".
-        metrics: names of `METRICS`; default: what the task is commonly measured by.
+        metrics: names of `TEXT_METRICS`; default: what the task is commonly measured by.
         baselines: names of `BASELINES`, scored on the same test examples.
     """
 
@@ -97,7 +96,7 @@ class TaskSection:
         if self.name not in TASK_METRICS:
             raise ValueError(f"task.name = {self.name!r} is unknown{suggestion(self.name, TASK_METRICS)}")
         self.metrics = self.metrics or TASK_METRICS[self.name]
-        for key, legal in {"metrics": METRICS, "baselines": BASELINES}.items():
+        for key, legal in {"metrics": TEXT_METRICS, "baselines": BASELINES}.items():
             for name in getattr(self, key):
                 if name not in legal:
                     raise ValueError(f"task.{key} has {name!r}{suggestion(name, legal)}")
@@ -139,7 +138,7 @@ class Seq2SeqTuner(TuningMixin, OptimizerByName, Seq2SeqTrainer):
     """transformers' `Seq2SeqTrainer`, for decoders as well, with label smoothing inside the model's chunked loss.
 
     Args:
-        metrics: names of `METRICS`.
+        metrics: names of `TEXT_METRICS`.
 
     Attributes:
         references: target texts of what is being evaluated, in order; metrics compare with these, never with
@@ -189,10 +188,10 @@ class Seq2SeqTuner(TuningMixin, OptimizerByName, Seq2SeqTrainer):
 def score_texts(
     names: Sequence[str], predictions: Sequence[str], references: Sequence[str]
 ) -> tuple[dict[str, float], list[str]]:
-    """Figures of generated texts by some of `METRICS`, by name, and sentences that say how they were computed."""
+    """Figures of generated texts by some of `TEXT_METRICS`, by name, and sentences that say how they were computed."""
     figures, notes = {}, []
     for name in names:
-        metric, read = METRICS[name]
+        metric, read = TEXT_METRICS[name]
         found = load_metric(metric).compute(predictions=list(predictions), references=list(references))
         figures |= {key: float(value) for key, value in read(found).items()}
         if "signature" in found:
@@ -256,7 +255,7 @@ class Seq2Seq(TuningRun):
     def open_tokenizer(self) -> PreTrainedTokenizerBase:
         model = self.config.model
         if model.path is not None or model.tokenizer is not None:
-            return open_tokenizer(model if model.path else dataclasses.replace(model, path=model.tokenizer, new=None))
+            return open_tokenizer(model)
         config, train = CONFIG_MAPPING[model.new["model_type"]](), self.data["train"]
         return kept_tokenizer(
             self.run_dir / "tokenizer",

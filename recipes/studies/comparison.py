@@ -2,24 +2,22 @@
 an independent judge, KL, perplexity, variety."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
-from hf_llm.data.checkpoints import checkpoint_path
 from hf_llm.data.tasks import load_task
 from hf_llm.rlhf.preferences import PreferenceData, load_split, prompt_ids
-from hf_llm.rlhf.reward_sources import open_reward_model
-from hf_llm.rlhf.rewards import RewardModel
+from hf_llm.rlhf.rewards import RewardModel, open_reward_model, open_reward_tokenizer
 from hf_llm.training.launching import set_cpu_threads
-from hf_llm.training.settings import build_section, load_settings
-from hf_llm.tuning.config import ModelSection
+from hf_llm.training.settings import build_section, describe, load_settings
 from hf_llm.tuning.conversations import is_conversation
-from hf_llm.tuning.finetuning import describe_dataset
-from hf_llm.tuning.models import open_model, open_tokenizer
+from hf_llm.tuning.job import describe_dataset
+from hf_llm.tuning.models import ModelSection, open_model, open_tokenizer
 
 from .comparison_page import table_text, write_page
 from .judging import Judge, best_of, distinct_n, labelled_texts, log_probs, sample_completions, standard_error
@@ -62,10 +60,8 @@ class ComparisonConfig:
             if getattr(self, name) < least:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least {least}")
 
-
-def load_comparison_config(path: str | Path, overrides: list[str] = ()) -> ComparisonConfig:
-    """The comparison that a YAML file and `--key value` overrides describe. ValueError names what is wrong."""
-    return build_section(ComparisonConfig, load_settings(path, overrides))
+    def to_dict(self) -> dict:
+        return asdict(self)
 
 
 @dataclass
@@ -105,15 +101,30 @@ class Samples:
 
 
 class Comparison:
-    """The parts of one comparison.
+    """A job of `hf_llm.training.command` that trains nothing but the judge."""
 
-    Raises:
-        ValueError: prompts that are conversations (the judge reads plain text), a judge's data without two classes, or
-            whatever cannot be opened.
-    """
+    @classmethod
+    def load(cls, path: str | Path, overrides: list[str] = ()) -> ComparisonConfig:
+        """The comparison that a YAML file and `--key value` overrides describe. Raises ValueError."""
+        return build_section(ComparisonConfig, load_settings(path, overrides))
 
-    def __init__(self, config: ComparisonConfig):
+    @classmethod
+    def describe(cls) -> Iterator[str]:
+        """Every key of a configuration."""
+        return describe(ComparisonConfig)
+
+    def __init__(self, config: ComparisonConfig, card_template: Path | None = None):
         self.config = config
+
+    def prepare(self) -> None:
+        """Open everything, and teach the judge.
+
+        Raises:
+            ValueError: prompts that are conversations (the judge reads plain text), a judge's data without two
+                classes, or whatever cannot be opened.
+        """
+        config = self.config
+        set_cpu_threads(config.cpu_threads)
         if missing := [path for path in config.pictures.values() if not Path(path).is_file()]:
             raise ValueError(f"pictures: there is no file {missing[0]!r}")
         rows = load_split(config.prompts, "prompts", "test")
@@ -124,8 +135,8 @@ class Comparison:
         self.tokenizer = open_tokenizer(config.before)
         self.end = self.tokenizer.eos_token_id
         self.prompt_ids = prompt_ids(self.tokenizer, self.prompts)
-        path = checkpoint_path(config.reward_model)
-        self.reward = RewardModel(open_reward_model(path), AutoTokenizer.from_pretrained(path), config.batch_size)
+        path = config.reward_model
+        self.reward = RewardModel(open_reward_model(path), open_reward_tokenizer(path), config.batch_size)
 
     def teach_judge(self) -> tuple[Judge, dict[str, float]]:
         train, test = (load_task(self.config.judge, split) for split in ("train", "test"))
@@ -141,10 +152,19 @@ class Comparison:
         facts = {"accuracy": judge.accuracy(*held_out), "majority": float(majority)}
         return judge, {**facts, "train_texts": len(texts), "test_texts": len(held_out[0])}
 
-    def run(self) -> dict:
+    def run(self) -> None:
+        """Compare, write the page and the files beside it, and print the table."""
+        self.prepare()
+        results, folder = self.compare(), self.config.output_dir
+        print(table_text(results))
+        print(f"\n  {folder}/index.html         the page\n  {folder}/metrics.json       the figures")
+        print(f"  {folder}/completions.jsonl  all completions", flush=True)
+
+    def compare(self) -> dict:
         """All figures; writes the page."""
         config, count = self.config, self.config.best_of
-        before, after = (open_model(s, AutoModelForCausalLM, self.tokenizer).eval() for s in self.sections())
+        sections = (config.before, config.after)
+        before, after = (open_model(s, AutoModelForCausalLM, self.tokenizer).eval() for s in sections)
         drawn = self.sample(before, num_samples=1 + count)
         first, pool = [rows[0] for rows in drawn], [rows[1:] for rows in drawn]
         flat = [ids for rows in pool for ids in rows]
@@ -178,9 +198,6 @@ class Comparison:
         write_page(folder, results, self.prompts, samples, config.shown, config.pictures)
         return results
 
-    def sections(self) -> tuple[ModelSection, ModelSection]:
-        return self.config.before, self.config.after
-
     def sample(self, model, num_samples: int) -> list[list[list[int]]]:
         config = self.config
         return sample_completions(
@@ -208,12 +225,3 @@ class Comparison:
             rewards, positive = self.rate(texts)
             found[name] = {"reward": float(numpy.mean(rewards)), "judged_positive": float(positive.mean())}
         return found
-
-
-def compare(config: ComparisonConfig, card_template: Path | None = None) -> None:
-    """Run a comparison and print its table."""
-    set_cpu_threads(config.cpu_threads)
-    results = Comparison(config).run()
-    print(table_text(results))
-    print(f"\n  {config.output_dir}/index.html         the page\n  {config.output_dir}/metrics.json       the figures")
-    print(f"  {config.output_dir}/completions.jsonl  all completions", flush=True)

@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline, make_union
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_llm.rlhf.generation import cut_at_end, plain_generation
+from hf_llm.rlhf.sampling import cut_at_end, plain_generation
 from hf_llm.rlhf.trl_internals import pad
 
 

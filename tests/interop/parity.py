@@ -11,13 +11,11 @@ from operator import attrgetter
 import torch
 import transformers
 
-from hf_llm.interop import convert, weights
+from hf_llm.interop import FAMILIES, convert, weights
 from hf_llm.interop.configurations import matters
-from hf_llm.interop.families import load_families
 from hf_llm.interop.meaning import architecture
 
 
-FAMILIES = load_families()
 TOLERANCE = 1e-5
 VOCABULARY = 61
 BOOKKEEPING = ("architectures", "transformers_version", "_name_or_path", "dtype")
@@ -28,7 +26,7 @@ def native_model(family: str, head: str = "auto", seed: int = 0, attention: str 
     config = transformers.CONFIG_MAPPING[family](**copy.deepcopy(overrides))
     head = next(iter(FAMILIES[family].heads)) if head == "auto" else head
     config._attn_implementation = attention
-    model = convert.native_class(FAMILIES[family], head, config)(config).eval()
+    model = convert.native_class(FAMILIES[family], head)(config).eval()
     redraw(model, seed)
     return model
 

@@ -1,5 +1,7 @@
-"""Liger's kernels beside the plain forms, under Triton's interpreter: `TRITON_INTERPRET=1 pytest tests/models/test_liger.py`
-where liger-kernel and triton are installed."""
+"""Liger's kernels beside the plain forms, under Triton's interpreter, where liger-kernel and triton are installed:
+
+    TRITON_INTERPRET=1 pytest tests/models/test_liger.py
+"""
 
 import os
 

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelFo
 
 from hf_llm import LLMDecoderConfig, LLMEncoderConfig, LLMEncoderDecoderConfig
 from hf_llm.interop import convert
-from hf_llm.interop.families import load_families
+from hf_llm.interop.families import FAMILIES
 from hf_llm.interop.meaning import architecture
 from hf_llm.presets import load_preset, preset_config, preset_names
 
@@ -73,10 +73,10 @@ def test_published_figure(name):
     assert abs(preset.parameters - figure) <= (INEXACT[name] * figure if name in INEXACT else unit)
 
 
-@pytest.mark.parametrize("name", [n for n in NATIVES if NATIVES[n][0] in load_families()])
+@pytest.mark.parametrize("name", [n for n in NATIVES if NATIVES[n][0] in FAMILIES])
 def test_same_architecture_as_the_native_configuration(name):
     model_type, fields = NATIVES[name]
-    family = load_families()[model_type]
+    family = FAMILIES[model_type]
     imported = convert.to_our_config(family, transformers.CONFIG_MAPPING[model_type](**fields))
     meant, wanted = architecture(preset_config(name)), architecture(imported)
     left = {*NO_MEANING, *family.undecided}
@@ -84,10 +84,10 @@ def test_same_architecture_as_the_native_configuration(name):
     assert {n: meant.get(n) for n in compared} == {n: wanted.get(n) for n in compared}
 
 
-@pytest.mark.parametrize("name", [n for n in NATIVES if NATIVES[n][0] in load_families()])
+@pytest.mark.parametrize("name", [n for n in NATIVES if NATIVES[n][0] in FAMILIES])
 def test_exports_to_the_architecture_that_it_is_named_after(name):
     model_type, _ = NATIVES[name]
-    convert.to_native_config(load_families()[model_type], preset_config(name))
+    convert.to_native_config(FAMILIES[model_type], preset_config(name))
 
 
 def test_every_preset_is_checked_against_something():

@@ -17,13 +17,13 @@ from hf_llm import LLMDecoderForCausalLM, cli
 from hf_llm.manifest import write_manifest
 from hf_llm.models.compat import TESTED_TRANSFORMERS
 from hf_llm.models.configuration import auto_map
-from hf_llm.publishing import check
+from hf_llm.publishing import Row, check
+from hf_llm.publishing.bare import outcome
 from hf_llm.publishing.checking import (
     FAILED,
     OPENING,
     PASSED,
     SKIPPED,
-    attempt,
     check_export,
     inspect,
     run_bare,
@@ -167,7 +167,7 @@ assert not found and huggingface_hub.get_token() is None, found
 # what only shows where the checkpoint is used by someone who has no hf_llm
 OPENED = {
     "whole": (replace("norms.py", "import torch\n", f"{LOOKING_FOR_SECRETS}import torch\n"), set()),
-    "code that needs hf_llm": (replace("norms.py", "import torch\n", "import hf_llm\nimport torch\n"), HEADS),
+    "code that needs hf_llm": (replace("losses.py", "import torch\n", "import hf_llm\nimport torch\n"), HEADS),
     "a tensor is missing": (weights(lambda t: t.pop("model.norm.weight")), HEADS),
     "tokens without embeddings": (tokens_without_embeddings, {"AutoTokenizer"}),
     "documents are not kept apart": (
@@ -185,7 +185,7 @@ OPENED_SLOWLY = {
         {"padding"},
     ),
     "no tokenizer": (remove_tokenizer, {"AutoTokenizer"}),
-    "a code file is missing": (remove("norms.py"), HEADS),
+    "a code file is missing": (remove("losses.py"), HEADS),
     "the configuration is not there": (remove("configuration.py"), {"AutoConfig"}),
     "a head that is not there": (
         configure("config.json", auto_map=auto_map("decoder") | {"AutoModelForQuestionAnswering": "decoder.Nothing"}),
@@ -325,7 +325,7 @@ def test_a_checkpoint_of_another_version_is_not_compared(decoder, tmp_path):
 
 
 def test_an_export_that_computes_something_else_fails(decoder, monkeypatch):
-    row = attempt("export", check_export, read_folder(decoder))
+    row = Row("export", *outcome(check_export, read_folder(decoder)))
     assert row.result == PASSED and "qwen3" in row.seen
 
     def changed(model):
@@ -334,7 +334,7 @@ def test_an_export_that_computes_something_else_fails(decoder, monkeypatch):
         return native
 
     monkeypatch.setattr("hf_llm.publishing.checking.to_native", changed)
-    row = attempt("export", check_export, read_folder(decoder))
+    row = Row("export", *outcome(check_export, read_folder(decoder)))
     assert row.result == FAILED and "Qwen3ForCausalLM differs" in row.seen
 
 

@@ -8,50 +8,50 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hf_llm.rlhf.methods import load_align_config
-from hf_llm.rlhf.reward_modeling import load_reward_config
+from hf_llm.rlhf.aligning import ALIGNMENTS
+from hf_llm.rlhf.reward_modeling import RewardModeling
 from hf_llm.training.pretraining import Pretraining
 from hf_llm.tuning.sft import Sft
-from studies.comparison import load_comparison_config
+from studies.comparison import Comparison
 
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "recipes" / "configs"
 SHORT = {
-    "max_steps": 4,
+    "max_steps": 2,
     "warmup_steps": 1,
-    "save_steps": 4,
-    "eval_steps": 4,
+    "save_steps": 2,
+    "eval_steps": 2,
+    "per_device_train_batch_size": 4,
+    "bf16": False,
     "report_to": "none",
     "disable_tqdm": True,
 }
-ROLLOUTS = {"per_device_train_batch_size": 4, "num_iterations": 2, "max_completion_length": 6}
-# configuration -> its recipe, what reads it, what is changed to be done in seconds
+ROLLOUTS = {"num_iterations": 1, "max_completion_length": 6}
+SMALL = {"hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 96}
+FEW = {"max_train_samples": 64, "max_validation_samples": 16, "max_test_samples": 32}
+# configuration -> its recipe, its job, what is changed to be done in seconds
 STAGES = {
-    "pretrain": ("pretrain", Pretraining.load, {"training": SHORT, "data": {"validation_rows": 16}}),
-    "sft": ("sft", Sft.load, {"training": {**SHORT, "eval_strategy": "no"}, "data": {"max_test_samples": 32}}),
-    "reward": (
-        "reward_model",
-        load_reward_config,
-        {"training": SHORT, "data": {"max_validation_samples": 32, "max_test_samples": 32}},
-    ),
+    "pretrain": ("pretrain", Pretraining, {"model": SMALL, "training": SHORT, "data": {"validation_rows": 16}}),
+    "sft": ("sft", Sft, {"training": {**SHORT, "eval_strategy": "no"}, "data": FEW, "samples": {"max_new_tokens": 6}}),
+    "reward": ("reward_model", RewardModeling, {"training": SHORT, "data": FEW}),
     "ppo": (
         "ppo",
-        lambda path: load_align_config("ppo", path),
-        {"training": {**SHORT, **ROLLOUTS}, "data": {"max_validation_samples": 64, "max_test_samples": 64}},
+        ALIGNMENTS["ppo"],
+        {"training": {**SHORT, **ROLLOUTS}, "data": FEW, "completions": {"max_new_tokens": 6}},
     ),
-    "report": ("rlhf_report", load_comparison_config, {"prompts": {"max_test_samples": 24}, "max_new_tokens": 6}),
+    "report": ("rlhf_report", Comparison, {"prompts": {"max_test_samples": 24}, "max_new_tokens": 6}),
 }
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_configurations(name):
-    _, load, _ = STAGES[name]
-    assert load(CONFIGS / "demo-rlhf" / f"{name}.yaml").output_dir.startswith("outputs/demo-rlhf/")
+    _, job, _ = STAGES[name]
+    assert job.load(CONFIGS / "demo-rlhf" / f"{name}.yaml").output_dir.startswith("outputs/demo-rlhf/")
 
 
 def test_the_other_report():
-    assert load_comparison_config(CONFIGS / "rlhf-report-sentiment.yaml").after.adapter == "outputs/ppo-sentiment"
+    assert Comparison.load(CONFIGS / "rlhf-report-sentiment.yaml").after.adapter == "outputs/ppo-sentiment"
 
 
 @pytest.mark.slow

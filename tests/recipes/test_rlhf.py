@@ -1,5 +1,6 @@
 """The recipes of preferences and rewards: a reward model, DPO, KTO, GRPO, RLOO and PPO on tiny models."""
 
+import functools
 import json
 import math
 import re
@@ -18,13 +19,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from trl import RewardConfig, RewardTrainer
 
-from hf_llm.rlhf.methods import METHODS, load_align_config
-from hf_llm.rlhf.preferences import PreferenceData, Ratings, load_split, pairs_of_ratings, prompt_ids, scored_ids
+from hf_llm.rlhf.aligning import ALIGNMENTS
+from hf_llm.rlhf.methods import METHODS
+from hf_llm.rlhf.preferences import PreferenceData, Ratings, load_split, pairs_of_ratings, prompt_ids
 from hf_llm.rlhf.reward_functions import make_reward_function
-from hf_llm.rlhf.reward_modeling import judge, load_reward_config
-from hf_llm.rlhf.reward_sources import open_reward_model
-from hf_llm.rlhf.rewards import RewardModel
-from hf_llm.rlhf.runs import make_arguments
+from hf_llm.rlhf.reward_modeling import RewardModeling, judge
+from hf_llm.rlhf.rewards import RewardModel, open_reward_model, scored_ids
 
 
 ROOT = Path(__file__).parents[2]
@@ -237,7 +237,7 @@ def test_what_is_cut_and_left_out_is_reported_of_every_split(name, data, recipe,
     assert status == 0, error
     card, tokenizer = (run / "README.md").read_text(), AutoTokenizer.from_pretrained(checkpoints["decoder"])
     for split in ("train", "validation", "test"):
-        rows = load_split(PreferenceData(files[data]), METHODS[name].data, split)
+        rows = load_split(PreferenceData(dataset=files[data]), METHODS[name].data, split)
         prompts = [len(ids) for ids in prompt_ids(tokenizer, rows["prompt"][:])]
         sides = [side for side in ("chosen", "rejected", "completion") if side in rows.column_names]
         wholes = [max(len(scored_ids(tokenizer, row["prompt"], row[side])) for side in sides) for row in rows]
@@ -256,7 +256,7 @@ def test_conversations_of_parts(files, tmp_path):
     said = [{"role": "assistant", "content": parts}]
     rows = [{"prompt": [{"role": "user", "content": f"{n}"}], "chosen": said, "rejected": said[:0]} for n in range(30)]
     rows = [{**row, "rejected": [{"role": "assistant", "content": "blue"}]} for row in rows]
-    data = PreferenceData(write_jsonl(tmp_path / "rows.jsonl", rows))
+    data = PreferenceData(dataset=write_jsonl(tmp_path / "rows.jsonl", rows))
     loaded = load_split(data, "pairs of completions", "train")
     assert loaded[0]["chosen"] == [{"role": "assistant", "content": "red\ncat"}]
     assert loaded[0]["rejected"] == [{"role": "assistant", "content": "blue"}]
@@ -264,7 +264,7 @@ def test_conversations_of_parts(files, tmp_path):
 
 SILENT = [{"role": "assistant", "content": None}]
 BAD_ROWS = {
-    "null content": ({"prompt": "a", "chosen": SILENT, "rejected": SILENT * 2}, {}, "must be a text"),
+    "null content": ({"prompt": "a", "chosen": SILENT, "rejected": SILENT * 2}, {}, "which is no text"),
     "null in a conversation": (
         {"prompt": SILENT, "chosen": SILENT, "rejected": SILENT * 2},
         {},
@@ -284,7 +284,7 @@ def test_bad_rows_are_named(case, tmp_path):
     rows = [{**row, **(good if n % 2 else {}), "number": n} for n in range(40)]
     kind = "prompts" if "prompt_words" in options else "pairs of texts"
     with pytest.raises(ValueError, match=re.escape(message)):
-        load_split(PreferenceData(write_jsonl(tmp_path / "rows.jsonl", rows), **options), kind, "train")
+        load_split(PreferenceData(dataset=write_jsonl(tmp_path / "rows.jsonl", rows), **options), kind, "train")
 
 
 def test_ppo_with_a_reward_model_adapter_and_an_encoder_decoder(recipe, run, checkpoints):
@@ -347,7 +347,8 @@ def test_resuming_in_a_later_epoch_is_exact(recipe, run, name):
 
 
 def test_reward_functions():
-    make, conversation = make_reward_function, [[{"role": "assistant", "content": "Red cat."}]]
+    make = functools.partial(make_reward_function, columns=["answer", "n"])
+    conversation = [[{"role": "assistant", "content": "Red cat."}]]
     assert make("length", {"target": 2})(completions=["a b", "a", "a b c d e"]) == [1, 0.5, 0]
     assert make("regex", {"pattern": r"^\d+$"})(completions=["12", "a 12"]) == [1, 0]
     assert make("answer", {})(completions=conversation, answer=["red"]) == [1]
@@ -407,10 +408,6 @@ def test_bad_input_is_one_clear_error(recipe, run, checkpoints, case):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_configuration_is_legal(path, tmp_path):
-    output = ["--output_dir", str(tmp_path)]
-    if path.stem.startswith("reward-"):
-        config, arguments = load_reward_config(path, output), RewardConfig
-    else:
-        method = path.stem.partition("-")[0]
-        config, arguments = load_align_config(method, path, output), METHODS[method].config
-    assert make_arguments(config, arguments).output_dir == str(tmp_path)
+    job = RewardModeling if path.stem.startswith("reward-") else ALIGNMENTS[path.stem.partition("-")[0]]
+    run = job(job.load(path, ["--output_dir", str(tmp_path)]))
+    assert run.make_arguments().output_dir == str(tmp_path)

@@ -5,15 +5,16 @@ import json
 import subprocess
 import sys
 
-import matplotlib.image
 import pytest
 import torch
 from datasets import Dataset
+from matplotlib.figure import Figure
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, TrainerCallback
 
-from hf_llm.rlhf.plots import PANELS, plot_history
+from hf_llm.rlhf.logs import PANELS
+from hf_llm.training.report import draw_history
 from hf_llm.training.saving import TrainingDiverged
 
 from . import toys
@@ -354,15 +355,17 @@ def test_logs_and_tables(tmp_path, capsys):
     assert "share_of_a" in capsys.readouterr().out
 
 
-def test_the_picture(tmp_path):
+def test_the_picture(tmp_path, monkeypatch):
     """Every panel has its lines; what was not logged is left out."""
-    keys = [key for panel in PANELS.values() for key, _ in panel if key != "eval_kl"]
-    history = [{"step": step, **{key: float(step) for key in keys}} for step in (1, 2, 3)]
-    plot_history(tmp_path / "ppo.png", history, "run")
-    plot_history(tmp_path / "empty.png", [{"step": 1, "loss": 0.1}])
-    image, empty = (matplotlib.image.imread(tmp_path / f"{name}.png") for name in ("ppo", "empty"))
-    assert image.shape == empty.shape and image.shape[0] > 1000
-    assert (image != empty).any(-1).mean() > 0.005
+    drawn = {}
+    monkeypatch.setattr("hf_llm.training.report.draw_figures", lambda folder, figures: drawn.update(figures))
+    run = toys.trainer(tmp_path, max_steps=2)
+    run.train()
+    drawn["ppo.png"](figure := Figure())
+    assert [axes.get_ylabel() for axes in figure.axes] == [heading for heading, _ in PANELS]
+    assert [len(axes.lines) for axes in figure.axes] == [len(keys) for _, keys in PANELS]
+    draw_history(empty := Figure(), [{"step": 1, "loss": 0.1}], PANELS)
+    assert not empty.axes[0].lines
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):

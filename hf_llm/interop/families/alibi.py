@@ -1,12 +1,9 @@
 """BLOOM and MPT: ALiBi, plain feed-forward of four times the width, fused projections."""
 
-from ..family import Family, Group, Rule, renamed, same
+from ..family import Family, Group, renamed, same
 from ..ops import fused, fused_by_group
-from .eleuther import MEGATRON_FEED_FORWARD
-from .gpt import HEADS
+from ..parts import GPT_HEADS, LAYER_NORM, MEGATRON_MLP, PLAIN, layer, qkv
 
-
-QKV = ("layers.{i}.self_attn.q_proj", "layers.{i}.self_attn.k_proj", "layers.{i}.self_attn.v_proj")
 
 # BLOOM has no limit on the length; its checkpoints note the length they were trained with beside the declared fields.
 BLOOM_LENGTH = Group(
@@ -41,29 +38,20 @@ BLOOM = Family(
         ),
         BLOOM_LENGTH,
     ),
-    constants={
-        "norm_type": "layernorm",
-        "norm_bias": True,
-        "embedding_norm": True,
-        "position_embedding": "alibi",
-        "attention_bias": True,
-        "feed_forward": "plain",
-        "mlp_bias": True,
-        "hidden_act": "gelu_fast",
-    },
+    constants=LAYER_NORM
+    | PLAIN
+    | {"embedding_norm": True, "position_embedding": "alibi", "attention_bias": True, "hidden_act": "gelu_fast"},
     ignores=("pretraining_tp", "slow_but_exact"),
     refuse=_unsupported_bloom,
     weights={
         "embed_tokens": "word_embeddings",
         "embed_norm": "word_embeddings_layernorm",
         "norm": "ln_f",
-        "layers.{i}.self_attn_norm": "h.{i}.input_layernorm",
-        "layers.{i}.mlp_norm": "h.{i}.post_attention_layernorm",
-        "layers.{i}.self_attn.o_proj": "h.{i}.self_attention.dense",
-        **{f"layers.{{i}}.mlp.{ours}": f"h.{{i}}.mlp.{name}" for ours, name in MEGATRON_FEED_FORWARD.items()},
+        **layer("h.{i}", self_attn_norm="input_layernorm", mlp_norm="post_attention_layernorm"),
+        **layer("h.{i}", o_proj="self_attention.dense", **MEGATRON_MLP),
     },
-    rules=(Rule(QKV, ("h.{i}.self_attention.query_key_value",), fused_by_group),),
-    heads=HEADS,
+    rules=(qkv("h.{i}.self_attention.query_key_value", fused_by_group),),
+    heads=GPT_HEADS,
 )
 
 
@@ -92,6 +80,11 @@ def _unsupported_mpt(native) -> str | None:
     return None
 
 
+def _mpt_attention(native) -> dict:
+    attention = native.attn_config
+    return {"clip_qkv": attention.clip_qkv or None, "attention_scale": attention.softmax_scale}
+
+
 MPT = Family(
     name="mpt",
     stack="decoder",
@@ -109,10 +102,7 @@ MPT = Family(
         Group(
             ("attn_config",),
             ("clip_qkv", "attention_scale"),
-            lambda native: {
-                "clip_qkv": native.attn_config.clip_qkv or None,
-                "attention_scale": native.attn_config.softmax_scale,
-            },
+            _mpt_attention,
             lambda ours: {"attn_config": {"clip_qkv": ours.clip_qkv, "softmax_scale": ours.attention_scale}},
         ),
     ),
@@ -127,12 +117,8 @@ MPT = Family(
     weights={
         "embed_tokens": "wte",
         "norm": "norm_f",
-        "layers.{i}.self_attn_norm": "blocks.{i}.norm_1",
-        "layers.{i}.mlp_norm": "blocks.{i}.norm_2",
-        "layers.{i}.self_attn.o_proj": "blocks.{i}.attn.out_proj",
-        "layers.{i}.mlp": "blocks.{i}.ffn",
+        **layer("blocks.{i}", self_attn_norm="norm_1", mlp_norm="norm_2", o_proj="attn.out_proj", mlp="ffn"),
     },
-    rules=(Rule(QKV, ("blocks.{i}.attn.Wqkv",), fused),),
-    heads=HEADS,
+    rules=(qkv("blocks.{i}.attn.Wqkv", fused),),
+    heads=GPT_HEADS,
 )
-FAMILIES = (BLOOM, MPT)

@@ -2,30 +2,43 @@
 
 import math
 
-from ..family import Family, Field, Group, Rule, renamed, same
+from ..family import Family, Field, Group, renamed, same
 from ..ops import fused_by_group
-from ..parts import rope
-from .gpt import HEADS, NORMS
+from ..parts import (
+    DENSE,
+    GPT_HEADS,
+    LAYER_NORM,
+    LEARNED,
+    MEGATRON_MLP,
+    N_DROPOUTS,
+    N_SIZES,
+    PLAIN,
+    QA,
+    SIZES,
+    layer,
+    qkv,
+    rope,
+    switch,
+)
 
 
-CONSTANTS = {"norm_type": "layernorm", "norm_bias": True, "feed_forward": "plain", "mlp_bias": True}
+CONSTANTS = LAYER_NORM | PLAIN
 EMBEDDINGS = {"embed_tokens": "wte", "norm": "ln_f"}
 
 
 # ---- GPT-Neo: global and local attention in turn, scores that are not scaled, a bias on the output alone ----------
 
+KINDS = {"global": "full_attention", "local": "sliding_attention"}
+
 
 def _neo_layers(native) -> dict:
-    names = {"global": "full_attention", "local": "sliding_attention"}
-    layer_types = [names[kind] for kind in native.attention_layers]
-    return {
-        "layer_types": layer_types,
-        "sliding_window": native.window_size if "sliding_attention" in layer_types else None,
-    }
+    layer_types = [KINDS[kind] for kind in native.attention_layers]
+    window = native.window_size if "sliding_attention" in layer_types else None
+    return {"layer_types": layer_types, "sliding_window": window}
 
 
 def _neo_attention_types(ours) -> dict:
-    names = {"full_attention": "global", "sliding_attention": "local"}
+    names = {ours: native for native, ours in KINDS.items()}
     window = {} if ours.sliding_window is None else {"window_size": ours.sliding_window}
     return {"attention_types": [[[names[kind] for kind in ours.layer_types], 1]], **window}
 
@@ -48,22 +61,14 @@ GPT_NEO = Family(
             ("attention_types", "window_size"), ("layer_types", "sliding_window"), _neo_layers, _neo_attention_types
         ),
     ),
-    constants={
-        **CONSTANTS,
-        "position_embedding": "learned",
-        "attention_scale": 1.0,
-        "attention_output_bias": True,
-    },
+    constants=CONSTANTS | LEARNED | {"attention_scale": 1.0, "attention_output_bias": True},
     weights={
         **EMBEDDINGS,
-        **NORMS,
         "embed_positions": "wpe",
-        "layers.{i}.self_attn.o_proj": "h.{i}.attn.attention.out_proj",
-        "layers.{i}.self_attn": "h.{i}.attn.attention",
-        "layers.{i}.mlp.up_proj": "h.{i}.mlp.c_fc",
-        "layers.{i}.mlp.down_proj": "h.{i}.mlp.c_proj",
+        **layer("h.{i}", self_attn_norm="ln_1", o_proj="attn.attention.out_proj", self_attn="attn.attention"),
+        **layer("h.{i}", mlp_norm="ln_2", up_proj="mlp.c_fc", down_proj="mlp.c_proj"),
     },
-    heads=HEADS,
+    heads=GPT_HEADS,
 )
 
 
@@ -78,85 +83,56 @@ def _partial_rotation(native) -> dict:
     return {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": factor}}
 
 
-def _rotary_dim(ours) -> dict:
-    return {"rotary_dim": next(iter(ours.rotary_dim.values()), 2)}
-
-
 GPTJ = Family(
     name="gptj",
     stack="decoder",
     fields=(
         *same("vocab_size", "tie_word_embeddings", "initializer_range", "use_cache"),
-        *renamed(
-            hidden_size="n_embd",
-            num_hidden_layers="n_layer",
-            num_attention_heads="n_head",
-            intermediate_size="n_inner",
-            max_position_embeddings="n_positions",
-            norm_eps="layer_norm_epsilon",
-            hidden_act="activation_function",
-            residual_dropout="resid_pdrop",
-            embedding_dropout="embd_pdrop",
-            attention_dropout="attn_pdrop",
+        *renamed(intermediate_size="n_inner", max_position_embeddings="n_positions"),
+        *renamed(norm_eps="layer_norm_epsilon", hidden_act="activation_function"),
+        *N_SIZES,
+        *N_DROPOUTS,
+        Group(
+            ("rotary_dim",),
+            ("rope_parameters",),
+            _partial_rotation,
+            lambda ours: {"rotary_dim": next(iter(ours.rotary_dim.values()), 2)},
         ),
-        Group(("rotary_dim",), ("rope_parameters",), _partial_rotation, _rotary_dim),
     ),
-    constants={**CONSTANTS, "norm_placement": "parallel", "rope_interleaved": True, "lm_head_bias": True},
+    constants=CONSTANTS | {"norm_placement": "parallel", "rope_interleaved": True, "lm_head_bias": True},
     refuse=lambda native: None if native.rotary_dim else f"`rotary_dim={native.rotary_dim}`: it rotates no dimension",
     weights={
         **EMBEDDINGS,
-        "layers.{i}.self_attn_norm": "h.{i}.ln_1",
-        "layers.{i}.self_attn.o_proj": "h.{i}.attn.out_proj",
-        "layers.{i}.self_attn": "h.{i}.attn",
-        "layers.{i}.mlp.up_proj": "h.{i}.mlp.fc_in",
-        "layers.{i}.mlp.down_proj": "h.{i}.mlp.fc_out",
+        **layer("h.{i}", self_attn_norm="ln_1", o_proj="attn.out_proj", self_attn="attn"),
+        **layer("h.{i}.mlp", up_proj="fc_in", down_proj="fc_out"),
     },
-    heads={"ForCausalLM": {}, "ForSequenceClassification": {}, "ForQuestionAnswering": {"score": "qa_outputs"}},
+    heads={"ForCausalLM": {}, "ForSequenceClassification": {}, **QA},
 )
 
 
 # ---- GPT-NeoX: parallel branches with a norm each, RoPE on a part of each head, fused projections -----------------
 
-MEGATRON_FEED_FORWARD = {"up_proj": "dense_h_to_4h", "down_proj": "dense_4h_to_h"}
-
 GPT_NEOX = Family(
     name="gpt_neox",
     stack="decoder",
     fields=(
-        *same("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
-        *same("max_position_embeddings", "hidden_act", "attention_bias", "tie_word_embeddings"),
+        *SIZES,
+        *DENSE,
+        *same("max_position_embeddings", "hidden_act", "attention_bias"),
         *same("attention_dropout", "classifier_dropout", "initializer_range", "use_cache"),
         *renamed(norm_eps="layer_norm_eps"),
         Field("hidden_dropout", ("residual_dropout", "embedding_dropout")),
         rope(partial=True),
-        Group(
-            ("use_parallel_residual",),
-            ("norm_placement", "parallel_norms"),
-            lambda native: (
-                {"norm_placement": "parallel", "parallel_norms": 2}
-                if native.use_parallel_residual
-                else {"norm_placement": "pre"}
-            ),
-            lambda ours: {"use_parallel_residual": ours.norm_placement == "parallel"},
-        ),
+        switch("use_parallel_residual", "norm_placement", "parallel", "pre"),
     ),
-    constants=CONSTANTS,
+    constants=CONSTANTS | {"parallel_norms": 2},
     ignores=("is_decoder",),
     weights={
         "embed_tokens": "embed_in",
         "norm": "final_layer_norm",
-        "layers.{i}.self_attn_norm": "layers.{i}.input_layernorm",
-        "layers.{i}.mlp_norm": "layers.{i}.post_attention_layernorm",
-        "layers.{i}.self_attn.o_proj": "layers.{i}.attention.dense",
-        **{f"layers.{{i}}.mlp.{ours}": f"layers.{{i}}.mlp.{name}" for ours, name in MEGATRON_FEED_FORWARD.items()},
+        **layer("layers.{i}", self_attn_norm="input_layernorm", mlp_norm="post_attention_layernorm"),
+        **layer("layers.{i}", o_proj="attention.dense", **MEGATRON_MLP),
     },
-    rules=(
-        Rule(
-            ("layers.{i}.self_attn.q_proj", "layers.{i}.self_attn.k_proj", "layers.{i}.self_attn.v_proj"),
-            ("layers.{i}.attention.query_key_value",),
-            fused_by_group,
-        ),
-    ),
-    heads=HEADS,
+    rules=(qkv("layers.{i}.attention.query_key_value", fused_by_group),),
+    heads=GPT_HEADS,
 )
-FAMILIES = (GPT_NEO, GPTJ, GPT_NEOX)

@@ -7,12 +7,9 @@ new, 1 norm       shared                      any                 falcon-11b
 new, 2 norms      one for each branch         any                 falcon-40b, falcon-180b
 """
 
-from ..family import Family, Field, Group, Rule, renamed, same
+from ..family import Family, Field, Group, renamed, same
 from ..ops import fused_by_group
-from ..parts import rope
-from .alibi import QKV
-from .eleuther import MEGATRON_FEED_FORWARD
-from .gpt import HEADS
+from ..parts import GPT_HEADS, LAYER_NORM, MEGATRON_MLP, SIZES, layer, qkv, rope
 
 
 ROPE = rope()
@@ -24,18 +21,11 @@ def _num_norms(native) -> int:
 
 
 def _layers(native) -> dict:
-    key_value_heads = native.num_attention_heads
-    if native.new_decoder_architecture:
-        key_value_heads = native.num_kv_heads
-    elif native.multi_query:
-        key_value_heads = 1
-    if not native.parallel_attn:
-        return {"num_key_value_heads": key_value_heads, "norm_placement": "pre"}
-    return {
-        "num_key_value_heads": key_value_heads,
-        "norm_placement": "parallel",
-        "parallel_norms": _num_norms(native),
-    }
+    heads = native.num_kv_heads if native.new_decoder_architecture else 1 if native.multi_query else None
+    values = {"num_key_value_heads": native.num_attention_heads if heads is None else heads, "norm_placement": "pre"}
+    return values | (
+        {"norm_placement": "parallel", "parallel_norms": _num_norms(native)} if native.parallel_attn else {}
+    )
 
 
 def _native_layers(ours) -> dict:
@@ -73,16 +63,12 @@ def _unsupported(native) -> str | None:
 
 
 def _weights(config) -> dict[str, str]:
-    first, second = "input_layernorm", "post_attention_layernorm"
-    if config.norm_placement == "parallel" and config.parallel_norms == 2:
-        first, second = "ln_attn", "ln_mlp"
+    two = config.norm_placement == "parallel" and config.parallel_norms == 2
+    first, second = ("ln_attn", "ln_mlp") if two else ("input_layernorm", "post_attention_layernorm")
     return {
         "embed_tokens": "word_embeddings",
         "norm": "ln_f",
-        "layers.{i}.self_attn_norm": f"h.{{i}}.{first}",
-        "layers.{i}.mlp_norm": f"h.{{i}}.{second}",
-        "layers.{i}.self_attn.o_proj": "h.{i}.self_attention.dense",
-        **{f"layers.{{i}}.mlp.{ours}": f"h.{{i}}.mlp.{name}" for ours, name in MEGATRON_FEED_FORWARD.items()},
+        **layer("h.{i}", self_attn_norm=first, mlp_norm=second, o_proj="self_attention.dense", **MEGATRON_MLP),
     }
 
 
@@ -90,14 +76,10 @@ FALCON = Family(
     name="falcon",
     stack="decoder",
     fields=(
-        *same("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"),
-        *same("tie_word_embeddings", "attention_dropout", "initializer_range", "use_cache"),
-        *renamed(
-            intermediate_size="ffn_hidden_size",
-            norm_eps="layer_norm_epsilon",
-            hidden_act="activation",
-            residual_dropout="hidden_dropout",
-        ),
+        *SIZES,
+        *same("max_position_embeddings", "attention_dropout", "initializer_range", "use_cache"),
+        *renamed(intermediate_size="ffn_hidden_size", norm_eps="layer_norm_epsilon"),
+        *renamed(hidden_act="activation", residual_dropout="hidden_dropout"),
         Field("bias", ("attention_bias", "attention_output_bias", "mlp_bias")),
         Group(
             ("new_decoder_architecture", "num_ln_in_parallel_attn", "num_kv_heads", "multi_query", "parallel_attn"),
@@ -112,10 +94,9 @@ FALCON = Family(
             _native_positions,
         ),
     ),
-    constants={"norm_type": "layernorm", "norm_bias": True, "feed_forward": "plain"},
+    constants=LAYER_NORM | {"feed_forward": "plain"},
     refuse=_unsupported,
     weights=_weights,
-    rules=(Rule(QKV, ("h.{i}.self_attention.query_key_value",), fused_by_group),),
-    heads=HEADS,
+    rules=(qkv("h.{i}.self_attention.query_key_value", fused_by_group),),
+    heads=GPT_HEADS,
 )
-FAMILIES = (FALCON,)

@@ -2,50 +2,26 @@
 
 from ..family import Family, Field, Rule, renamed, same
 from ..ops import fused_transposed, transpose
+from ..parts import GPT_HEADS, LAYER_NORM, LEARNED, N_DROPOUTS, N_SIZES, PLAIN, POST_NORM, layer, qkv, switch
 
 
 FIELDS = (
     *same("vocab_size", "tie_word_embeddings", "initializer_range"),
-    *renamed(
-        hidden_size="n_embd",
-        num_hidden_layers="n_layer",
-        num_attention_heads="n_head",
-        max_position_embeddings="n_positions",
-        norm_eps="layer_norm_epsilon",
-        residual_dropout="resid_pdrop",
-        embedding_dropout="embd_pdrop",
-        attention_dropout="attn_pdrop",
-    ),
+    *renamed(max_position_embeddings="n_positions", norm_eps="layer_norm_epsilon"),
+    *N_SIZES,
+    *N_DROPOUTS,
 )
-CONSTANTS = {
-    "norm_type": "layernorm",
-    "norm_bias": True,
-    "position_embedding": "learned",
-    "attention_bias": True,
-    "feed_forward": "plain",
-    "mlp_bias": True,
-}
+CONSTANTS = LAYER_NORM | PLAIN | LEARNED | {"attention_bias": True}
 RULES = (
-    Rule(
-        ("layers.{i}.self_attn.q_proj", "layers.{i}.self_attn.k_proj", "layers.{i}.self_attn.v_proj"),
-        ("h.{i}.attn.c_attn",),
-        fused_transposed,
-    ),
+    qkv("h.{i}.attn.c_attn", fused_transposed),
     Rule(("layers.{i}.self_attn.o_proj",), ("h.{i}.attn.c_proj",), transpose),
     Rule(("layers.{i}.mlp.up_proj",), ("h.{i}.mlp.c_fc",), transpose),
     Rule(("layers.{i}.mlp.down_proj",), ("h.{i}.mlp.c_proj",), transpose),
 )
-NORMS = {"layers.{i}.self_attn_norm": "h.{i}.ln_1", "layers.{i}.mlp_norm": "h.{i}.ln_2"}
-HEADS = {
-    "ForCausalLM": {},
-    "ForSequenceClassification": {},
-    "ForTokenClassification": {"score": "classifier"},
-    "ForQuestionAnswering": {"score": "qa_outputs"},
-}
+NORMS = layer("h.{i}", self_attn_norm="ln_1", mlp_norm="ln_2")
 SUMMARY_HEAD = tuple(
     f"summary_{name}" for name in ("type", "use_proj", "activation", "proj_to_labels", "first_dropout")
 )
-
 # The 2018 code has its own table of activations, in which "gelu" is the tanh approximation.
 OPENAI_ACTIVATIONS = {"gelu": "gelu_new", "relu": "relu", "silu": "silu", "swish": "silu"}
 
@@ -61,7 +37,7 @@ OPENAI_GPT = Family(
             lambda name: name if name in ("relu", "silu") else "gelu",
         ),
     ),
-    constants={**CONSTANTS, "norm_placement": "post", "final_norm": False},
+    constants=CONSTANTS | POST_NORM,
     ignores=SUMMARY_HEAD,
     weights={"embed_tokens": "tokens_embed", "embed_positions": "positions_embed", **NORMS},
     rules=RULES,
@@ -78,12 +54,7 @@ GPT2 = Family(
             intermediate_size="n_inner",
             scale_attention_by_inverse_layer_idx="scale_attn_by_inverse_layer_idx",
         ),
-        Field(
-            "scale_attn_weights",
-            ("attention_scale",),
-            lambda scaled: None if scaled else 1.0,
-            lambda scale: scale is None,
-        ),
+        switch("scale_attn_weights", "attention_scale", None, 1.0),
     ),
     constants=CONSTANTS,
     requires={"add_cross_attention": False},
@@ -91,6 +62,5 @@ GPT2 = Family(
     legacy=lambda native: {"n_ctx": native.n_positions},
     weights={"embed_tokens": "wte", "embed_positions": "wpe", "norm": "ln_f", **NORMS},
     rules=RULES,
-    heads=HEADS,
+    heads=GPT_HEADS,
 )
-FAMILIES = (OPENAI_GPT, GPT2)

@@ -1,25 +1,20 @@
 """gpt-oss: attention sinks, alternating windows, YaRN, and biased experts behind a clamped gate."""
 
-from ..family import Family, Rule, same
+from ..family import Rule, same
 from ..ops import interleaved_halves, transpose
-from ..parts import EXPERTS_EVERYWHERE, HEADS, PRE_NORMS, RMS_EPS, SIZES, TRAINING, WINDOW_BY_LAYER, experts, rope
+from ..parts import EXPERTS_EVERYWHERE, HEADS, PRE_NORMS, WINDOW_BY_LAYER, experts, llama_like, rope
 
 
 EXPERTS = "layers.{i}.mlp.experts."
 
-GPT_OSS = Family(
-    name="gpt_oss",
-    stack="decoder",
-    fields=(
-        *(entry for entry in SIZES if entry.native != "hidden_act"),
-        *RMS_EPS,
-        *TRAINING,
-        *EXPERTS_EVERYWHERE,
-        *same("head_dim", "attention_bias", "swiglu_limit", "swiglu_alpha"),
-        experts("num_local_experts"),
-        WINDOW_BY_LAYER,
-        rope(),
-    ),
+GPT_OSS = llama_like(
+    "gpt_oss",
+    *EXPERTS_EVERYWHERE,
+    *same("head_dim", "attention_bias", "swiglu_limit", "swiglu_alpha"),
+    experts("num_local_experts"),
+    WINDOW_BY_LAYER,
+    rope(),
+    hidden_act=None,
     constants={"attention_sinks": True, "router_bias": True, "expert_bias": True},
     ignores=("hidden_act",),  # the gate is fixed
     weights=PRE_NORMS | {"layers.{i}.mlp.gate": "layers.{i}.mlp.router"},
@@ -30,4 +25,3 @@ GPT_OSS = Family(
     ),
     heads=HEADS,
 )
-FAMILIES = (GPT_OSS,)

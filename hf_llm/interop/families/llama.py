@@ -1,54 +1,33 @@
 """Llama and its near relations: RMSNorm before each branch, RoPE, gated feed-forward."""
 
 import math
-from typing import Any
 
-from ..family import Family, Field, Group, same
+from ..family import Field, Group, same
 from ..parts import (
+    BIASES,
+    DENSE,
     EXPERTS_EVERYWHERE,
     HEAD_DIM,
-    HEADS_WITH_QA,
-    PRE_NORMS,
-    RMS_EPS,
-    SIZES,
-    TRAINING,
+    WINDOW_BY_LAYER,
     WINDOW_EVERYWHERE,
     experts,
+    llama_like,
     one_if_unset,
     rope,
 )
 
 
-COMMON = (*SIZES, *RMS_EPS, *TRAINING, HEAD_DIM, rope())
-DENSE = same("intermediate_size")
+COMMON = (HEAD_DIM, rope())
 
-LLAMA = Family(
-    name="llama",
-    stack="decoder",
-    fields=(*COMMON, *DENSE, *same("attention_bias", "mlp_bias")),
-    ignores=("pretraining_tp",),
-    weights=PRE_NORMS,
-    heads=HEADS_WITH_QA,
-)
-MISTRAL = Family(
-    name="mistral",
-    stack="decoder",
-    fields=(*COMMON, *DENSE, WINDOW_EVERYWHERE),
-    weights=PRE_NORMS,
-    heads=HEADS_WITH_QA,
-)
-MIXTRAL = Family(
-    name="mixtral",
-    stack="decoder",
-    fields=(
-        *COMMON,
-        WINDOW_EVERYWHERE,
-        *EXPERTS_EVERYWHERE,
-        experts("num_local_experts"),
-        *same("router_jitter_noise"),
-    ),
-    weights=PRE_NORMS,
-    heads=HEADS_WITH_QA,
+LLAMA = llama_like("llama", *COMMON, *DENSE, *BIASES, ignores=("pretraining_tp",))
+MISTRAL = llama_like("mistral", *COMMON, *DENSE, WINDOW_EVERYWHERE)
+MIXTRAL = llama_like(
+    "mixtral",
+    *COMMON,
+    WINDOW_EVERYWHERE,
+    *EXPERTS_EVERYWHERE,
+    experts("num_local_experts"),
+    *same("router_jitter_noise"),
 )
 
 
@@ -61,38 +40,25 @@ def _reciprocal(value: float | None) -> float:
     return min((number for number in near if 1 / number == value), key=lambda n: len(repr(n)), default=guess)
 
 
-GRANITE = Family(
-    name="granite",
-    stack="decoder",
-    fields=(
-        *COMMON,
-        *DENSE,
-        *same("attention_bias", "mlp_bias"),
-        one_if_unset("embedding_multiplier", "embedding_multiplier"),
-        one_if_unset("residual_multiplier", "residual_multiplier"),
-        Field("logits_scaling", ("logit_scale",), to_ours=lambda scaling: 1 / scaling, to_native=_reciprocal),
-        Group(
-            native=("attention_multiplier",),
-            ours=("attention_scale",),
-            to_ours=lambda native: {"attention_scale": native.attention_multiplier},
-            to_native=lambda ours: {"attention_multiplier": ours.attention_scale or ours.head_dim**-0.5},
-        ),
+GRANITE = llama_like(
+    "granite",
+    *COMMON,
+    *DENSE,
+    *BIASES,
+    one_if_unset("embedding_multiplier", "embedding_multiplier"),
+    one_if_unset("residual_multiplier", "residual_multiplier"),
+    Field("logits_scaling", ("logit_scale",), to_ours=lambda scaling: 1 / scaling, to_native=_reciprocal),
+    Group(
+        ("attention_multiplier",),
+        ("attention_scale",),
+        lambda native: {"attention_scale": native.attention_multiplier},
+        lambda ours: {"attention_multiplier": ours.attention_scale or ours.head_dim**-0.5},
     ),
-    weights=PRE_NORMS,
     heads={"ForCausalLM": {}},
 )
 
 
-def _smollm3_to_ours(native) -> dict[str, Any]:
-    slides = "sliding_attention" in native.layer_types
-    return {
-        "rope_layers": [bool(rotates) for rotates in native.no_rope_layers],
-        "layer_types": list(native.layer_types),
-        "sliding_window": native.sliding_window if slides else None,
-    }
-
-
-def _smollm3_to_native(ours) -> dict[str, Any]:
+def _smollm3_to_native(ours) -> dict:
     rotates = ours.rope_layers or [True] * ours.num_hidden_layers
     return {
         "no_rope_layers": [int(layer) for layer in rotates],  # 1: the layer has RoPE, whatever the name says
@@ -102,21 +68,15 @@ def _smollm3_to_native(ours) -> dict[str, Any]:
     }
 
 
-SMOLLM3 = Family(
-    name="smollm3",
-    stack="decoder",
-    fields=(
-        *COMMON,
-        *DENSE,
-        *same("attention_bias", "mlp_bias"),
-        Group(
-            native=("no_rope_layers", "layer_types", "sliding_window", "use_sliding_window", "no_rope_layer_interval"),
-            ours=("rope_layers", "layer_types", "sliding_window"),
-            to_ours=_smollm3_to_ours,
-            to_native=_smollm3_to_native,
-        ),
+SMOLLM3 = llama_like(
+    "smollm3",
+    *COMMON,
+    *DENSE,
+    *BIASES,
+    Group(
+        ("no_rope_layers", "layer_types", "sliding_window", "use_sliding_window", "no_rope_layer_interval"),
+        ("rope_layers", "layer_types", "sliding_window"),
+        lambda native: {"rope_layers": list(map(bool, native.no_rope_layers)), **WINDOW_BY_LAYER.to_ours(native)},
+        _smollm3_to_native,
     ),
-    weights=PRE_NORMS,
-    heads=HEADS_WITH_QA,
 )
-FAMILIES = (LLAMA, MISTRAL, MIXTRAL, GRANITE, SMOLLM3)

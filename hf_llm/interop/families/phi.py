@@ -1,92 +1,63 @@
 """Phi 1 and 2 (parallel branches, LayerNorm, biases everywhere) and Phi 3 (Llama with fused projections)."""
 
-from typing import Any
-
-from ..family import Family, Field, Group, Rule, renamed, same
+from ..family import Group, Rule, renamed
 from ..ops import fused, halves
 from ..parts import (
+    DENSE,
     HEAD_DIM,
     HEADS,
-    LAYER_NORM_EPS,
-    PRE_NORMS,
-    RMS_EPS,
-    SIZES,
-    TRAINING,
+    LAYER_NORM,
+    PLAIN,
     WINDOW_EVERYWHERE,
+    layer,
+    llama_like,
+    qkv,
     rope,
+    switch,
 )
 
 
-COMMON = (*SIZES, *TRAINING, HEAD_DIM, *same("intermediate_size"), *renamed(residual_dropout="resid_pdrop"))
+COMMON = (HEAD_DIM, *DENSE, *renamed(residual_dropout="resid_pdrop"))
+ROPE = rope(partial=True)
 
-PHI = Family(
-    name="phi",
-    stack="decoder",
-    fields=(
-        *COMMON,
-        *LAYER_NORM_EPS,
-        *renamed(embedding_dropout="embd_pdrop"),
-        Field("qk_layernorm", ("qk_norm",), lambda on: "head" if on else None, lambda kind: kind is not None),
-        rope(partial=True),
-    ),
-    constants={
-        "norm_type": "layernorm",
-        "norm_bias": True,
-        "norm_placement": "parallel",
-        "attention_bias": True,
-        "feed_forward": "plain",
-        "mlp_bias": True,
-        "lm_head_bias": True,
-    },
+PHI = llama_like(
+    "phi",
+    *COMMON,
+    *renamed(embedding_dropout="embd_pdrop"),
+    switch("qk_layernorm", "qk_norm", "head"),
+    ROPE,
+    norm_eps="layer_norm_eps",
+    constants=LAYER_NORM | PLAIN | {"norm_placement": "parallel", "attention_bias": True, "lm_head_bias": True},
     weights={
-        "layers.{i}.self_attn_norm": "layers.{i}.input_layernorm",
-        "layers.{i}.self_attn.o_proj": "layers.{i}.self_attn.dense",
-        "layers.{i}.self_attn.q_norm": "layers.{i}.self_attn.q_layernorm",
-        "layers.{i}.self_attn.k_norm": "layers.{i}.self_attn.k_layernorm",
-        "layers.{i}.mlp.up_proj": "layers.{i}.mlp.fc1",
-        "layers.{i}.mlp.down_proj": "layers.{i}.mlp.fc2",
+        **layer("layers.{i}", self_attn_norm="input_layernorm", o_proj="self_attn.dense"),
+        **layer("layers.{i}.self_attn", q_norm="q_layernorm", k_norm="k_layernorm"),
+        **layer("layers.{i}.mlp", up_proj="fc1", down_proj="fc2"),
         "norm": "final_layernorm",
     },
     heads=HEADS,
 )
 
-ROPE = rope(partial=True)
 
-
-def _phi3_rope_to_native(ours) -> dict[str, Any]:
+def _phi3_rope_to_native(ours) -> dict:
     values = ROPE.to_native(ours)
     original = values["rope_parameters"].get("original_max_position_embeddings")
     return values if original is None else values | {"original_max_position_embeddings": original}
 
 
-PHI3 = Family(
-    name="phi3",
-    stack="decoder",
-    fields=(
-        *COMMON,
-        *RMS_EPS,
-        WINDOW_EVERYWHERE,
-        Group(
-            native=("rope_parameters", "original_max_position_embeddings"),
-            ours=("rope_parameters",),
-            to_ours=ROPE.to_ours,
-            to_native=_phi3_rope_to_native,
-        ),
+PHI3 = llama_like(
+    "phi3",
+    *COMMON,
+    WINDOW_EVERYWHERE,
+    Group(
+        ("rope_parameters", "original_max_position_embeddings"),
+        ("rope_parameters",),
+        ROPE.to_ours,
+        _phi3_rope_to_native,
     ),
     ignores=("embd_pdrop",),  # transformers' Phi 3 does not read it
-    weights=PRE_NORMS,
     rules=(
-        Rule(
-            ours=tuple(f"layers.{{i}}.self_attn.{name}_proj.weight" for name in "qkv"),
-            native=("layers.{i}.self_attn.qkv_proj.weight",),
-            op=fused,
-        ),
-        Rule(
-            ours=("layers.{i}.mlp.gate_proj.weight", "layers.{i}.mlp.up_proj.weight"),
-            native=("layers.{i}.mlp.gate_up_proj.weight",),
-            op=halves,
-        ),
+        qkv("layers.{i}.self_attn.qkv_proj", fused),
+        Rule(("layers.{i}.mlp.gate_proj", "layers.{i}.mlp.up_proj"), ("layers.{i}.mlp.gate_up_proj",), halves),
     ),
     heads=HEADS,
 )
-FAMILIES = (PHI, PHI3)

@@ -1,43 +1,25 @@
 """StableLM: LayerNorm, RoPE on a part of the head, a norm for each head, parallel branches if wanted."""
 
-from ..family import Family, Field, Rule, renamed, same
-from ..ops import PerHead
-from ..parts import HEADS, LAYER_NORM_EPS, PRE_NORMS, SIZES, TRAINING, rope
+from ..family import Rule, renamed
+from ..ops import per_head
+from ..parts import DENSE, HEADS, LAYER_NORM, llama_like, rope, switch
 
 
-STABLELM = Family(
-    name="stablelm",
-    stack="decoder",
-    fields=(
-        *SIZES,
-        *TRAINING,
-        *LAYER_NORM_EPS,
-        *same("intermediate_size"),
-        *renamed(attention_bias="use_qkv_bias"),
-        Field("qk_layernorm", ("qk_norm",), lambda on: "per_head" if on else None, lambda kind: kind is not None),
-        Field(
-            "use_parallel_residual",
-            ("norm_placement",),
-            lambda parallel: "parallel" if parallel else "pre",
-            lambda placement: placement == "parallel",
-        ),
-        rope(partial=True),
-    ),
-    constants={"norm_type": "layernorm", "norm_bias": True, "qk_norm_bias": False, "attention_output_bias": False},
+def _norms(letter: str, heads: str) -> Rule:
+    native = f"layers.{{i}}.self_attn.{letter}_layernorm.norms.{{h}}.weight"
+    return Rule((f"layers.{{i}}.self_attn.{letter}_norm.weight",), (native,), per_head(heads))
+
+
+STABLELM = llama_like(
+    "stablelm",
+    *DENSE,
+    *renamed(attention_bias="use_qkv_bias"),
+    switch("qk_layernorm", "qk_norm", "per_head"),
+    switch("use_parallel_residual", "norm_placement", "parallel", "pre"),
+    rope(partial=True),
+    norm_eps="layer_norm_eps",
+    constants=LAYER_NORM | {"qk_norm_bias": False, "attention_output_bias": False},
     requires={"hidden_dropout": 0.0},  # only on the feed-forward's output, which the core has no field for
-    weights=PRE_NORMS,
-    rules=(
-        Rule(
-            ours=("layers.{i}.self_attn.q_norm.weight",),
-            native=("layers.{i}.self_attn.q_layernorm.norms.{h}.weight",),
-            op=PerHead("num_attention_heads"),
-        ),
-        Rule(
-            ours=("layers.{i}.self_attn.k_norm.weight",),
-            native=("layers.{i}.self_attn.k_layernorm.norms.{h}.weight",),
-            op=PerHead("num_key_value_heads"),
-        ),
-    ),
+    rules=(_norms("q", "num_attention_heads"), _norms("k", "num_key_value_heads")),
     heads=HEADS,
 )
-FAMILIES = (STABLELM,)

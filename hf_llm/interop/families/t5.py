@@ -3,12 +3,12 @@
 from typing import Any
 
 from ..family import Family, Field, Group, same
-from ..halves import both, both_have, halves, in_both
+from ..parts import QA, both, both_have, halves, in_both, layer, two_layers
 
 
 def _feed_forward_to_ours(native) -> dict[str, Any]:
     kind = "gated" if native.is_gated_act else "plain"
-    return {**both_have({"feed_forward": kind, "hidden_act": native.dense_act_fn})}
+    return both_have(feed_forward=kind, hidden_act=native.dense_act_fn)
 
 
 def _feed_forward_to_native(ours) -> dict[str, Any]:
@@ -18,39 +18,22 @@ def _feed_forward_to_native(ours) -> dict[str, Any]:
     return {"feed_forward_proj": f"gated-{activation}" if gated else activation}
 
 
-def _optional_scale_to_ours(native) -> dict[str, Any]:
-    return {"decoder.logit_scale": native.d_model**-0.5 if native.scale_decoder_outputs else None}
-
-
-def _optional_scale_to_native(ours) -> dict[str, Any]:
-    # T5 1.0 scales the decoder's output, 1.1 does not, and what tells them apart is the field of this name
-    return {"tie_word_embeddings": ours.decoder.logit_scale is not None}
-
-
 def _weights(per_layer_bias: bool):
     def weights(ours) -> dict[str, str]:
-        gated = ours.encoder.feed_forward == "gated"
+        up = "wi_1" if ours.encoder.feed_forward == "gated" else "wi"
 
         def half(name: str) -> dict[str, str]:
-            mlp = 1 if name == "encoder" else 2
-            shared_bias = {"position_bias": "block.0.layer.0.SelfAttention"}
-            own_bias = {"layers.{i}.self_attn.position_bias": "block.{i}.layer.0.SelfAttention"}
+            bias = "layers.{i}.self_attn.position_bias" if per_layer_bias else "position_bias"
+            first = "block.{i}.layer.0" if per_layer_bias else "block.0.layer.0"
+            attention, cross = "block.{i}.layer.0.SelfAttention", "block.{i}.layer.1.EncDecAttention"
+            mlp = f"block.{{i}}.layer.{1 if name == 'encoder' else 2}"
             return {
-                **(own_bias if per_layer_bias else shared_bias),
-                "layers.{i}.self_attn.q_proj": "block.{i}.layer.0.SelfAttention.q",
-                "layers.{i}.self_attn.k_proj": "block.{i}.layer.0.SelfAttention.k",
-                "layers.{i}.self_attn.v_proj": "block.{i}.layer.0.SelfAttention.v",
-                "layers.{i}.self_attn.o_proj": "block.{i}.layer.0.SelfAttention.o",
-                "layers.{i}.self_attn_norm": "block.{i}.layer.0.layer_norm",
-                "layers.{i}.cross_attn.q_proj": "block.{i}.layer.1.EncDecAttention.q",
-                "layers.{i}.cross_attn.k_proj": "block.{i}.layer.1.EncDecAttention.k",
-                "layers.{i}.cross_attn.v_proj": "block.{i}.layer.1.EncDecAttention.v",
-                "layers.{i}.cross_attn.o_proj": "block.{i}.layer.1.EncDecAttention.o",
-                "layers.{i}.cross_attn_norm": "block.{i}.layer.1.layer_norm",
-                "layers.{i}.mlp.gate_proj": f"block.{{i}}.layer.{mlp}.DenseReluDense.wi_0",
-                "layers.{i}.mlp.up_proj": f"block.{{i}}.layer.{mlp}.DenseReluDense.{'wi_1' if gated else 'wi'}",
-                "layers.{i}.mlp.down_proj": f"block.{{i}}.layer.{mlp}.DenseReluDense.wo",
-                "layers.{i}.mlp_norm": f"block.{{i}}.layer.{mlp}.layer_norm",
+                bias: f"{first}.SelfAttention",
+                **layer(attention, q_proj="q", k_proj="k", v_proj="v", o_proj="o"),
+                **layer(cross, cross_q_proj="q", cross_k_proj="k", cross_v_proj="v", cross_o_proj="o"),
+                **layer("block.{i}.layer", self_attn_norm="0.layer_norm", cross_attn_norm="1.layer_norm"),
+                **layer(f"{mlp}.DenseReluDense", gate_proj="wi_0", up_proj=up, down_proj="wo"),
+                **layer(mlp, mlp_norm="layer_norm"),
                 "norm": "final_layer_norm",
             }
 
@@ -76,8 +59,12 @@ FIELDS = (
     Field("dropout_rate", both("residual_dropout", "embedding_dropout", "attention_dropout", "activation_dropout")),
     *same("classifier_dropout", "use_cache"),
 )
+# T5 1.0 scales the decoder's output, 1.1 does not, and what tells them apart is the field of this name.
 OPTIONAL_SCALE = Group(
-    ("tie_word_embeddings",), ("decoder.logit_scale",), _optional_scale_to_ours, _optional_scale_to_native
+    ("tie_word_embeddings",),
+    ("decoder.logit_scale",),
+    lambda native: {"decoder.logit_scale": native.d_model**-0.5 if native.scale_decoder_outputs else None},
+    lambda ours: {"tie_word_embeddings": ours.decoder.logit_scale is not None},
 )
 ALWAYS_SCALED = Group(
     (), ("decoder.logit_scale",), lambda native: {"decoder.logit_scale": native.d_model**-0.5}, lambda ours: {}
@@ -92,11 +79,9 @@ def _t5(name: str, *scale: Group, per_layer_bias: bool = False, ignores: tuple[s
         fields=(*FIELDS, *scale),
         constants={
             **both_have(
-                {
-                    "position_embedding": "relative_bias",
-                    "relative_attention_bias_per_layer": per_layer_bias,
-                    "attention_scale": 1.0,
-                }
+                position_embedding="relative_bias",
+                relative_attention_bias_per_layer=per_layer_bias,
+                attention_scale=1.0,
             ),
             "share_embeddings": True,
             "classifier_pooling": "eos",
@@ -109,11 +94,8 @@ def _t5(name: str, *scale: Group, per_layer_bias: bool = False, ignores: tuple[s
         # token classification is left out: T5's reads the encoder and has no decoder
         heads={
             "ForConditionalGeneration": {},
-            "ForSequenceClassification": {
-                "transform.dense": "classification_head.dense",
-                "score": "classification_head.out_proj",
-            },
-            "ForQuestionAnswering": {"score": "qa_outputs"},
+            "ForSequenceClassification": two_layers("classification_head.dense", "classification_head.out_proj"),
+            **QA,
         },
         # in old checkpoints: cross-attention has no position bias
         unused=(r"EncDecAttention\.relative_attention_bias",),
@@ -122,8 +104,6 @@ def _t5(name: str, *scale: Group, per_layer_bias: bool = False, ignores: tuple[s
     )
 
 
-FAMILIES = (
-    _t5("t5", OPTIONAL_SCALE),
-    _t5("mt5", ignores=("tie_word_embeddings",)),
-    _t5("umt5", ALWAYS_SCALED, per_layer_bias=True),
-)
+T5 = _t5("t5", OPTIONAL_SCALE)
+MT5 = _t5("mt5", ignores=("tie_word_embeddings",))
+UMT5 = _t5("umt5", ALWAYS_SCALED, per_layer_bias=True)
