@@ -1,9 +1,10 @@
 """One configurable transformer core as encoder, decoder and encoder-decoder, at home in the Hugging Face ecosystem.
 
-Importing this package registers its models with transformers' Auto classes.
+Importing this package registers its models with transformers' Auto classes, and what makes them fast on this machine
+(`hf_llm.backends`).
 """
 
-from . import presets, registration, surgery
+from . import backends, presets, registration, surgery
 from .imports import import_variants
 from .models.configuration import VERSION as __version__
 from .models.configuration import LLMDecoderConfig, LLMEncoderConfig, LLMEncoderDecoderConfig
@@ -58,6 +59,7 @@ __all__ = [
 ]
 
 registration.register()
+backends.register()
 presets.attach()
 surgery.attach()
 

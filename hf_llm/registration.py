@@ -1,13 +1,12 @@
 """Make other libraries know the models: transformers' Auto classes and name tables, PEFT's default targets."""
 
 import sys
-from importlib.abc import MetaPathFinder
-from importlib.machinery import PathFinder
 from types import ModuleType
 
 import transformers
 from transformers.models.auto import modeling_auto
 
+from .deferred import when_imported
 from .models import configuration, decoder, encoder, encoder_decoder
 
 
@@ -30,7 +29,6 @@ NAME_TABLES = {
     "AutoModelForMultipleChoice": "MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES",
 }
 
-PEFT_TABLES = "peft.utils.constants"
 # Modules have Llama's names, so Llama's rows of PEFT's tables hold; except those of the norms, and latent attention's.
 NORMS = [f"{branch}_{norm}" for branch in ("self_attn", "cross_attn", "mlp") for norm in ("norm", "output_norm")]
 OWN_ROWS = {"TRANSFORMERS_MODELS_TO_LNTUNING_TARGET_MODULES_MAPPING": [*NORMS, "embed_norm", "norm"]}
@@ -59,7 +57,7 @@ def register() -> None:
             for namespace in namespaces:
                 setattr(namespace, model_class.__name__, model_class)
             model_class.register_for_auto_class(auto_name)  # so that saving writes the code files
-    register_adapter_targets()
+    when_imported("peft.utils.constants", add_adapter_targets)
 
 
 def add_adapter_targets(tables: ModuleType) -> None:
@@ -68,30 +66,3 @@ def add_adapter_targets(tables: ModuleType) -> None:
         if name.startswith("TRANSFORMERS_MODELS_TO_") and isinstance(table, dict) and "llama" in table:
             for config_class, _ in STACKS.values():
                 table.setdefault(config_class.model_type, OWN_ROWS.get(name, table["llama"]))
-
-
-class AdapterTargets(MetaPathFinder):
-    """Finds PEFT's tables as Python does, and adds the rows when they have been loaded: PEFT is not imported here."""
-
-    def find_spec(self, fullname, path, target=None):
-        if fullname != PEFT_TABLES:
-            return None
-        sys.meta_path.remove(self)
-        spec = PathFinder.find_spec(fullname, path, target)
-        if spec is not None:
-            load = spec.loader.exec_module
-
-            def load_and_add(module: ModuleType) -> None:
-                load(module)
-                add_adapter_targets(module)
-
-            spec.loader.exec_module = load_and_add
-        return spec
-
-
-def register_adapter_targets() -> None:
-    """Make PEFT know the models: now if it is there already, else as soon as it is imported."""
-    if PEFT_TABLES in sys.modules:
-        add_adapter_targets(sys.modules[PEFT_TABLES])
-    elif not any(isinstance(finder, AdapterTargets) for finder in sys.meta_path):
-        sys.meta_path.insert(0, AdapterTargets())

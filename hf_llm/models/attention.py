@@ -5,6 +5,7 @@ Shapes: B batch, H query heads, K key-value heads, Q query length, S key length,
 
 import copy
 import re
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -15,11 +16,9 @@ from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .compat import update_paged_cache
-from .cpu_attention import cpu_attention_forward, runs_cpu_attention
 from .norms import NORMS, get_qk_norm
-from .plain import written_here
+from .operators import cast_once
 from .positions import POSITIONS, RelativeBias, apply_rotary
-from .precision import cast_once
 from .table import Table
 
 
@@ -41,6 +40,11 @@ FEATURE_FIELDS = {
     "position_bias": "position_embedding",
     "dropout": "attention_dropout",
 }
+
+
+# transformers' attention function -> what a backend of this package runs in its place. Another function that a user
+# enters in `ALL_ATTENTION_FUNCTIONS` under the same name is not replaced.
+FASTER_ATTENTION: dict[Callable, Callable] = {}
 
 
 def required_features(config: PreTrainedConfig, training: bool = False) -> set[str]:
@@ -120,7 +124,6 @@ def update_cache(
     return update_paged_cache(key, value, layer_idx, kwargs) if "cache" in kwargs else (key, value)
 
 
-@written_here
 class Attention(nn.Module):
     """
     Multi-head attention (https://arxiv.org/abs/1706.03762) with what the configuration adds to it.
@@ -270,10 +273,8 @@ class Attention(nn.Module):
         if dropout and not torch.compiler.is_compiling():
             check_backend(self.config, self.config._attn_implementation, training=True)
         backend = self.config._attn_implementation
-        attend = cpu_attention_forward
-        if not runs_cpu_attention(backend, query):
-            attend = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_attention_forward)
-        output, weights = attend(
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_attention_forward)
+        output, weights = FASTER_ATTENTION.get(attend, attend)(
             module,
             query,
             key,

@@ -11,12 +11,12 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from .feedforward import FEED_FORWARDS
 from .latent_attention import ATTENTIONS  # with its own row
+from .layer import PLACEMENTS
 from .norms import NORMS
 from .positions import POSITIONS
 
 
-TABLES = (NORMS, POSITIONS, ATTENTIONS, FEED_FORWARDS)  # of the fields that name a variant
-NORM_PLACEMENTS = ("pre", "post", "sandwich", "branch", "parallel")
+TABLES = (NORMS, PLACEMENTS, POSITIONS, ATTENTIONS, FEED_FORWARDS)  # of the fields that name a variant
 ROPE_TYPES = ("default", *ROPE_INIT_FUNCTIONS)
 LAYER_TYPES = ("full_attention", "sliding_attention")
 
@@ -119,7 +119,6 @@ class StackChecks:
         for entry in self.entries:
             if hasattr(entry, "check"):
                 entry.check(self)
-        check_choice("norm_placement", self.norm_placement, NORM_PLACEMENTS)
         check_choice("parallel_norms", self.parallel_norms, (1, 2))
         check_choice("qk_norm", self.qk_norm, (None, "head", "per_head", "full"))
         check_choice("position_ids_source", self.position_ids_source, ("arange", "attention_mask", "input_ids"))

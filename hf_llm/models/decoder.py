@@ -20,7 +20,6 @@ from .attention import Attention
 from .base import LLMPreTrainedModel  # experts: see @use_experts_implementation in feedforward.py
 from .compat import CACHE, takes_cache
 from .configuration import LLMDecoderConfig
-from .decoding import token_steps
 from .generation import DecoderGenerationMixin
 from .heads import (
     LanguageModelHead,
@@ -111,9 +110,6 @@ class LLMDecoderModel(TransformerStack):
         if cross_cache is not None and any(cross_cache.is_sliding):
             _hold_whole_source(cache, encoder_hidden_states)
         return cache, use_cache
-
-    def token_steps(self):
-        return token_steps(self)
 
 
 def _hold_whole_source(cache: EncoderDecoderCache, encoder_hidden_states: torch.Tensor | None) -> None:

@@ -10,16 +10,22 @@ from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.integrations.moe import use_experts_implementation
 
-from .operators import is_large
-from .plain import all_plain_on_cpu, written_here
-from .precision import cast_once
+from .operators import cast_once, operator
 from .table import Table
 
 
-ROWS = 1024  # tokens at most that are widened at a time on a CPU where no backward pass will come
+@operator
+def gate(gate_states: torch.Tensor, up_states: torch.Tensor, act_fn: nn.Module) -> torch.Tensor:
+    """act(gate) * up."""
+    return act_fn(gate_states) * up_states
 
 
-@written_here
+@operator
+def feed_forward(hidden_states: torch.Tensor, mlp: "FeedForward") -> torch.Tensor:
+    """What `FeedForward` computes of hidden_states (..., hidden)."""
+    return mlp.run(hidden_states)
+
+
 class FeedForward(nn.Module):
     """
     down(act(up(x))).
@@ -43,23 +49,15 @@ class FeedForward(nn.Module):
         return self.act_fn(self.up_proj(hidden_states))
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if torch.is_grad_enabled() or not is_large(hidden_states):
-            return self._run(hidden_states)
-        rows = hidden_states.flatten(0, -2)
-        if len(rows) <= ROWS or not all_plain_on_cpu(self):
-            return self._run(hidden_states)
-        # wide states of many tokens, which nobody keeps, cost more to make than to fill
-        parts = rows.tensor_split(-(-len(rows) // ROWS))
-        return torch.cat([self._run(part) for part in parts]).view_as(hidden_states)
+        return feed_forward(hidden_states, self)
 
-    def _run(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def run(self, hidden_states: torch.Tensor) -> torch.Tensor:
         activated = self.activate(hidden_states)
         if self.dropout:
             activated = F.dropout(activated, self.dropout, self.training)
         return self.down_proj(activated)
 
 
-@written_here
 class GatedFeedForward(FeedForward):
     """down(act(gate(x)) * up(x)): SwiGLU, GeGLU, ... (https://arxiv.org/abs/2002.05202)."""
 
@@ -74,14 +72,10 @@ class GatedFeedForward(FeedForward):
 
     def activate(self, hidden_states: torch.Tensor) -> torch.Tensor:
         hidden_states = cast_once(hidden_states)
-        return self.gate(self.act_fn, self.gate_proj(hidden_states), self.up_proj(hidden_states))
+        return self.gate(self.gate_proj(hidden_states), self.up_proj(hidden_states), self.act_fn)
 
 
 FEED_FORWARDS = Table("feed_forward", gated=GatedFeedForward, plain=FeedForward)
-
-
-def _plain_gate(act_fn, gate, up):
-    return act_fn(gate) * up
 
 
 class _ClampedGate:
@@ -90,7 +84,7 @@ class _ClampedGate:
     def __init__(self, limit: float | None, alpha: float | None):
         self.limit, self.alpha = limit, 1.0 if alpha is None else alpha
 
-    def __call__(self, act_fn, gate, up):
+    def __call__(self, gate: torch.Tensor, up: torch.Tensor, act_fn: nn.Module) -> torch.Tensor:
         if self.limit is not None:
             gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit)
         return (up + 1) * gate * torch.sigmoid(self.alpha * gate)
@@ -98,7 +92,7 @@ class _ClampedGate:
 
 def _gate_function(config: PreTrainedConfig):
     if config.swiglu_limit is None and config.swiglu_alpha is None:
-        return _plain_gate
+        return gate
     return _ClampedGate(config.swiglu_limit, config.swiglu_alpha)
 
 
@@ -145,7 +139,7 @@ class _Experts(nn.Module):
             self.down_proj_bias = nn.Parameter(torch.empty(experts, hidden))
 
     def _apply_gate(self, gate_up: torch.Tensor) -> torch.Tensor:
-        return self.gate(self.act_fn, *gate_up.chunk(2, dim=-1))
+        return self.gate(*gate_up.chunk(2, dim=-1), self.act_fn)
 
     def forward(self, hidden_states: torch.Tensor, indices: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """hidden_states (T, hidden), indices and scores (T, k) -> (T, hidden), one expert after the other."""

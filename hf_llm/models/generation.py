@@ -1,5 +1,8 @@
 """What `generate` asks of decoders: prompts of packed documents, texts that outgrow longrope, continuous batching."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
@@ -7,12 +10,21 @@ from transformers.generation import GenerationMixin
 from .attention import ATTENTIONS
 from .compat import CACHE
 from .configuration import LLMDecoderConfig
-from .decoding import TakesTokenSteps
+from .operators import decoding
 from .positions import POSITIONS
 from .visibility import Documents, find_documents, past_length
 
 
-class DecoderGenerationMixin(TakesTokenSteps, GenerationMixin):
+class _TellsBackends(GenerationMixin):
+    """Tells the decoder's backend when `generate` adds tokens."""
+
+    @contextmanager
+    def _optimize_model_for_decode(self) -> Iterator[None]:
+        with super()._optimize_model_for_decode(), decoding(self.get_decoder()):
+            yield
+
+
+class DecoderGenerationMixin(_TellsBackends):
     """`generate` of a causal decoder."""
 
     def init_continuous_batching(self, *args, **kwargs):
@@ -51,7 +63,7 @@ class DecoderGenerationMixin(TakesTokenSteps, GenerationMixin):
         return inputs
 
 
-class EncoderDecoderGenerationMixin(TakesTokenSteps, GenerationMixin):
+class EncoderDecoderGenerationMixin(_TellsBackends):
     """`generate` of an encoder-decoder."""
 
     def _prepare_encoder_decoder_kwargs_for_generation(self, *args, **kwargs):

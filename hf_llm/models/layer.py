@@ -1,12 +1,7 @@
 """One transformer layer: self-attention, cross-attention (decoders of encoder-decoders) and feed-forward, wired by
-`norm_placement`:
+`norm_placement`, a row of `PLACEMENTS`."""
 
-    pre        x + f(norm(x))                          GPT-2, Llama
-    post       norm(x + f(x))                          the original transformer, BERT
-    sandwich   x + output_norm(f(norm(x)))             Gemma 2
-    branch     x + norm(f(x))                          OLMo 2
-    parallel   x + attn(norm(x)) + mlp(norm'(x))       GPT-J (one norm), GPT-NeoX (norm' is another)
-"""
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -16,16 +11,44 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .attention import ATTENTIONS, Attention
 from .feedforward import get_feed_forward
 from .norms import get_norm
-from .plain import written_here
+from .table import Table
 
 
-@written_here
+class Placement(NamedTuple):
+    """
+    Where the norms of a residual branch x + f(x) stand. Each is named by what follows the branch's name (`"norm"` is
+    `self_attn_norm`, `mlp_norm`, ...), or `None` where there is no norm.
+
+    Attributes:
+        inputs: x + f(norm(x)).
+        output: x + norm(f(x)).
+        sum: norm(x + f(x)).
+        parallel: all branches read the layer's input, x + attn(norm(x)) + mlp(norm'(x)), instead of one the sum of the
+            other. With `parallel_norms=1` the feed-forward's inputs are those of self-attention.
+    """
+
+    inputs: str | None = None
+    output: str | None = None
+    sum: str | None = None
+    parallel: bool = False
+
+
+PLACEMENTS = Table(
+    "norm_placement",
+    pre=Placement(inputs="norm"),  # GPT-2, Llama
+    post=Placement(sum="norm"),  # the original transformer, BERT
+    sandwich=Placement(inputs="norm", output="output_norm"),  # Gemma 2
+    branch=Placement(output="norm"),  # OLMo 2
+    parallel=Placement(inputs="norm", parallel=True),  # GPT-J (one norm), GPT-NeoX (two)
+)
+
+
 class TransformerLayer(GradientCheckpointingLayer):
-    """hidden_states (batch, seq, hidden) -> the same shape. See the module's docstring for the wiring."""
+    """hidden_states (batch, seq, hidden) -> the same shape, wired as `Placement` says."""
 
     def __init__(self, config: PreTrainedConfig, layer_idx: int, is_causal: bool):
         super().__init__()
-        self.placement = config.norm_placement
+        self.placement: Placement = PLACEMENTS[config.norm_placement]
         self.residual_dropout = config.residual_dropout
         self.residual_multiplier = config.residual_multiplier
         self.residual_from_norm = config.residual_from_norm
@@ -38,13 +61,20 @@ class TransformerLayer(GradientCheckpointingLayer):
             self.cross_attn = attention(config, layer_idx, is_causal=False, is_cross_attention=True)
         self.mlp = get_feed_forward(config, layer_idx)
 
-        branches = ["self_attn", "mlp"] if self.cross_attn is None else ["self_attn", "cross_attn", "mlp"]
-        for branch in branches:
-            shares = self.placement == "parallel" and branch == "mlp" and config.parallel_norms == 1
-            skips = branch == "self_attn" and layer_idx == 0 and not config.first_layer_norm
-            self.add_module(f"{branch}_norm", None if shares or skips else get_norm(config))
-            if self.placement == "sandwich":
-                self.add_module(f"{branch}_output_norm", get_norm(config))
+        missing = set()  # norms of inputs that this layer does without
+        if self.placement.parallel and config.parallel_norms == 1:
+            missing.add("mlp")
+        if layer_idx == 0 and not config.first_layer_norm:
+            missing.add("self_attn")
+        for branch in ("self_attn", "mlp") if self.cross_attn is None else ("self_attn", "cross_attn", "mlp"):
+            for place, name in zip(("inputs", "output", "sum"), self.placement):
+                if name is not None:
+                    absent = place == "inputs" and branch in missing
+                    self.add_module(f"{branch}_{name}", None if absent else get_norm(config))
+
+    def _norm(self, branch: str, name: str | None, states: torch.Tensor) -> torch.Tensor:
+        norm = None if name is None else getattr(self, f"{branch}_{name}")
+        return states if norm is None else norm(states)
 
     def _add(self, residual: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         if self.residual_dropout:
@@ -52,19 +82,6 @@ class TransformerLayer(GradientCheckpointingLayer):
         if self.residual_multiplier is not None:
             output = output * self.residual_multiplier
         return residual + output
-
-    def _branch(self, name: str, hidden_states: torch.Tensor, function) -> torch.Tensor:
-        """One residual branch, its norms where `norm_placement` puts them."""
-        inputs, norm = hidden_states, getattr(self, f"{name}_norm")
-        if norm is not None and self.placement in ("pre", "sandwich"):
-            inputs = norm(hidden_states)
-        output = function(inputs)
-        if self.placement == "sandwich":
-            output = getattr(self, f"{name}_output_norm")(output)
-        elif self.placement == "branch" and norm is not None:
-            output = norm(output)
-        hidden_states = self._add(inputs if self.residual_from_norm else hidden_states, output)
-        return norm(hidden_states) if self.placement == "post" and norm is not None else hidden_states
 
     def forward(
         self,
@@ -99,17 +116,28 @@ class TransformerLayer(GradientCheckpointingLayer):
                 **(cross_attention_kwargs or {}),
             )[0]
 
-        attends_across = self.cross_attn is not None and encoder_hidden_states is not None
-        if self.placement == "parallel":
-            inputs = hidden_states if self.self_attn_norm is None else self.self_attn_norm(hidden_states)
-            output = self_attention(inputs)
-            if attends_across:
-                output = output + cross_attention(self.cross_attn_norm(hidden_states))
-            mlp_inputs = inputs if self.mlp_norm is None else self.mlp_norm(hidden_states)
-            residual = inputs if self.residual_from_norm else hidden_states
-            return self._add(residual, output + self.mlp(mlp_inputs))
+        branches = {"self_attn": self_attention, "cross_attn": cross_attention, "mlp": self.mlp}
+        if self.cross_attn is None or encoder_hidden_states is None:
+            del branches["cross_attn"]
+        run = self._run_parallel if self.placement.parallel else self._run_in_turn
+        return run(branches, hidden_states)
 
-        hidden_states = self._branch("self_attn", hidden_states, self_attention)
-        if attends_across:
-            hidden_states = self._branch("cross_attn", hidden_states, cross_attention)
-        return self._branch("mlp", hidden_states, self.mlp)
+    def _run_in_turn(self, branches: dict, hidden_states: torch.Tensor) -> torch.Tensor:
+        place = self.placement
+        for name, function in branches.items():
+            inputs = self._norm(name, place.inputs, hidden_states)
+            output = self._norm(name, place.output, function(inputs))
+            residual = inputs if self.residual_from_norm else hidden_states
+            hidden_states = self._norm(name, place.sum, self._add(residual, output))
+        return hidden_states
+
+    def _run_parallel(self, branches: dict, hidden_states: torch.Tensor) -> torch.Tensor:
+        place = self.placement
+        first = self._norm("self_attn", place.inputs, hidden_states)
+        total = None
+        for name, function in branches.items():
+            shared = name == "self_attn" or (place.inputs and getattr(self, f"{name}_{place.inputs}") is None)
+            output = function(first if shared else self._norm(name, place.inputs, hidden_states))
+            output = self._norm(name, place.output, output)
+            total = output if total is None else total + output
+        return self._norm("mlp", place.sum, self._add(first if self.residual_from_norm else hidden_states, total))

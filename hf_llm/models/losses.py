@@ -3,21 +3,17 @@
 Shapes: N tokens, H hidden, V vocabulary.
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers.utils import is_torchdynamo_compiling
 
 from .checks import check_choice
 from .inputs import check_classes
-from .operators import cpu_operator, is_transformed
-from .plain import is_plain
-from .precision import cast_once
+from .operators import cast_once, is_transformed, operator
 
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
@@ -29,7 +25,7 @@ CHUNK_ELEMENTS, ACCELERATOR_CHUNK_ELEMENTS = 2**20, 2**25
 ROW_MULTIPLE = 64
 
 
-def _chunk_rows(device: torch.device, width: int) -> int:
+def chunk_rows(device: torch.device, width: int) -> int:
     """Rows of `width` numbers that are held at a time."""
     elements = CHUNK_ELEMENTS if device.type == "cpu" else ACCELERATOR_CHUNK_ELEMENTS
     return max(ROW_MULTIPLE, elements // width)
@@ -46,82 +42,33 @@ def transform_logits(
     return logits
 
 
-def _aims(logits, labels, label_smoothing):
-    """What the softmax is to raise, (n,): the logits (n, V) of legal labels (n,), smoothed with all others."""
-    aims = (1 - label_smoothing) * logits.gather(-1, labels[:, None])[:, 0]
-    return aims + label_smoothing * logits.mean(-1) if label_smoothing else aims
+def target_logits(logits: torch.Tensor, labels: torch.LongTensor, label_smoothing: float) -> torch.Tensor:
+    """The logits (n, V) of labels (n,), smoothed with all others: (n,)."""
+    target = (1 - label_smoothing) * logits.gather(-1, labels[:, None])[:, 0]
+    return target + label_smoothing * logits.mean(-1) if label_smoothing else target
 
 
-def _token_losses(lse, aims, z_loss):
-    """Losses (n,) from the logsumexp of the logits and what `_aims` gives, both (n,) float32."""
-    return lse - aims + z_loss * lse.square() if z_loss else lse - aims
+def token_losses(lse: torch.Tensor, target: torch.Tensor, z_loss: float) -> torch.Tensor:
+    """Losses (n,) from the logsumexp of the logits and `target_logits`, both (n,) float32."""
+    return lse - target + z_loss * lse.square() if z_loss else lse - target
 
 
-def _loss_and_gradients(
-    hidden, weight, bias, labels, logit_scale, softcap, label_smoothing, z_loss, ignore_index, wants
-) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
-    """Summed cross-entropy of `hidden @ weight.T + bias`, a chunk of rows at a time, and its gradients for those of
-    hidden, weight and bias that are wanted.
+def _sum_of_losses(logits, labels, label_smoothing, z_loss, ignore_index) -> torch.Tensor:
+    check_classes(labels, logits.shape[-1], ignore_index)
+    legal = labels != ignore_index
+    target = target_logits(logits, labels.where(legal, 0), label_smoothing)
+    return token_losses(logits.logsumexp(-1), target, z_loss).where(legal, 0.0).sum()
 
-    They are made while a chunk's logits exist, as in Liger (https://arxiv.org/abs/2410.10989). Gradients of logits
-    wait, in the dtype of `hidden`, until they are as many rows as the weight is wide: adding a product to the weight's
-    gradient costs as much memory traffic for few rows as for many. Memory is that of one chunk, of these rows and of
-    the gradients themselves.
-    """
-    vocabulary, size = weight.shape
-    rows, classes = (_chunk_rows(hidden.device, width) for width in (vocabulary, size))
-    matrix, offset = weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
-    grad_hidden = torch.empty_like(hidden) if wants[0] else None
-    grad_weight = torch.empty_like(weight, dtype=torch.float32) if wants[1] else None
-    grad_bias = torch.zeros_like(bias, dtype=torch.float32) if wants[2] else None
-    total = hidden.new_zeros((), dtype=torch.float32)
-    gathered = rows * math.ceil(size / rows) if wants[1] else rows
-    buffer = hidden.new_empty(min(gathered, len(hidden)), vocabulary)
-    scratch = hidden.new_empty(min(rows, len(hidden)), vocabulary, dtype=torch.float32)
-    for start in range(0, len(hidden), gathered):
-        states = hidden[start : start + gathered]
-        grad = buffer[: len(states)]
-        for chunk, target, raw in zip(
-            states.split(rows), labels[start : start + gathered].split(rows), grad.split(rows), strict=True
-        ):
-            legal = target != ignore_index
-            target = target.where(legal, 0)
-            if offset is None:
-                torch.mm(chunk, matrix.T, out=raw)
-            else:
-                torch.addmm(offset, chunk, matrix.T, out=raw)
-            logits = transform_logits(scratch[: len(raw)].copy_(raw), logit_scale, softcap)
-            slope = None if softcap is None else 1.0 - (logits / softcap).square()
-            aims, peak = _aims(logits, target, label_smoothing), logits.amax(-1, keepdim=True)
-            slopes = logits.sub_(peak).exp_()  # in place: fresh memory costs a CPU more than the arithmetic
-            mass = slopes.sum(-1, keepdim=True)
-            lse = (mass.log() + peak)[:, 0]
-            total += _token_losses(lse, aims, z_loss).where(legal, 0.0).sum()
-            if not any(wants):
-                continue
-            # d loss / d logits = softmax * (1 + 2 z lse) - (1 - s) onehot - s / V; 0 for labels that are ignored
-            weights = legal.float()[:, None]
-            slopes *= weights * (1 + 2 * z_loss * lse[:, None]) / mass
-            if label_smoothing:
-                slopes -= weights * (label_smoothing / vocabulary)
-            slopes.scatter_add_(-1, target[:, None], weights * (label_smoothing - 1.0))
-            if slope is not None:
-                slopes *= slope
-            if logit_scale is not None:
-                slopes *= logit_scale
-            raw.copy_(slopes)
-        if wants[0]:
-            torch.mm(grad, matrix, out=grad_hidden[start : start + gathered])
-        if wants[1]:
-            for part, columns in zip(grad_weight.split(classes), grad.split(classes, dim=1)):
-                product = columns.T @ states
-                part.copy_(product) if start == 0 else part.add_(product)
-        if wants[2]:
-            grad_bias += grad.sum(0, dtype=torch.float32)
-    if wants[1] and not len(hidden):
-        grad_weight.zero_()
-    gradients = ((grad_hidden, hidden), (grad_weight, weight), (grad_bias, bias))
-    return total, [None if grad is None else grad.to(of.dtype) for grad, of in gradients]
+
+def _mean(
+    total: torch.Tensor, count: torch.Tensor | None, num_items_in_batch: torch.Tensor | int | None
+) -> torch.Tensor:
+    """total / num_items_in_batch; by `count` where that is not given."""
+    if num_items_in_batch is None:
+        return total / count.clamp(min=1)
+    if isinstance(num_items_in_batch, torch.Tensor):
+        num_items_in_batch = num_items_in_batch.to(total.device)
+    return total / num_items_in_batch
 
 
 def select_targets(
@@ -137,87 +84,6 @@ def select_targets(
     spare = min(-len(rows) % ROW_MULTIPLE, len(labels) - len(rows))
     targets = F.pad(labels[rows], (0, spare), value=ignore_index)
     return F.pad(hidden.index_select(0, rows), (0, 0, 0, spare)), targets
-
-
-def _scale(grad: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """grad * factor, in place and in float32: a loss scale may be too large for the dtype of `grad`, a share of a
-    batch too uneven."""
-    if grad.dtype == torch.float32:
-        return grad.mul_(factor)
-    for part in grad.split(_chunk_rows(grad.device, grad[:1].numel() or 1)):
-        part.copy_(part.float() * factor)
-    return grad
-
-
-class _LinearCrossEntropy(torch.autograd.Function):
-    """The loss of `_loss_and_gradients`, whose gradients wait for the backward pass. It gives them away: one that
-    comes after it (`retain_graph`) makes them again."""
-
-    @staticmethod
-    def forward(ctx, hidden, weight, bias, labels, *options):
-        total, ctx.gradients = _loss_and_gradients(hidden, weight, bias, labels, *options)
-        ctx.save_for_backward(hidden, weight, bias, labels)
-        ctx.options = options
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_output):
-        gradients, ctx.gradients = ctx.gradients, None
-        if gradients is None:
-            _, gradients = _loss_and_gradients(*ctx.saved_tensors, *ctx.options)
-        return *(None if grad is None else _scale(grad, grad_output) for grad in gradients), *[None] * 7
-
-
-@cpu_operator(__name__, "linear_cross_entropy")
-def _compiled_cross_entropy(
-    hidden: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    labels: torch.Tensor,
-    logit_scale: float | None,
-    softcap: float | None,
-    label_smoothing: float,
-    z_loss: float,
-    ignore_index: int,
-    wants: Sequence[bool],
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The same in a graph, which cannot choose rows by itself; gradients that are not wanted are empty."""
-    check_classes(labels, len(weight), ignore_index)
-    states, chosen = select_targets(hidden, labels, ignore_index)
-    options = (logit_scale, softcap, label_smoothing, z_loss, ignore_index, wants)
-    total, gradients = _loss_and_gradients(states, weight, bias, chosen, *options)
-    rows = (labels != ignore_index).nonzero()[:, 0]
-    if wants[0] and len(rows) < len(labels):
-        gradients[0] = torch.zeros_like(hidden).index_copy_(0, rows, gradients[0][: len(rows)])
-    return total, *(hidden.new_empty(0) if grad is None else grad for grad in gradients)
-
-
-@_compiled_cross_entropy.register_fake
-def _(hidden, weight, bias, *options):
-    wanted = zip((hidden, weight, bias), options[-1], strict=True)
-    total = hidden.new_empty((), dtype=torch.float32)
-    return total, *(torch.empty_like(of) if want else hidden.new_empty(0) for of, want in wanted)
-
-
-def _save_gradients(ctx, inputs, output):
-    ctx.wants = inputs[-1]
-    ctx.save_for_backward(*output[1:])
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
-
-
-def _scale_gradients(ctx, grad_output, *_):
-    pairs = zip(ctx.saved_tensors, ctx.wants, strict=True)
-    return *(_scale(grad.clone(), grad_output) if want else None for grad, want in pairs), *[None] * 7
-
-
-_compiled_cross_entropy.register_autograd(_scale_gradients, setup_context=_save_gradients)
-
-
-def _is_readable(head: nn.Module) -> bool:
-    """Whether reading `head.weight` gives what calling `head` computes; ZeRO-3 leaves no weight to read."""
-    return type(head) is nn.Linear and is_plain(head) and head.weight.numel() == head.in_features * head.out_features
 
 
 def linear_cross_entropy(
@@ -237,8 +103,8 @@ def linear_cross_entropy(
     Cross-entropy of `head(transform(hidden))` against `labels`, without holding all logits.
 
     hidden (..., H), labels (...) int64; positions with `ignore_index` count for nothing and are left out before the
-    transform. head: the linear layer; its weight is read directly where it is plain, otherwise the head is called
-    chunk by chunk (LoRA, `modules_to_save`, DTensor, ZeRO-3). label_smoothing as in torch; z_loss adds
+    transform. head: the linear layer, or what an adapter has put in its place; it is called for a chunk of rows at a
+    time (a backend may read its weight instead). label_smoothing as in torch; z_loss adds
     `z_loss * logsumexp(logits)^2` (https://arxiv.org/abs/2204.02311). Returns a float32 scalar: the mean over targets,
     or the sum divided by `num_items_in_batch`; 0 where there is no target. It has no second derivatives.
     """
@@ -247,40 +113,33 @@ def linear_cross_entropy(
         logits = transform_logits(head(hidden if transform is None else transform(hidden)), logit_scale, softcap)
         options = {"label_smoothing": label_smoothing, "z_loss": z_loss, "ignore_index": ignore_index}
         return logits_cross_entropy(logits, labels, **options, num_items_in_batch=num_items_in_batch)
-    if _is_readable(head):
-        check_classes(labels, head.out_features, ignore_index)
     count = (labels != ignore_index).sum()
     hidden, labels = select_targets(hidden, labels, ignore_index)
     # cast once for all chunks, and a compiled operator sees no autocast
     hidden = cast_once(hidden if transform is None else transform(hidden))
-    options = (logit_scale, softcap, label_smoothing, z_loss, ignore_index)
-    if not _is_readable(head):
-        total = _called_cross_entropy(hidden, head, labels, *options)
-    else:
-        parts = (hidden, head.weight, head.bias)
-        wants = [torch.is_grad_enabled() and part is not None and part.requires_grad for part in parts]
-        if is_torchdynamo_compiling() and not torch.compiler.is_exporting() and hidden.device.type == "cpu":
-            total, *_ = _compiled_cross_entropy(*parts, labels, *options, wants)
-        else:
-            total = _LinearCrossEntropy.apply(*parts, labels, *options, wants)
-    if num_items_in_batch is None:
-        return total / count.clamp(min=1)
-    if isinstance(num_items_in_batch, torch.Tensor):
-        num_items_in_batch = num_items_in_batch.to(total.device)
-    return total / num_items_in_batch
+    total = summed_cross_entropy(hidden, head, labels, logit_scale, softcap, label_smoothing, z_loss, ignore_index)
+    return _mean(total, count, num_items_in_batch)
 
 
-def _called_cross_entropy(hidden, head, labels, logit_scale, softcap, label_smoothing, z_loss, ignore_index):
-    """The same through `head(...)`; a chunk's logits are made again in the backward pass."""
+@operator
+def summed_cross_entropy(
+    hidden: torch.Tensor,
+    head: nn.Module,
+    labels: torch.LongTensor,
+    logit_scale: float | None,
+    softcap: float | None,
+    label_smoothing: float,
+    z_loss: float,
+    ignore_index: int,
+) -> torch.Tensor:
+    """The sum that `linear_cross_entropy` divides, of hidden (n, H) and labels (n,). A chunk's logits are computed
+    again in the backward pass."""
 
     def chunk_loss(chunk, target):
         logits = transform_logits(head(chunk).float(), logit_scale, softcap)
-        check_classes(target, logits.shape[-1], ignore_index)  # a wrapped head may misstate its `out_features`
-        legal = target != ignore_index
-        loss = _token_losses(logits.logsumexp(-1), _aims(logits, target.where(legal, 0), label_smoothing), z_loss)
-        return loss.where(legal, 0.0).sum()
+        return _sum_of_losses(logits, target, label_smoothing, z_loss, ignore_index)
 
-    rows = _chunk_rows(hidden.device, getattr(head, "out_features", None) or 1)
+    rows = chunk_rows(hidden.device, getattr(head, "out_features", None) or 1)
     total = hidden.new_zeros((), dtype=torch.float32)
     for start in range(0, max(1, hidden.shape[0]), rows):  # without targets, one empty chunk: gradients of zero
         chunk, target = hidden[start : start + rows], labels[start : start + rows]
@@ -299,15 +158,8 @@ def logits_cross_entropy(
 ) -> torch.Tensor:
     """The same loss from logits (..., V) that exist already."""
     logits, labels = logits.reshape(-1, logits.shape[-1]).float(), labels.reshape(-1).to(logits.device)
-    check_classes(labels, logits.shape[-1], ignore_index)
-    legal = labels != ignore_index
-    loss = _token_losses(logits.logsumexp(-1), _aims(logits, labels.where(legal, 0), label_smoothing), z_loss)
-    total = loss.where(legal, 0.0).sum()
-    if num_items_in_batch is None:
-        return total / legal.sum().clamp(min=1)
-    if isinstance(num_items_in_batch, torch.Tensor):
-        num_items_in_batch = num_items_in_batch.to(total.device)
-    return total / num_items_in_batch
+    total = _sum_of_losses(logits, labels, label_smoothing, z_loss, ignore_index)
+    return _mean(total, (labels != ignore_index).sum(), num_items_in_batch)
 
 
 def router_losses(
@@ -325,7 +177,8 @@ def router_losses(
     row gives by itself (https://arxiv.org/abs/2412.19437, equations 17 to 20), which is the same however the rows are
     divided into batches. Balance is no mean over tokens, so no other definition is.
     """
-    logits = torch.stack([layer.float() for layer in router_logits])
+    device = router_logits[0].device  # layers may be on several
+    logits = torch.stack([layer.to(device).float() for layer in router_logits])
     layers, tokens, experts = logits.shape
     rows = 1 if row_weights is None else len(row_weights)
     logits = logits.view(layers, rows, tokens // rows, experts)
@@ -372,11 +225,7 @@ def classification_loss(
         loss = F.mse_loss(logits.reshape(labels.shape).float(), labels.float(), reduction="none")
     else:
         loss = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
-    if num_items_in_batch is None:
-        return loss.mean()
-    if isinstance(num_items_in_batch, torch.Tensor):
-        num_items_in_batch = num_items_in_batch.to(loss.device)
-    return loss.sum() / num_items_in_batch
+    return loss.mean() if num_items_in_batch is None else _mean(loss.sum(), None, num_items_in_batch)
 
 
 def span_loss(

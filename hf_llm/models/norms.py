@@ -7,8 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .operators import needs_gradients, runs_plainly_on_cpu
-from .plain import written_here
+from .operators import operator
 from .table import Table
 
 
@@ -35,65 +34,9 @@ class LayerNorm(nn.Module):
         return f"{self.size}, eps={self.eps}, affine={self.weight is not None}, bias={self.bias is not None}"
 
 
-def norm_constants(scale: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """What `cpu_rms_norm` takes of a weight (..., n): weight * sqrt(n) and sqrt(n * eps), float32."""
-    size = scale.shape[-1]
-    return scale.float() * size**0.5, torch.scalar_tensor((size * eps) ** 0.5, dtype=torch.float32, device="cpu")
-
-
-def cpu_rms_norm(states: torch.Tensor, factor: torch.Tensor, floor: torch.Tensor) -> torch.Tensor:
-    """RMSNorm in the fewest passes over memory, and the fewest kernels, that torch has on a CPU:
-    states / hypot(|states|, sqrt(n * eps)) * (weight * sqrt(n)). No kernel is given a number, of which it would make a
-    tensor; that takes longer than a short row."""
-    precise = states.float()
-    norm = torch.hypot(torch.linalg.vector_norm(precise, dim=-1, keepdim=True), floor)
-    if precise is states:
-        return precise.div(norm).mul_(factor)
-    return precise.div_(norm).mul_(factor).to(states.dtype)
-
-
-class _RMSNorm(torch.autograd.Function):
-    """`F.rms_norm` with a backward pass of its own.
-
-    torch has no kernel for it on a CPU: each of its operations makes float32 states, has a backward pass and keeps
-    states for it. This keeps what it was given.
-    """
-
-    @staticmethod
-    def forward(ctx, states, scale, eps):
-        ctx.save_for_backward(states, scale)
-        ctx.eps = eps
-        return cpu_rms_norm(states, *norm_constants(scale, eps))
-
-    @staticmethod
-    def backward(ctx, grad_output):
-        states, scale = ctx.saved_tensors
-        wants = ctx.needs_input_grad[:2]
-        if torch.is_grad_enabled():  # for a second derivative
-            output = F.rms_norm(states, scale.shape, scale.to(states.dtype), ctx.eps)
-            wanted = [tensor for tensor, want in zip((states, scale), wants, strict=True) if want]
-            gradients = iter(torch.autograd.grad(output, wanted, grad_output, create_graph=True))
-            return *(next(gradients) if want else None for want in wants), None
-        size = states.shape[-1]
-        precise, grad = states.reshape(-1, size).float(), grad_output.reshape(-1, size).float()
-        inverse = torch.linalg.vector_norm(precise, dim=-1).square_().div_(size).add_(ctx.eps).rsqrt_()
-        product, scale32 = grad * precise, scale.float()
-        grad_scale = torch.mv(product.T, inverse).to(scale.dtype) if wants[1] else None
-        if not wants[0]:
-            return None, grad_scale, None
-        # d states = inverse * (scale * d output - states * inverse^2 * mean(states * scale * d output))
-        mean = torch.mv(product, scale32).div_(-size).mul_(inverse.pow(3))
-        grad = torch.mul(grad, scale32, out=product).mul_(inverse[:, None]).addcmul_(precise, mean[:, None])
-        return grad.to(states.dtype).view_as(states), grad_scale, None
-
-
+@operator
 def rms_norm(states: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Tensor:
-    """`F.rms_norm` over the last dimension, in the dtype of `states`; in fewer passes on a CPU. scale: (size,), or
-    (heads, size)."""
-    if scale.ndim == 1 and runs_plainly_on_cpu(states):
-        if needs_gradients(states, scale):
-            return _RMSNorm.apply(states, scale, eps)
-        return cpu_rms_norm(states, *norm_constants(scale, eps))
+    """`F.rms_norm` over the last dimension, in the dtype of `states`. scale: (size,), or (heads, size)."""
     if scale.dtype != states.dtype:  # no kernel takes two dtypes, which autocast gives to qk norms
         scale = scale.to(states.dtype)
     if scale.ndim > 1:
@@ -153,10 +96,6 @@ NORMS = Table(
     layernorm_non_affine=NonAffineLayerNorm,
     rmsnorm_non_affine=NonAffineRMSNorm,
 )
-
-
-for _norm in NORMS.values():
-    written_here(_norm)
 
 
 def get_norm(config, size: int | tuple[int, ...] | None = None) -> LayerNorm:

@@ -1,24 +1,45 @@
-"""Our own operators and autograd functions on a CPU: where they may run, and how a compiled graph holds them."""
+"""Operators: what a device may compute faster than plain PyTorch.
 
-import hashlib
+Each is a function whose body is plain PyTorch and right on every device. A backend (hf_llm/backends) enters forms for
+types of devices, which the device of the first argument chooses; a checkpoint that is opened by its own code has none.
+"""
+
+import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch.autograd import forward_ad
 
 
-LARGE = 2**16  # elements of a tensor that leaves a core's cache when others follow
+# Name of an operator -> type of device ("cpu", "cuda", ...) -> its form there. `rms_norm`, `rotate_halves`, `gate`,
+# `feed_forward`, `summed_cross_entropy`, `decoding` and `decode_token` stand beside what calls them.
+OPERATORS: dict[str, dict[str, Callable]] = {}
 
 
-def cpu_operator(module: str, name: str) -> Callable:
-    """A decorator: `torch.library.custom_op` for CPUs.
+def operator(plain: Callable) -> Callable:
+    """A decorator: makes a function an operator, and keeps it as `.plain` for forms that leave something to it."""
+    forms = OPERATORS[plain.__name__] = {}
 
-    module: `__name__`, whose digest is the operator's namespace. Code that travels with a checkpoint is another module
-    and may be of another version; an operator that is defined again takes the first one's place. (Torch takes ASCII
-    names alone, and folders of checkpoints have others.)
-    """
-    namespace = hashlib.sha256(module.encode()).hexdigest()[:12]
-    return torch.library.custom_op(f"hf_llm_{namespace}::{name}", mutates_args=(), device_types="cpu")
+    @functools.wraps(plain)
+    def run(subject, *args):
+        return forms.get(subject.device.type, plain)(subject, *args)
+
+    run.plain = plain
+    return run
+
+
+@operator
+def decoding(stack: torch.nn.Module) -> AbstractContextManager:
+    """Entered while `generate` adds tokens to the texts that a `TransformerStack` reads."""
+    return nullcontext()
+
+
+@operator
+def decode_token(hidden_states: torch.Tensor, stack: torch.nn.Module, *inputs) -> torch.Tensor | None:
+    """The layers of a stack for one token of each text, hidden_states (batch, 1, hidden) -> the same; `None` where the
+    layers are to be called. inputs: see `TransformerStack.run_layers`."""
+    return None
 
 
 def values_are_known() -> bool:
@@ -32,27 +53,13 @@ def values_are_known() -> bool:
 
 
 def is_transformed() -> bool:
-    """Whether torch.func or forward-mode differentiation looks on, which know torch's own operators alone."""
+    """Whether torch.func or forward-mode differentiation is active, which know torch's own operators alone."""
     return not (torch.compiler.is_compiling() or values_are_known())
 
 
-def runs_plainly_on_cpu(states: torch.Tensor) -> bool:
-    """Whether a tensor is on a CPU and what is done to it is done now: not in graphs (torch's compiler fuses by
-    itself, traces and exports hold no Python), under torch.func or forward-mode differentiation, or in float64, in
-    which gradients are checked."""
-    return states.is_cpu and states.dtype != torch.float64 and values_are_known() and not torch.jit.is_tracing()
-
-
-def needs_gradients(*tensors: torch.Tensor) -> bool:
-    """Whether a backward pass may come."""
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-
-
-def trains_on_cpu(states: torch.Tensor) -> bool:
-    """Whether a backward pass will come by which a Python autograd function pays."""
-    return needs_gradients(states) and runs_plainly_on_cpu(states)
-
-
-def is_large(states: torch.Tensor) -> bool:
-    """Whether a tensor is one that runs plainly on a CPU, and so large that new memory costs more than arithmetic."""
-    return runs_plainly_on_cpu(states) and states.numel() >= LARGE
+def cast_once(hidden_states: torch.Tensor) -> torch.Tensor:
+    """The input of several matrix products in their dtype under autocast, which would cast it for each of them."""
+    device = hidden_states.device.type
+    if hidden_states.dtype == torch.float32 and device != "meta" and torch.is_autocast_enabled(device):
+        return hidden_states.to(torch.get_autocast_dtype(device))
+    return hidden_states

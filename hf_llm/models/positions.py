@@ -18,7 +18,7 @@ from torch import nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 
 from .inputs import IdEmbedding
-from .operators import is_large, trains_on_cpu
+from .operators import operator
 from .table import Table
 
 
@@ -107,6 +107,19 @@ def for_heads(cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch
     return cos[:, None], torch.cat((-half, half), dim=-1)
 
 
+def turn(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """The rotation of all dimensions of states (batch, heads, seq, rotary_dim)."""
+    return torch.addcmul(states * cos, states.roll(cos.shape[-1] // 2, -1), sin)
+
+
+@operator
+def rotate_halves(
+    query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rotates dimension i with i + rotary_dim / 2 of query and key (batch, heads, seq, rotary_dim)."""
+    return turn(query, cos, sin), turn(key, cos, sin)
+
+
 def apply_rotary(
     query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,53 +128,21 @@ def apply_rotary(
 
     Halves (dimension i with i + d/2) or, `interleaved`, neighbours (2i with 2i + 1).
     """
-    return _rotate(query, cos, sin, interleaved), _rotate(key, cos, sin, interleaved)
-
-
-def _turn(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    half = cos.shape[-1] // 2
-    turned = states * cos
-    turned[..., :half].addcmul_(states[..., half:], sin[..., :half])
-    turned[..., half:].addcmul_(states[..., :half], sin[..., half:])
-    return turned
-
-
-class _Turn(torch.autograd.Function):
-    """Halves rotated in float32, and turned back in the backward pass, in fewer passes over memory than the
-    operations and their own backward passes take. Both halves of cos are the same, and those of sin but for the
-    sign, as `for_heads` makes them."""
-
-    @staticmethod
-    def forward(ctx, states, cos, sin):
-        ctx.save_for_backward(cos, sin)
-        return _turn(states.float(), cos, sin).to(states.dtype)
-
-    @staticmethod
-    def backward(ctx, grad_output):
-        cos, sin = ctx.saved_tensors
-        return _Turn.apply(grad_output, cos, -sin), None, None
-
-
-def rotate_halves(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """The rotation of all dimensions in three kernels."""
-    return torch.addcmul(states * cos, states.roll(cos.shape[-1] // 2, -1), sin)
-
-
-def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool) -> torch.Tensor:
     width = cos.shape[-1]
-    if width < states.shape[-1]:
-        rotated, rest = states.split((width, states.shape[-1] - width), -1)
-        return torch.cat((_rotate(rotated, cos, sin, interleaved), rest), dim=-1)
-    half = width // 2
+    if width < query.shape[-1]:
+        rotated = apply_rotary(query[..., :width], key[..., :width], cos, sin, interleaved)
+        rests = query[..., width:], key[..., width:]
+        return tuple(torch.cat(parts, dim=-1) for parts in zip(rotated, rests))
     if interleaved:
-        first, second = states[..., 0::2], states[..., 1::2]
-        cos, sin = cos[..., half:], sin[..., half:]
-        return torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
-    if trains_on_cpu(states):
-        return _Turn.apply(states, cos, sin)
-    if is_large(states) and states.dtype == cos.dtype == torch.float32:
-        return _turn(states, cos, sin)
-    return rotate_halves(states, cos, sin)
+        return _rotate_neighbours(query, cos, sin), _rotate_neighbours(key, cos, sin)
+    return rotate_halves(query, key, cos, sin)
+
+
+def _rotate_neighbours(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    half = cos.shape[-1] // 2
+    first, second = states[..., 0::2], states[..., 1::2]
+    cos, sin = cos[..., half:], sin[..., half:]
+    return torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
 
 
 def alibi_slopes(num_heads: int) -> torch.Tensor:

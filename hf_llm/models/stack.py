@@ -13,6 +13,7 @@ from .configuration import LLMStackConfig
 from .inputs import IdEmbedding, check_aligned, check_length, check_token_types, check_tokens
 from .layer import TransformerLayer
 from .norms import get_norm
+from .operators import decode_token
 from .positions import POSITIONS, for_heads
 from .visibility import Documents, Visibility, find_documents, past_length
 
@@ -142,11 +143,13 @@ class TransformerStack(LLMPreTrainedModel):
         if visibility.source_rows is not None:
             encoder_hidden_states = visibility.source_rows.unpad(encoder_hidden_states)
         rotations = self._rotations(hidden_states, position_ids)
-        steps = None if torch.compiler.is_compiling() else self.token_steps()
-        if steps is not None and steps.fit(
-            hidden_states, layers_see, past_key_values, encoder_hidden_states, cross, kwargs
-        ):
-            hidden_states = steps(hidden_states, rotations, layers_see, past_key_values, cross)
+        decoded = None
+        if not torch.compiler.is_compiling():
+            decoded = decode_token(
+                hidden_states, self, rotations, layers_see, cross, past_key_values, encoder_hidden_states, kwargs
+            )
+        if decoded is not None:
+            hidden_states = decoded
         else:
             window, layers = self.config.sliding_window, list(self.layers)
             for i, (place, layer_type, rotates) in enumerate(self.plan()):
@@ -170,10 +173,6 @@ class TransformerStack(LLMPreTrainedModel):
         if self.output_projection is not None:
             hidden_states = self.output_projection(hidden_states)
         return hidden_states if rows is None else rows.repad(hidden_states)
-
-    def token_steps(self):
-        """What stands for the layers where single tokens are added, or `None`: see decoding.py."""
-        return None
 
     def plan(self) -> Iterator[tuple[int, str, bool]]:
         """For each layer in turn: which of the distinct layers it is, its type, and whether it rotates."""

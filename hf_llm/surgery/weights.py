@@ -20,8 +20,6 @@ _CROSS = re.compile(r"^decoder\.(layers\.\d+)\.cross_attn(.*)")  # its norms as 
 _HALF = re.compile(r"^(encoder|decoder)\.")
 RELATIVE_BIAS = "relative_attention_bias.weight"
 VOCABULARY = ("embed_tokens.weight", "lm_head.weight", "lm_head.bias")  # a row for each token
-# placement -> the norm on the output of the cross-attention branch
-_OUTPUT_NORMS = {"sandwich": "cross_attn_output_norm", "branch": "cross_attn_norm"}
 
 
 def origins(names: Iterable[str], cross_attention: str = "self_attention") -> dict[str, str | None]:
@@ -124,7 +122,7 @@ def silence_cross_attention(decoder: nn.Module) -> None:
     """Make the output of every cross-attention of a decoder stack zero: by the norm on it, where there is one with a
     weight, or else by its last projection (which is how a gradient reaches it that is neither zero nor huge)."""
     for layer in decoder.layers:
-        norm = getattr(layer, _OUTPUT_NORMS.get(layer.placement, ""), None)
+        norm = getattr(layer, f"cross_attn_{layer.placement.output}", None)
         if isinstance(norm, LayerNorm) and norm.weight is not None:
             norm.weight.fill_(norm.weight_init - 1.0)
             silent = norm

@@ -3,6 +3,10 @@
 import pytest
 import torch
 
+from hf_llm.models.attention import FASTER_ATTENTION
+from hf_llm.models.operators import OPERATORS
+from hf_llm.models.visibility import LENGTHS
+
 from . import flash
 
 
@@ -24,3 +28,12 @@ def fresh_compiler():
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
+
+
+@pytest.fixture
+def without_backends(monkeypatch):
+    """Plain PyTorch, as a checkpoint's own code runs."""
+    for table in (*OPERATORS.values(), FASTER_ATTENTION):
+        for key in list(table):
+            monkeypatch.delitem(table, key)
+    monkeypatch.delitem(LENGTHS, "sdpa", raising=False)

@@ -1,14 +1,12 @@
 """Attention on a CPU beside torch's: values and gradients, segments, windows, and which of the two runs."""
 
-import importlib.util
-
 import pytest
 import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from hf_llm.models import cpu_attention
-from hf_llm.models.cpu_attention import blockwise_attention, cpu_attention_forward
+from hf_llm.backends.cpu import attention as cpu_attention
+from hf_llm.backends.cpu.attention import blockwise_attention, cpu_attention_forward
 
 
 HEADS, KEY_HEADS, DIM = 6, 2, 8
@@ -162,16 +160,6 @@ def test_rotated_queries_are_cast_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         output = attend(inputs, None, is_causal=True)
     assert runs_blockwise(output) and output.dtype == torch.bfloat16
-
-
-def test_a_second_copy_of_the_code_leaves_the_first_alone():
-    """As when a checkpoint that carries its code is opened: operators are registered for the whole process."""
-    spec = importlib.util.spec_from_file_location("hf_llm.models.a_copy", cpu_attention.__file__)
-    copy = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(copy)
-    inputs = states(((5, 5),), batch=1)
-    outputs = [module._operator(*inputs, 0.3, [5, 5], True, None)[0] for module in (cpu_attention, copy)]
-    torch.testing.assert_close(*outputs, rtol=0, atol=0)
 
 
 def test_a_compiled_model_attends_in_blocks(fresh_compiler):

@@ -6,12 +6,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from hf_llm import LLMDecoderConfig
-from hf_llm.models import operators
+from hf_llm.backends.cpu.functions import is_large
 from hf_llm.models.feedforward import get_feed_forward
 from hf_llm.models.norms import rms_norm
 from hf_llm.models.positions import apply_rotary, for_heads
 
-from .tiny import SIZES
+from .tiny import SIZES, with_backends
+
+
+pytestmark = with_backends
 
 
 SIZE = 16
@@ -106,7 +109,7 @@ def test_large_rotations_are_those_of_small_ones():
     cos, sin = rotation(2, 64, SIZE)
     query = torch.randn(2, 32, 64, SIZE)
     rotated = apply_rotary(query, query, cos, sin)[0]
-    assert operators.is_large(query) and not operators.is_large(query[:, :8])
+    assert is_large(query) and not is_large(query[:, :8])
     assert torch.equal(rotated[:, :8], apply_rotary(query[:, :8], query[:, :8], cos, sin)[0])
 
 
@@ -128,8 +131,8 @@ def test_many_tokens_are_widened_in_parts(fields, monkeypatch):
     torch.manual_seed(0)
     mlp = get_feed_forward(LLMDecoderConfig(**SIZES, **fields), 0)
     states = torch.randn(3, 700, SIZES["hidden_size"])
-    parts, run = [], type(mlp)._run
-    monkeypatch.setattr(type(mlp), "_run", lambda self, states: parts.append(tuple(states.shape)) or run(self, states))
+    parts, run = [], type(mlp).run
+    monkeypatch.setattr(type(mlp), "run", lambda self, states: parts.append(tuple(states.shape)) or run(self, states))
     whole = mlp(states)
     with torch.no_grad():
         torch.testing.assert_close(mlp(states), whole, rtol=1e-5, atol=1e-6)
@@ -152,4 +155,4 @@ def test_modules_that_look_at_all_tokens_are_shown_all():
     states = torch.randn(3, 700, SIZES["hidden_size"])
     states[0] *= 100
     with torch.no_grad():
-        assert torch.equal(quantised(states), quantised._run(states))
+        assert torch.equal(quantised(states), quantised.run(states))

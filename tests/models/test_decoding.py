@@ -9,14 +9,17 @@ import torch
 from torch import nn
 from transformers import DynamicCache, EncoderDecoderCache
 
-from hf_llm.models import decoding
+from hf_llm.backends.cpu import decoding
 from hf_llm.models.attention import Attention
 from hf_llm.models.feedforward import FeedForward
 from hf_llm.models.layer import TransformerLayer
 from hf_llm.models.norms import RMSNorm
 
 from .generating import NEW, PROMPT, VARIANTS, generate, prompts, since, tiny_model
-from .tiny import EXPERTS, VOCABULARY
+from .tiny import EXPERTS, VOCABULARY, with_backends
+
+
+pytestmark = with_backends
 
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -282,16 +285,16 @@ def during(model, act, **kwargs):
 def test_no_steps_are_left(stack):
     """Neither after the last token, nor after a mistake."""
     model, seen = tiny_model(stack), []
-    during(model, lambda: seen.append(model.get_decoder().token_steps()))
+    during(model, lambda: seen.append(decoding.token_steps(model.get_decoder())))
     assert len(seen) == NEW and all(steps is not None for steps in seen)
-    assert model.get_decoder().token_steps() is None
+    assert decoding.token_steps(model.get_decoder()) is None
 
     def fail():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         during(model, fail)
-    assert model.get_decoder().token_steps() is None
+    assert decoding.token_steps(model.get_decoder()) is None
 
 
 def test_texts_within_texts(taken):
@@ -304,7 +307,7 @@ def test_texts_within_texts(taken):
     assert len(taken) == (NEW + 1) * (NEW - 1)
 
     def look():
-        thread = threading.Thread(target=lambda: seen.append(model.model.token_steps()))
+        thread = threading.Thread(target=lambda: seen.append(decoding.token_steps(model.model)))
         thread.start()
         thread.join()
 

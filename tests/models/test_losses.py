@@ -16,6 +16,7 @@ from hf_llm import (
     LLMEncoderForSequenceClassification,
     LLMEncoderForTokenClassification,
 )
+from hf_llm.backends import cross_entropy
 from hf_llm.models import losses
 from hf_llm.models.feedforward import Router
 from hf_llm.models.losses import (
@@ -202,7 +203,7 @@ def test_the_loss_of_other_devices_compiles(wants, fresh_compiler):
     tensors = (hidden, *head.parameters()) if wants == "all" else (hidden,)
     states, flat = hidden.flatten(0, 1), labels.flatten()
     options = (2.0, 3.0, 0.1, 1e-2, -100, (True, wants == "all", wants == "all"))
-    run = lambda: losses._LinearCrossEntropy.apply(states, head.weight, head.bias, flat, *options)  # noqa: E731
+    run = lambda: cross_entropy._LinearCrossEntropy.apply(states, head.weight, head.bias, flat, *options)  # noqa: E731
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
     for actual, expected in zip(gradients(compiled(), *tensors), gradients(run(), *tensors), strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6)

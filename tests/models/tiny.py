@@ -1,5 +1,8 @@
 """Models and batches small enough that hundreds of them fit into a minute."""
 
+import os
+
+import pytest
 import torch
 
 from hf_llm import (
@@ -11,6 +14,8 @@ from hf_llm import (
     LLMEncoderForMaskedLM,
 )
 
+
+with_backends = pytest.mark.skipif(os.environ.get("HF_LLM_BACKENDS") == "none", reason="HF_LLM_BACKENDS=none")
 
 STACKS = ("decoder", "encoder", "encoder_decoder")
 VOCABULARY = 64

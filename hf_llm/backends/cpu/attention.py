@@ -20,11 +20,11 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import is_torchdynamo_compiling
 
-from .operators import cpu_operator, is_transformed, values_are_known
-from .precision import cast_once
-from .visibility import LENGTHS, TakesLengths
+from hf_llm.models.operators import cast_once, is_transformed, values_are_known
+from hf_llm.models.visibility import TakesLengths
 
 
 BLOCK = 128  # queries at a time: their scores stay in the cache, and few of them are hidden
@@ -224,8 +224,10 @@ class _BlockwiseAttention(torch.autograd.Function):
 
 
 # The same in a graph; outside of one, an operator's own way through torch costs as much as a few kernels.
-_operator = cpu_operator(__name__, "blockwise_attention")(_forward)
-_backward_operator = cpu_operator(__name__, "blockwise_attention_backward")(_backward)
+_operator, _backward_operator = (
+    torch.library.custom_op(f"hf_llm::{name}", function, mutates_args=(), device_types="cpu")
+    for name, function in (("blockwise_attention", _forward), ("blockwise_attention_backward", _backward))
+)
 
 
 @_operator.register_fake
@@ -306,11 +308,14 @@ def cpu_attention_forward(
     segment_lengths: Lengths | None = None,
     **kwargs,
 ) -> tuple[torch.Tensor, None]:
-    """What transformers' sdpa does, on a CPU: query (B, H, Q, D), key and value (B, K, S, D) -> (B, Q, H, D).
+    """What transformers' sdpa computes: query (B, H, Q, D), key and value (B, K, S, D) -> (B, Q, H, D).
 
     segment_lengths: numbers of queries and of keys of the segments of a row; none sees another, and queries without
     keys get zeros. sliding_window: see `make_blocks`; without segments, windows are in the mask.
     """
+    if not runs_here(query):
+        kwargs |= {"scaling": scaling, "is_causal": is_causal, "dropout": dropout}
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     query, key, value = (cast_once(states) for states in (query, key, value))
     trains = torch.is_grad_enabled() and query.dtype == torch.bfloat16 and query.requires_grad and not dropout
     if segment_lengths is None:
@@ -343,17 +348,19 @@ def cpu_attention_forward(
     return torch.cat(outputs, dim=1), None
 
 
-def runs_cpu_attention(backend: str, states: torch.Tensor) -> bool:
-    """Whether sdpa is that of `cpu_attention`."""
-    on_cpu = backend == "sdpa" and states.device.type == "cpu"
-    return on_cpu and not (torch.jit.is_tracing() or torch.compiler.is_exporting() or is_transformed())
+def runs_here(states: torch.Tensor) -> bool:
+    """Whether Python of our own may attend: not in traces, exports and torch.func, which hold torch's operators."""
+    return states.is_cpu and not (torch.jit.is_tracing() or torch.compiler.is_exporting() or is_transformed())
 
 
 def _segment_lengths(queries: torch.LongTensor, keys: torch.LongTensor) -> dict:
     return {"segment_lengths": tuple(zip(queries.tolist(), keys.tolist(), strict=True))}
 
 
-# not in a graph, which would be compiled again for every set of lengths
-LENGTHS["sdpa"] = TakesLengths(
-    _segment_lengths, serves=lambda states: runs_cpu_attention("sdpa", states) and values_are_known()
-)
+def _serves(hidden_states: torch.Tensor) -> bool:
+    """Not in a graph, which would be compiled again for every set of lengths, nor where a user's function attends."""
+    ours = ALL_ATTENTION_FUNCTIONS["sdpa"] is sdpa_attention_forward
+    return ours and runs_here(hidden_states) and values_are_known()
+
+
+TAKES_LENGTHS = TakesLengths(_segment_lengths, _serves)

@@ -1,11 +1,11 @@
-"""One token at a time: what the layers of a stack do, in a straight line.
+"""Decoding: the layers of a stack for one token of each text, without calling their modules.
 
 Where a few texts are continued on a CPU, the kernels of a layer are so small that the calls of its modules, and the
-questions that these ask of every input anew, take about a third of the time. `make_token_steps` asks once, when
-`generate` begins to add tokens (greedily or by sampling; beams keep to the layers): whether the modules of the layers
-are plain (see plain.py) and do nothing that is not written here. The steps then call the same kernels with the same
-numbers, so that what they give is what the layers give, to the bit; where the answer is another, there are no steps,
-and the layers run.
+conditions that these check for every input, take about a third of the time. `make_token_steps` checks them once, when
+`generate` begins to add tokens (greedily or by sampling; beams keep to the layers). A step is read off the layer: its
+row of `PLACEMENTS`, and attention, feed-forward and norms of the very classes in `KNOWN` (see plain.py), so that the
+same kernels get the same numbers, and its output is that of the layer to the bit. Where a stack has any other layer,
+its layers are called.
 
 Shapes: B batch, H query heads, K key-value heads, S key length, D head_dim.
 """
@@ -18,21 +18,37 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers.cache_utils import Cache, EncoderDecoderCache
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .attention import Attention
-from .cpu_attention import attend_to_cache
-from .feedforward import FEED_FORWARDS, FeedForward, GatedFeedForward
-from .layer import TransformerLayer
-from .norms import LayerNorm, RMSNorm, cpu_rms_norm, norm_constants
-from .plain import all_plain_on_cpu
-from .positions import rotate_halves
-from .visibility import AttentionInputs
+from hf_llm.models.attention import FASTER_ATTENTION, Attention
+from hf_llm.models.feedforward import FeedForward, GatedFeedForward
+from hf_llm.models.layer import Placement, TransformerLayer
+from hf_llm.models.norms import LayerNorm, RMSNorm
+from hf_llm.models.operators import OPERATORS
+from hf_llm.models.positions import turn
+from hf_llm.models.visibility import AttentionInputs
+
+from ..plain import all_plain_on_cpu
+from .attention import attend_to_cache, cpu_attention_forward
+from .functions import cpu_feed_forward, cpu_rms_norm, cpu_rotate_halves, norm_constants, normalise
 
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 
-# keywords that ask nothing of layers without experts, nor of a single query, of which the mask says what it sees
+# Arguments that cannot change the result for a single query without experts, whose mask says what it sees.
 HARMLESS = {"use_cache", "is_causal", "output_router_logits"}
+# The operators that a step computes without asking the table.
+FORMS = {"rms_norm": cpu_rms_norm, "rotate_halves": cpu_rotate_halves, "feed_forward": cpu_feed_forward}
+
+
+def _forms_are_ours() -> bool:
+    """Whether the functions that the layers would call are those that steps stand for."""
+    return (
+        ALL_ATTENTION_FUNCTIONS["sdpa"] is sdpa_attention_forward
+        and FASTER_ATTENTION.get(sdpa_attention_forward) is cpu_attention_forward
+        and all(OPERATORS[name].get("cpu") is form for name, form in FORMS.items())
+    )
 
 
 def _attends_plainly(attention: Attention) -> bool:
@@ -49,7 +65,7 @@ def _attends_plainly(attention: Attention) -> bool:
 
 
 def _drops(layer: TransformerLayer) -> bool:
-    """Whether something is left out by chance, or the cache by a layer that will be computed again."""
+    """Whether dropout or gradient checkpointing is active."""
     mlp = layer.mlp
     return bool(
         (layer.training and (layer.residual_dropout or layer.gradient_checkpointing)) or (mlp.training and mlp.dropout)
@@ -57,11 +73,11 @@ def _drops(layer: TransformerLayer) -> bool:
 
 
 def _has_a_step(layer: TransformerLayer) -> bool:
-    """Whether a step does all that the layer does."""
+    """Whether a step computes all that the layer computes."""
     return (
-        type(layer.mlp) in FEED_FORWARDS.values()
-        and all_plain_on_cpu(layer)
-        and layer.placement != "parallel"
+        all_plain_on_cpu(layer)
+        and type(layer.placement) is Placement
+        and not layer.placement.parallel
         and not _drops(layer)
         and all(_attends_plainly(attention) for attention in (layer.self_attn, layer.cross_attn) if attention)
     )
@@ -73,7 +89,7 @@ def _norm(norm: LayerNorm | None) -> Function | None:
     if not isinstance(norm, RMSNorm) or norm.weight is None or norm.weight.dtype == torch.float64:
         return norm.forward
     factor, floor = norm_constants(norm.scale(), norm.eps)
-    return lambda states: cpu_rms_norm(states, factor, floor)
+    return lambda states: normalise(states, factor, floor)
 
 
 def _linear(projection: nn.Linear) -> Function:
@@ -99,7 +115,7 @@ def _self_attention(attention: Attention, layer_idx: int) -> Callable:
             query, key = norm_query(query), norm_key(key)
         if rotation is not None:
             cos, sin = rotation
-            query, key = rotate_halves(query, cos, sin), rotate_halves(key, cos, sin)
+            query, key = turn(query, cos, sin), turn(key, cos, sin)
         key, value = cache.update(key, value, layer_idx)
         return project(attend_to_cache(query, key, value, mask, scaling).view(batch, -1))
 
@@ -127,17 +143,12 @@ def _feed_forward(mlp: FeedForward) -> Function:
     if not isinstance(mlp, GatedFeedForward):
         return lambda states: down(act_fn(up(states)))
     combine, gate = mlp.gate, _linear(mlp.gate_proj)
-    return lambda states: down(combine(act_fn, gate(states), up(states)))
+    return lambda states: down(combine(gate(states), up(states), act_fn))
 
 
-def _branch(layer: TransformerLayer, name: str, function: Callable) -> Callable:
-    """A residual branch and its norms: `TransformerLayer._branch`."""
-    norm, placement = _norm(getattr(layer, f"{name}_norm")), layer.placement
-    before = norm if placement in ("pre", "sandwich") else None
-    inside = norm if placement == "branch" else None
-    if placement == "sandwich":
-        inside = _norm(getattr(layer, f"{name}_output_norm"))
-    after = norm if placement == "post" else None
+def _branch(layer: TransformerLayer, branch: str, function: Callable) -> Callable:
+    """A residual branch and its norms: `TransformerLayer._run_in_turn`."""
+    before, inside, after = (name and _norm(getattr(layer, f"{branch}_{name}")) for name in layer.placement[:3])
     multiplier, from_norm = layer.residual_multiplier, layer.residual_from_norm
 
     def run(states: torch.Tensor, *arguments) -> torch.Tensor:
@@ -183,9 +194,9 @@ class TokenSteps:
         self,
         hidden_states: torch.Tensor,
         attention: dict[str, AttentionInputs],
+        cross_attention: AttentionInputs,
         cache: Cache | None,
         encoder_hidden_states: torch.Tensor | None,
-        cross_attention: AttentionInputs,
         keywords: dict,
     ) -> bool:
         """Whether the inputs of `TransformerStack.run_layers` are those of a token and ask nothing else."""
@@ -206,8 +217,9 @@ class TokenSteps:
         hidden_states: torch.Tensor,
         rotations: dict[str, tuple[torch.Tensor, torch.Tensor]],
         attention: dict[str, AttentionInputs],
-        cache: Cache,
         cross_attention: AttentionInputs,
+        cache: Cache,
+        *_,
     ) -> torch.Tensor:
         """(B, 1, hidden) -> the same."""
         states = hidden_states[:, 0]
@@ -223,8 +235,8 @@ class TokenSteps:
 
 
 def make_token_steps(stack: nn.Module) -> TokenSteps | None:
-    """The steps of a `TransformerStack` as it is now, or `None` if its layers do more than steps do."""
-    if not all(map(_has_a_step, stack.layers)):
+    """The steps of a `TransformerStack` as it is now, or `None` if its layers compute more than steps do."""
+    if not (_forms_are_ours() and all(map(_has_a_step, stack.layers))):
         return None
     layers = list(stack.layers)
     return TokenSteps([_Step.make(layers[place], i, *rest) for i, (place, *rest) in enumerate(stack.plan())])
@@ -235,19 +247,22 @@ _STEPS: ContextVar[dict[nn.Module, TokenSteps | None] | None] = ContextVar("toke
 
 
 def token_steps(stack: nn.Module) -> TokenSteps | None:
-    """What stands for the layers of a stack in this thread now."""
+    """The steps of a stack in this thread now."""
     return (_STEPS.get() or {}).get(stack)
 
 
-class TakesTokenSteps:
-    """For models that generate: while `generate` adds tokens, their decoder takes steps."""
+@contextmanager
+def cpu_decoding(stack: nn.Module) -> Iterator[None]:
+    """See `hf_llm.models.operators.decoding`: the stack has steps inside."""
+    outside = _STEPS.set({**(_STEPS.get() or {}), stack: make_token_steps(stack)})
+    try:
+        yield
+    finally:
+        _STEPS.reset(outside)
 
-    @contextmanager
-    def _optimize_model_for_decode(self) -> Iterator[None]:
-        with super()._optimize_model_for_decode():
-            stack = self.get_decoder()
-            outside = _STEPS.set({**(_STEPS.get() or {}), stack: make_token_steps(stack)})
-            try:
-                yield
-            finally:
-                _STEPS.reset(outside)
+
+def cpu_decode_token(hidden_states: torch.Tensor, stack: nn.Module, rotations: dict, *inputs) -> torch.Tensor | None:
+    """See `hf_llm.models.operators.decode_token`."""
+    steps = token_steps(stack)
+    fits = steps is not None and steps.fit(hidden_states, *inputs)
+    return steps(hidden_states, rotations, *inputs) if fits else None
