@@ -35,10 +35,8 @@ def check_columns(data: dict[str, Dataset], columns: Sequence[str]) -> None:
                     f"Its columns are {', '.join(examples.column_names)}: map them with data.dataset: {{name: ..., "
                     f"columns: {{{column}: ...}}}}"
                 )
-        for column in sorted(_TEXTS & {*columns, "text_pair"} & set(examples.column_names)):
-            check_texts(examples, column, split)
-        for column in sorted(_LISTS & set(columns)):
-            check_texts(examples, column, split, lists=True)
+        for column in sorted((_TEXTS | _LISTS) & {*columns, "text_pair"} & set(examples.column_names)):
+            check_texts(examples, column, split, lists=column in _LISTS)
 
 
 def check_texts(examples: Dataset, column: str, split: str, lists: bool = False) -> None:

@@ -86,23 +86,6 @@ class Prepared:
     fate: str = "were cut"
     left_out: int = 0
 
-    @classmethod
-    def of(cls, tokens: Dataset, prepared: Dataset, args: SFTConfig, packing: bool) -> "Prepared":
-        """
-        Args:
-            tokens: `input_ids` and `labels` of whole examples.
-            prepared: what the trainer learns from.
-        """
-        limit = args.max_length
-        if limit is None:
-            return cls(len(tokens))
-        lengths = pyarrow.compute.list_value_length(tokens.with_format("arrow")[:]["input_ids"]).to_numpy()
-        longer = int((lengths > limit).sum())
-        if packing:
-            return cls(len(tokens), longer, cls.fate if args.packing_strategy == "bfd" else "were split over rows")
-        left_out = len(tokens) - len(prepared)
-        return cls(len(tokens), longer - left_out, left_out=left_out)
-
 
 class SftTuner(TuningMixin, SFTTrainer):
     """
@@ -120,7 +103,11 @@ class SftTuner(TuningMixin, SFTTrainer):
         whole.max_length, whole.shuffle_dataset = None, False
         tokens = super()._prepare_dataset(dataset, processing_class, whole, False, *names)
         prepared = super()._prepare_dataset(tokens, processing_class, args, packing, *names)
-        self.prepared[dataset._fingerprint] = Prepared.of(tokens, prepared, args, packing)
+        lengths = pyarrow.compute.list_value_length(tokens.with_format("arrow")[:]["input_ids"]).to_numpy()
+        longer = 0 if args.max_length is None else int((lengths > args.max_length).sum())
+        left_out = 0 if packing else len(tokens) - len(prepared)
+        fate = "were split over rows" if packing and args.packing_strategy != "bfd" else "were cut"
+        self.prepared[dataset._fingerprint] = Prepared(len(tokens), longer - left_out, fate, left_out)
         return prepared
 
     def create_model_card(self, *args, **kwargs) -> None:
