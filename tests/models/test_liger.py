@@ -27,6 +27,39 @@ pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("Triton interprets kernels on a CPU with TRITON_INTERPRET=1", allow_module_level=True)
 
+import numpy  # noqa: E402
+import triton.language as tl  # noqa: E402
+from liger_kernel.ops import cross_entropy, geglu, rms_norm as rms_norm_kernels  # noqa: E402
+from triton.runtime import interpreter  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def whole_interpreter(monkeypatch):
+    """What the interpreter lacks beside the compiler: float32 scalars, arithmetic in bfloat16 (whose bits it holds as
+    integers), tanh and rsqrt."""
+    convert, operate = interpreter._implicit_cvt, interpreter.InterpreterBuilder.binary_op
+
+    def convert_floats(argument):
+        if not isinstance(argument, float):
+            return convert(argument)
+        return tl.tensor(interpreter.TensorHandle(numpy.array([argument], numpy.float32), tl.float32), tl.float32)
+
+    def widen(handle) -> numpy.ndarray:
+        return (handle.data.astype(numpy.uint32) << 16).view(numpy.float32)
+
+    def operate_in_float32(self, lhs, rhs, operation):
+        if lhs.dtype.scalar != tl.bfloat16:
+            return operate(self, lhs, rhs, operation)
+        result = torch.from_numpy(numpy.ascontiguousarray(operation(widen(lhs), widen(rhs)))).bfloat16()
+        return interpreter.TensorHandle(result.view(torch.int16).numpy().view(numpy.uint16), tl.bfloat16)
+
+    monkeypatch.setattr(interpreter, "_implicit_cvt", convert_floats)
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "binary_op", operate_in_float32)
+    for module in (cross_entropy, geglu):
+        monkeypatch.setattr(module, "tanh", lambda x: 2 * tl.sigmoid(2 * x) - 1)
+    monkeypatch.setattr(rms_norm_kernels, "rsqrt", lambda x: 1 / tl.sqrt(x))
+
+
 # relative to the largest value: rounding of one operation in the dtype
 TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 1.6e-2}
 dtypes = pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
