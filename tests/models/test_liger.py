@@ -1,6 +1,6 @@
 """Liger's kernels beside the plain forms, under Triton's interpreter, where liger-kernel and triton are installed:
 
-    TRITON_INTERPRET=1 pytest tests/models/test_liger.py
+TRITON_INTERPRET=1 pytest tests/models/test_liger.py
 """
 
 import os
@@ -29,7 +29,8 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 
 import numpy  # noqa: E402
 import triton.language as tl  # noqa: E402
-from liger_kernel.ops import cross_entropy, geglu, rms_norm as rms_norm_kernels  # noqa: E402
+from liger_kernel.ops import cross_entropy, geglu  # noqa: E402
+from liger_kernel.ops import rms_norm as rms_norm_kernels
 from triton.runtime import interpreter  # noqa: E402
 
 
@@ -169,4 +170,3 @@ def test_trainer_asks_for_the_kernels(tmp_path, without_backends):
     Trainer(tiny_model("decoder"), arguments, train_dataset=rows).train()
     entered = {name for name, forms in OPERATORS.items() if forms.get("cuda") is liger.FORMS.get(name, "none")}
     assert entered == {"rms_norm", "gate", "summed_cross_entropy"}
-    liger.apply_to_hf_llm(False, False, False, False, False)
