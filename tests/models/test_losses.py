@@ -134,8 +134,8 @@ def test_a_graph_that_is_kept_gives_the_same_gradients_again(small_chunks):
 def test_evaluation_makes_no_gradients(monkeypatch):
     """Nor the memory that they take, though the head's weight could have one."""
     hidden, head, labels = example()
-    wanted, made = [], losses._loss_and_gradients
-    monkeypatch.setattr(losses, "_loss_and_gradients", lambda *args: wanted.append(args[-1]) or made(*args))
+    wanted, made = [], cross_entropy._loss_and_gradients
+    monkeypatch.setattr(cross_entropy, "_loss_and_gradients", lambda *args: wanted.append(args[-1]) or made(*args))
     for grad in (False, True):
         with torch.set_grad_enabled(grad):
             linear_cross_entropy(hidden.detach(), head, labels)
