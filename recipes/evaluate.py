@@ -13,9 +13,41 @@ import sys
 from datasets import disable_progress_bars
 from transformers.utils.logging import disable_progress_bar
 
-from hf_llm.evaluation.evaluating import EvaluationConfig, evaluate, evaluation_config, table
+from hf_llm.evaluation.evaluating import EvaluationConfig, data_name, evaluate
 from hf_llm.evaluation.tasks import TASKS
+from hf_llm.imports import import_variants
 from hf_llm.training.launching import set_cpu_threads
+from hf_llm.training.settings import build_section, load_settings, parse_overrides
+
+
+def evaluation_config(words: list[str]) -> EvaluationConfig:
+    """
+    The settings of a command line: `--field value`, over those of a YAML file where `--config FILE` comes first.
+
+    Raises:
+        ValueError: unknown field, value of the wrong type, unreadable file.
+    """
+    if words[:1] == ["--config"] and len(words) > 1:
+        return build_section(EvaluationConfig, load_settings(words[1], words[2:]))
+    settings = {}
+    for key, value in parse_overrides(words):
+        settings[key] = str(value) if key in ("model", "output") else value
+    import_variants(settings.get("imports") or ())
+    return build_section(EvaluationConfig, settings)
+
+
+def table(result: dict) -> str:
+    """A result as text for a terminal."""
+    lines = []
+    if result["metrics"]:
+        lines.append(f"{result['model']}: {result['task']} on {data_name(result)}")
+        width = max(map(len, result["metrics"]))
+        for name, value in result["metrics"].items():
+            shown = f"{value:14,.4f}" if isinstance(value, float) else f"{value:9,}"
+            lines.append(f"  {name:{width}}  {shown}")
+    for sample in result["samples"]:
+        lines += ["-" * 80, sample["source"], f"-> {sample['prediction']}"]
+    return "\n".join(lines)
 
 
 def main() -> int:

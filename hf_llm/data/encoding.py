@@ -122,7 +122,6 @@ def encode_batch(
     batch: dict[str, list[str]],
     tokenizer: PreTrainedTokenizerBase,
     objective: Objective,
-    columns: list[str],
     capacity: tuple[int, ...],
 ) -> dict[str, list]:
     """For `datasets.map(batched=True)`: encodes documents (or source and target pairs) and frames them.
@@ -136,7 +135,7 @@ def encode_batch(
     start, end = objective.frame_ids["document_start"], objective.frame_ids["document_end"]
     fallback = _fallback_bytes(tokenizer) if objective.whole_words else {}
     rows = {name: [] for name in ("tokens", "token_bytes", "length", "mode", *["word_starts"] * objective.whole_words)}
-    for document in zip(*(_encode(tokenizer, batch[column]) for column in columns), strict=True):
+    for document in zip(*(_encode(tokenizer, batch[column]) for column in objective.columns), strict=True):
         lengths = [len(ids) for ids, _, _ in document]
         is_pair = len(lengths) > 1
         if not all(lengths) or (is_pair and not objective.fits(sum(lengths), capacity, lengths[0])):

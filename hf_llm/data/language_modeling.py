@@ -1,51 +1,35 @@
-"""Objectives that predict a chunk's own tokens in place: causal, masked, prefix and supervised.
-
-Each is a pure function of (ids, rng, config), where `ids` is a chunk of a document, (length,) ints without special
-tokens around it. What stands around it (bos, cls, eos, ...) is added by `objectives.Objective`.
-"""
+"""Objectives that predict a chunk's own tokens: causal, masked, prefix and supervised."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from .special_tokens import SpecialTokens
+from .objectives import CHUNK, DOCUMENT, IGNORE, OBJECTIVES, PAIR, PROMPT, Example, Objective
 
 
-IGNORE = -100
+def split_at(ids: np.ndarray, place: int) -> Example:
+    """What comes before a place is read, what follows predicted."""
+    return Example(ids[:place], ids[place:], np.arange(len(ids)) >= place)
 
 
-@dataclass(frozen=True)
-class Example:
-    """What a model sees of one chunk.
-
-    Attributes:
-        source: (source length,) ids that are read.
-        target: ids that are predicted. Objectives in place: (source length,), -100 where nothing is predicted.
-            Objectives from source to target: the target sequence.
-        predicted: (chunk length,) bool; which of the chunk's own tokens are predicted, for bits per byte.
-    """
-
-    source: np.ndarray
-    target: np.ndarray
-    predicted: np.ndarray
-
-
-@dataclass(frozen=True)
-class CausalConfig:
-    """Next-token prediction leaves nothing to choose."""
-
-    tokens: SpecialTokens
-
-
-def causal(ids: np.ndarray, rng: np.random.Generator, config: CausalConfig) -> Example:
+@dataclass(frozen=True, kw_only=True)
+class Causal(Objective):
     """Causal language modelling: every token but the first is predicted from those before it."""
-    predicted = np.arange(len(ids)) > 0
-    return Example(ids, np.where(predicted, ids, IGNORE), predicted)
+
+    frames = {"decoder": DOCUMENT}
+    in_place = True
+
+    def corrupt(self, ids, rng, mode, word_starts) -> Example:
+        predicted = np.arange(len(ids)) > 0
+        return Example(ids, np.where(predicted, ids, IGNORE), predicted)
 
 
-@dataclass(frozen=True)
-class MaskedConfig:
-    """Masked language modelling.
+@dataclass(frozen=True, kw_only=True)
+class MaskedLM(Objective):
+    """Masked language modelling (https://arxiv.org/abs/1810.04805; with 30 %: https://arxiv.org/abs/2412.13663).
+
+    Tokens (or words) are chosen independently of each other; special tokens never are. A chunk with candidates gets
+    at least one chosen, so that a short document is not read in vain.
 
     Attributes:
         mask_probability: expected share of chosen tokens. 0.15 in BERT, 0.3 in ModernBERT.
@@ -55,7 +39,9 @@ class MaskedConfig:
             script and of any tokenizer: see [`hf_llm.data.encoding.word_starts`].
     """
 
-    tokens: SpecialTokens
+    frames = {"encoder": CHUNK}
+    in_place = True
+
     mask_probability: float = 0.15
     mask_share: float = 0.8
     random_share: float = 0.1
@@ -71,45 +57,41 @@ class MaskedConfig:
                 "at most 1"
             )
 
+    @property
+    def whole_words(self) -> bool:
+        return self.whole_word
 
-def masked_lm(
-    ids: np.ndarray, rng: np.random.Generator, config: MaskedConfig, word_starts: np.ndarray | None = None
-) -> Example:
-    """Masked language modelling (https://arxiv.org/abs/1810.04805; with 30 %: https://arxiv.org/abs/2412.13663).
-
-    Tokens (or words) are chosen independently of each other; special tokens never are. A chunk with candidates gets
-    at least one chosen, so that a short document is not read in vain.
-
-    Args:
-        word_starts: (length,) bool, which tokens begin a word; only read with `config.whole_word`.
-    """
-    candidates = ~config.tokens.is_special[ids]
-    unit = np.arange(len(ids))
-    if config.whole_word:
-        if word_starts is None:
-            raise ValueError("whole_word=True: needs word_starts, which tokens begin a word; packed rows have them")
-        unit = np.cumsum(word_starts) - word_starts[:1]  # from 0, also if the chunk begins within a word
-    score = rng.random(len(ids))[unit]
-    chosen = candidates & (score < config.mask_probability)
-    if candidates.any() and not chosen.any():
-        chosen = candidates & (score == score[candidates].min())
-    action = rng.random(len(ids))
-    source = np.where(
-        action < config.mask_share + config.random_share, rng.choice(config.tokens.ordinary, len(ids)), ids
-    )
-    source = np.where(action < config.mask_share, config.tokens.ids["mask"], source)
-    return Example(np.where(chosen, source, ids), np.where(chosen, ids, IGNORE), chosen)
+    def corrupt(self, ids, rng, mode, word_starts) -> Example:
+        candidates = ~self.tokens.is_special[ids]
+        unit = np.arange(len(ids))
+        if self.whole_word:
+            if word_starts is None:
+                raise ValueError(
+                    "whole_word=True: needs word_starts, which tokens begin a word; packed rows have them"
+                )
+            unit = np.cumsum(word_starts) - word_starts[:1]  # from 0, also if the chunk begins within a word
+        score = rng.random(len(ids))[unit]
+        chosen = candidates & (score < self.mask_probability)
+        if candidates.any() and not chosen.any():
+            chosen = candidates & (score == score[candidates].min())
+        action = rng.random(len(ids))
+        drawn = rng.choice(self.tokens.ordinary, len(ids))
+        source = np.where(action < self.mask_share + self.random_share, drawn, ids)
+        source = np.where(action < self.mask_share, self.tokens.ids["mask"], source)
+        return Example(np.where(chosen, source, ids), np.where(chosen, ids, IGNORE), chosen)
 
 
-@dataclass(frozen=True)
-class PrefixConfig:
-    """Prefix language modelling.
+@dataclass(frozen=True, kw_only=True)
+class PrefixLM(Objective):
+    """Prefix language modelling (https://arxiv.org/abs/1910.10683, 3.2.3): the prefix is read, the rest predicted.
 
     Attributes:
         shortest, longest: bounds of the prefix, as shares of the chunk; its length is uniform between them.
     """
 
-    tokens: SpecialTokens
+    frames = {"decoder": DOCUMENT, "encoder-decoder": PAIR}
+    exact = False
+
     shortest: float = 0.25
     longest: float = 0.75
 
@@ -124,24 +106,29 @@ class PrefixConfig:
         smallest = max(1, int(self.shortest * length))
         return smallest, max(smallest, int(self.longest * length))
 
+    def raw_lengths(self, length, mode):
+        if self.stack == "decoder":
+            return length, 0  # the two are joined, wherever the cut is
+        smallest, largest = self.bounds(length)
+        return largest, length - smallest
 
-def prefix_lm(ids: np.ndarray, rng: np.random.Generator, config: PrefixConfig) -> Example:
-    """Prefix language modelling (https://arxiv.org/abs/1910.10683, 3.2.3): the prefix is read, the rest predicted."""
-    smallest, largest = config.bounds(len(ids))
-    return _split(ids, int(rng.integers(smallest, largest, endpoint=True)))
-
-
-@dataclass(frozen=True)
-class SupervisedConfig:
-    """Source to target leaves nothing to choose."""
-
-    tokens: SpecialTokens
+    def corrupt(self, ids, rng, mode, word_starts) -> Example:
+        smallest, largest = self.bounds(len(ids))
+        return split_at(ids, int(rng.integers(smallest, largest, endpoint=True)))
 
 
-def supervised(ids: np.ndarray, rng: np.random.Generator, config: SupervisedConfig, source_length: int) -> Example:
-    """Supervised pairs: `ids` is the source, `source_length` tokens, and the target behind it."""
-    return _split(ids, source_length)
+@dataclass(frozen=True, kw_only=True)
+class Supervised(Objective):
+    """Supervised pairs: a document is its source, `mode` tokens, and the target behind it."""
+
+    frames = {"encoder-decoder": PAIR, "decoder": PROMPT}
+    pairs = True
+
+    def raw_lengths(self, length, mode):
+        return mode, length - mode
+
+    def corrupt(self, ids, rng, mode, word_starts) -> Example:
+        return split_at(ids, mode)
 
 
-def _split(ids: np.ndarray, at: int) -> Example:
-    return Example(ids[:at], ids[at:], np.arange(len(ids)) >= at)
+OBJECTIVES.update(causal=Causal, masked_lm=MaskedLM, prefix_lm=PrefixLM, supervised=Supervised)

@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 import time
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import datasets
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from . import sources
 from .encoding import encode_batch
 from .objectives import Objective
 
@@ -172,12 +172,12 @@ def pack_documents(
     """
     longest_chunk = functools.cache(functools.partial(objective.longest_chunk, capacity))
     room_needed = functools.cache(objective.lengths)
-    if objective.name != "supervised" and longest_chunk(0) < 2:
+    if not objective.pairs and longest_chunk(0) < 2:
         raise ValueError(f"row_length={capacity}: too short for {objective.name!r}: not even two tokens fit")
     rng = np.random.default_rng(seed)
 
     def cut(length: int, mode: int):
-        if objective.name == "supervised":
+        if objective.pairs:
             yield length, mode
             return
         while length:
@@ -193,6 +193,7 @@ def pack_documents(
     rows = best_fit(needs, capacity)
     order = np.concatenate([np.sort(row) for row in rows])
     num_bytes = int(np.sum(per_token["token_bytes"], dtype=np.int64))
+    fills = needs.sum(0) / (len(rows) * np.array(capacity))
     report = {
         "objective": objective.name,
         "stack": objective.stack,
@@ -202,14 +203,9 @@ def pack_documents(
         "tokens": int(length.sum()),
         "bytes": num_bytes,
         "bytes_per_token": float(num_bytes / length.sum()),
-        "row_length": capacity[0],
-        "fill": float(needs[:, 0].sum() / (len(rows) * capacity[0])),
+        **dict(zip(("row_length", "target_row_length"), capacity, strict=False)),
+        **dict(zip(("fill", "target_fill"), fills.tolist(), strict=False)),
     }
-    if len(capacity) == 2:
-        report |= {
-            "target_row_length": capacity[1],
-            "target_fill": float(needs[:, 1].sum() / (len(rows) * capacity[1])),
-        }
     packed = PackedRows(
         **per_token,
         chunk_start=start[order],
@@ -260,29 +256,19 @@ def pack_corpus(
         ValueError: rows too short, an empty corpus, a missing column, pairs of which none fits a row.
     """
     capacity = objective.capacity(row_length, target_row_length)
-    columns = ["source", "target"] if objective.name == "supervised" else ["text"]
-    if missing := [c for c in columns if c not in corpus.column_names]:
+    if missing := [column for column in objective.columns if column not in corpus.column_names]:
         raise ValueError(f"corpus: objective {objective.name!r} needs columns {missing}; it has {corpus.column_names}")
-    root = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "hf_llm" / "packed")
-    fingerprint = _fingerprint(corpus, columns, tokenizer, objective, capacity, seed)
-    folder = root / fingerprint
-    if (folder / "report.json").is_file():
-        return PackedRows.load(folder)
-    root.mkdir(parents=True, exist_ok=True)
-    working = Path(tempfile.mkdtemp(dir=root, prefix=f".{fingerprint}-"))
-    try:
-        _write_rows(corpus, columns, tokenizer, objective, capacity, num_proc, seed, working, fingerprint)
-        try:
-            os.rename(working, folder)
-        except OSError:  # another process was faster
-            if not (folder / "report.json").is_file():
-                raise
-    finally:
-        shutil.rmtree(working, ignore_errors=True)
-    return PackedRows.load(folder)
+    root = Path(cache_dir or sources.cache_dir() / "packed")
+    fingerprint = _fingerprint(corpus, tokenizer, objective, capacity, seed)
+
+    def make(folder: Path) -> None:
+        _write_rows(corpus, tokenizer, objective, capacity, num_proc, seed, folder, fingerprint)
+
+    sources.make_once(root / fingerprint, make)
+    return PackedRows.load(root / fingerprint)
 
 
-def _write_rows(corpus, columns, tokenizer, objective, capacity, num_proc, seed, folder, fingerprint) -> None:
+def _write_rows(corpus, tokenizer, objective, capacity, num_proc, seed, folder, fingerprint) -> None:
     """Tokenizes and packs into files in `folder`. Nothing keeps them open: Windows would not rename the folder."""
     start = time.perf_counter()
     id_type = np.min_scalar_type(len(objective.tokens.is_special) - 1)
@@ -296,10 +282,10 @@ def _write_rows(corpus, columns, tokenizer, objective, capacity, num_proc, seed,
             batch_size=64,
             num_proc=num_proc,
             remove_columns=corpus.column_names,
-            fn_kwargs={"tokenizer": tokenizer, "objective": objective, "columns": columns, "capacity": capacity},
+            fn_kwargs={"tokenizer": tokenizer, "objective": objective, "capacity": capacity},
             features=datasets.Features(features),
             cache_file_name=os.path.join(scratch, "encoded.arrow"),
-            new_fingerprint=folder.name,
+            new_fingerprint=fingerprint,
             desc="Tokenizing",
         )
         seconds = time.perf_counter() - start
@@ -326,7 +312,7 @@ def _write_rows(corpus, columns, tokenizer, objective, capacity, num_proc, seed,
     rows.save_index(folder)
 
 
-def _fingerprint(corpus, columns, tokenizer, objective, capacity, seed) -> str:
+def _fingerprint(corpus, tokenizer, objective, capacity, seed) -> str:
     """Key of the cache: whatever changes the stored rows changes it."""
     digest = hashlib.sha256()
     settings = {
@@ -338,9 +324,11 @@ def _fingerprint(corpus, columns, tokenizer, objective, capacity, seed) -> str:
         "seed": seed,
         **({"words": "of the text"} if objective.whole_words else {}),  # their rows hold more than others
     }
+    if not type(objective).__module__.startswith("hf_llm."):
+        settings["code"] = sources.code_of(type(objective))
     digest.update(json.dumps(settings, sort_keys=True, default=repr).encode("utf-8"))
-    for table in corpus.select_columns(columns).with_format("arrow").iter(batch_size=1000):
-        for column in columns:
+    for table in corpus.select_columns(objective.columns).with_format("arrow").iter(batch_size=1000):
+        for column in objective.columns:
             for text in table[column].to_pylist():
                 data = text.encode("utf-8")
                 digest.update(len(data).to_bytes(8, "big") + data)

@@ -5,8 +5,7 @@ import functools
 import numpy as np
 import torch
 
-from .language_modeling import IGNORE
-from .objectives import Objective
+from .objectives import IGNORE, Objective
 from .packing import Chunk, PackedRows
 
 
@@ -39,7 +38,7 @@ def assemble_row(
     examples = [objective(chunk.ids, rng, chunk.mode, chunk.word_starts) for chunk in chunks]
     sources = [e.source for e in examples]
     targets = [e.target for e in examples]
-    pad = objective.pad_token_id
+    pad = objective.tokens.ids["pad"]
     row = {"input_ids": _lay(sources, capacity[0], pad), **_places(sources, capacity[0], "")}
     if objective.stack == "encoder-decoder":
         start = [objective.decoder_start_token_id]
@@ -67,7 +66,28 @@ def _places(parts: list[np.ndarray], length: int, prefix: str) -> dict[str, np.n
     }
 
 
-class TrainingSamples(torch.utils.data.Dataset):
+class _Samples(torch.utils.data.Dataset):
+    """Samples 0 to `length` of packed rows."""
+
+    def __init__(self, rows: PackedRows, objective: Objective, seed: int, length: int):
+        packed_for = [rows.report["objective"], rows.report["stack"]]
+        if packed_for != [objective.name, objective.stack]:
+            raise ValueError(
+                f"rows: packed for {packed_for}, not for {[objective.name, objective.stack]}; pack them again"
+            )
+        self.rows, self.objective, self.seed, self.length = rows, objective, seed, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def _assembled(self, n: int, row: int, stream: int) -> dict[str, np.ndarray]:
+        if not 0 <= n < self.length:
+            raise IndexError(f"sample {n} of {self.length}")
+        draws = generator(self.seed, stream, n)
+        return assemble_row(self.rows[row], self.objective, self.rows.capacity, draws)
+
+
+class TrainingSamples(_Samples):
     """An endless, shuffled pass over packed rows, of which the first `length` samples are shown.
 
     `samples[n]` is row `permutation(seed, epoch)[n % rows]` of epoch `n // rows`, with the objective's draws seeded by
@@ -82,55 +102,28 @@ class TrainingSamples(torch.utils.data.Dataset):
     """
 
     def __init__(self, rows: PackedRows, objective: Objective, seed: int = 0, length: int | None = None):
-        _check_match(rows, objective)
-        self.rows, self.objective, self.seed = rows, objective, seed
-        self.length = len(rows) if length is None else length
-
-    def __len__(self) -> int:
-        return self.length
+        super().__init__(rows, objective, seed, len(rows) if length is None else length)
 
     def __getitem__(self, n: int) -> dict[str, np.ndarray]:
         """Sample n; see `assemble_row`, without `num_bytes`."""
-        if not 0 <= n < self.length:
-            raise IndexError(f"sample {n} of {self.length}")
         epoch, position = divmod(n, len(self.rows))
-        chunks = self.rows[_row_order(self.seed, epoch, len(self.rows))[position]]
-        row = assemble_row(chunks, self.objective, self.rows.capacity, generator(self.seed, DRAWS, n))
+        row = self._assembled(n, _row_order(self.seed, epoch, len(self.rows))[position], DRAWS)
         del row["num_bytes"]
         return row
 
 
-class EvaluationSamples(torch.utils.data.Dataset):
+class EvaluationSamples(_Samples):
     """Every packed row once, in order, always with the same draws; each sample carries `num_bytes`.
 
-    Args:
-        rows: packed rows.
-        objective: the one that the rows were packed for.
-        seed: of the draws.
-        length: number of rows shown. Default: all.
+    Args: as those of `TrainingSamples`; `length` is the number of rows shown, by default all.
     """
 
     def __init__(self, rows: PackedRows, objective: Objective, seed: int = 0, length: int | None = None):
-        _check_match(rows, objective)
-        self.rows, self.objective, self.seed = rows, objective, seed
-        self.length = len(rows) if length is None else min(length, len(rows))
-
-    def __len__(self) -> int:
-        return self.length
+        super().__init__(rows, objective, seed, len(rows) if length is None else min(length, len(rows)))
 
     def __getitem__(self, n: int) -> dict[str, np.ndarray]:
         """Row n; see `assemble_row`."""
-        if not 0 <= n < self.length:
-            raise IndexError(f"sample {n} of {self.length}")
-        return assemble_row(self.rows[n], self.objective, self.rows.capacity, generator(self.seed, EVALUATION, n))
-
-
-def _check_match(rows: PackedRows, objective: Objective) -> None:
-    packed_for = [rows.report["objective"], rows.report["stack"]]
-    if packed_for != [objective.name, objective.stack]:
-        raise ValueError(
-            f"rows: packed for {packed_for}, not for {[objective.name, objective.stack]}; pack them again"
-        )
+        return self._assembled(n, n, EVALUATION)
 
 
 def collate(samples: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:

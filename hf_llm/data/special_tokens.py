@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 
 ROLES = ("bos", "eos", "pad", "cls", "sep", "mask")
+MODE_TOKENS = ("[R]", "[S]", "[X]")  # of UL2
 SENTINEL = re.compile(r"<extra_id_(\d+)>")
 SENTENCE_ENDS = (".", "!", "?", "\n", "。", "！", "？")
 
@@ -21,7 +22,7 @@ class SpecialTokens:
         sentinels: (count,) int64, `<extra_id_0>` first.
         is_special: (vocab_size,) bool.
         ordinary: ids that are not special, int64.
-        mode_ids: UL2's mode token -> id, those that the tokenizer has of "[R]", "[S]", "[X]".
+        mode_ids: UL2's mode token -> id, those of `MODE_TOKENS` that the tokenizer has.
     """
 
     ids: dict[str, int]
@@ -44,7 +45,7 @@ class SpecialTokens:
             sentinels=np.array([i for _, i in sentinels], np.int64),
             is_special=is_special,
             ordinary=np.flatnonzero(~is_special),
-            mode_ids={token: vocabulary[token] for token in ("[R]", "[S]", "[X]") if token in vocabulary},
+            mode_ids={token: vocabulary[token] for token in MODE_TOKENS if token in vocabulary},
         )
 
     def require(self, role: str, why: str) -> int:

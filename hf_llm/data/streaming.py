@@ -129,11 +129,10 @@ class StreamingSamples(torch.utils.data.IterableDataset):
 
     def _read_window(self, documents: Iterator[dict]) -> list[dict[str, list]]:
         """Batches of `encode_batch`'s columns that together hold a window's tokens; [] at the stream's end."""
-        columns = ["source", "target"] if self.objective.name == "supervised" else ["text"]
         window, size = [], 0
         while size < self.window_rows * self.capacity[0] and (read := list(islice(documents, DOCUMENTS_PER_READ))):
-            texts = {column: [document[column] for document in read] for column in columns}
-            encoded = encode_batch(texts, self.tokenizer, self.objective, columns, self.capacity)
+            texts = {column: [document[column] for document in read] for column in self.objective.columns}
+            encoded = encode_batch(texts, self.tokenizer, self.objective, self.capacity)
             if encoded["length"]:
                 window.append(encoded)
                 size += sum(encoded["length"])

@@ -4,8 +4,8 @@
 any code of this package. A new algorithm is one entry of `ALGORITHMS`, a new stack one entry of `STACK_TOKENS`.
 """
 
+import itertools
 import json
-import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -63,116 +63,103 @@ class Algorithm:
     """One way of training a tokenizer.
 
     Attributes:
-        train: (documents, vocab_size, special tokens, unk token, show_progress) -> `Tokenizer`.
-        lossless: decode(encode(text)) == text for every text.
+        train: (documents, settings of a trainer, unk token) -> `Tokenizer`; the settings are `vocab_size`,
+            `special_tokens` and `show_progress`.
+        loses: what a round trip may change; "" if decode(encode(text)) == text for every text.
         needs_unk: what it has not seen becomes an unknown token.
-        loses: what a round trip may change, for the report.
+        alphabet: entries that a vocabulary has before anything is learned.
     """
 
-    train: Callable[[Iterator[str], int, list[str], str | None, bool], Tokenizer]
-    lossless: bool
-    needs_unk: bool
-    loses: str = "nothing"
+    train: Callable[[Iterator[str], dict, str | None], Tokenizer]
+    loses: str = ""
+    needs_unk: bool = True
+    alphabet: int = 0
 
 
-def _byte_level(model, use_regex: bool = True) -> Tokenizer:
+def _assembled(model, pre_tokenizer, decoder=None) -> Tokenizer:
     tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.pre_tokenizer = pre_tokenizer
+    if decoder is not None:
+        tokenizer.decoder = decoder
     return tokenizer
 
 
-def _train_bpe(documents, vocab_size, specials, unk, show_progress) -> Tokenizer:
+def _trained(tokenizer: Tokenizer, documents: Iterator[str], trainer) -> Tokenizer:
+    tokenizer.train_from_iterator(documents, trainer)
+    return tokenizer
+
+
+def _byte_level(model) -> Tokenizer:
+    return _assembled(model, pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel())
+
+
+def _train_bpe(documents, settings, unk) -> Tokenizer:
     """Byte-level BPE (GPT-2, Radford et al. 2019): every byte is in the alphabet, so nothing is unknown."""
-    tokenizer = _byte_level(models.BPE())
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=specials,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=show_progress,
-    )
-    tokenizer.train_from_iterator(documents, trainer)
-    return tokenizer
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    return _trained(_byte_level(models.BPE()), documents, trainers.BpeTrainer(**settings, initial_alphabet=alphabet))
 
 
-def _train_byte(documents, vocab_size, specials, unk, show_progress) -> Tokenizer:
+def _train_byte(documents, settings, unk) -> Tokenizer:
     """One token per byte: a byte-level BPE without merges (ByT5, https://arxiv.org/abs/2105.13626). Not trained."""
-    alphabet = specials + sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = _byte_level(models.BPE(vocab={token: i for i, token in enumerate(alphabet)}, merges=[]))
-    tokenizer.add_special_tokens(specials)
-    return tokenizer
+    alphabet = settings["special_tokens"] + sorted(pre_tokenizers.ByteLevel.alphabet())
+    return _byte_level(models.BPE(vocab={token: i for i, token in enumerate(alphabet)}, merges=[]))
 
 
-def _train_wordpiece(documents, vocab_size, specials, unk, show_progress) -> Tokenizer:
+def _train_wordpiece(documents, settings, unk) -> Tokenizer:
     """WordPiece with BERT's splitting (https://arxiv.org/abs/1810.04805)."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token=unk))
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size, special_tokens=specials, show_progress=show_progress, limit_alphabet=vocab_size // 4
-    )
-    tokenizer.train_from_iterator(documents, trainer)
-    return tokenizer
+    model = models.WordPiece(unk_token=unk)
+    tokenizer = _assembled(model, pre_tokenizers.BertPreTokenizer(), decoders.WordPiece())
+    trainer = trainers.WordPieceTrainer(**settings, limit_alphabet=settings["vocab_size"] // 4)
+    return _trained(tokenizer, documents, trainer)
 
 
-def _train_unigram(documents, vocab_size, specials, unk, show_progress) -> Tokenizer:
+def _train_unigram(documents, settings, unk) -> Tokenizer:
     """Unigram language model (https://arxiv.org/abs/1804.10959) as in SentencePiece: spaces as U+2581, byte fallback.
 
     Pieces stay within words, numbers, punctuation or whitespace runs, and no space is put before the text, so that
     only a literal U+2581 changes in a round trip. The trainer knows nothing of byte fallback: it learns a vocabulary
     that is 256 smaller, and the byte pieces are put in behind the special tokens with the score of the rarest piece.
     """
+    specials = settings["special_tokens"]
     words = pre_tokenizers.Split(Regex(WORDS), "isolated")
     metaspace = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="never", split=False)
     pre_tokenizer = pre_tokenizers.Sequence([words, metaspace])
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.pre_tokenizer = pre_tokenizer
-    trainer = trainers.UnigramTrainer(
-        vocab_size=vocab_size - 256, special_tokens=specials, unk_token=unk, show_progress=show_progress
-    )
-    tokenizer.train_from_iterator(documents, trainer)
-    vocabulary = json.loads(tokenizer.to_str())["model"]["vocab"]  # only the JSON tells the scores
+    trainer = trainers.UnigramTrainer(**{**settings, "vocab_size": settings["vocab_size"] - 256}, unk_token=unk)
+    learner = _trained(_assembled(models.Unigram(), pre_tokenizer), documents, trainer)
+    vocabulary = json.loads(learner.to_str())["model"]["vocab"]  # only the JSON tells the scores
     learned = [(piece, round(score, 6)) for piece, score in vocabulary if piece not in specials]
     learned.sort(key=lambda entry: (-entry[1], entry[0]))  # the trainer leaves ties in random order
     floor = min((score for _, score in learned), default=0.0)
     vocabulary = [(s, 0.0) for s in specials] + [(f"<0x{b:02X}>", floor) for b in range(256)] + learned
-    complete = Tokenizer(models.Unigram(vocabulary, unk_id=specials.index(unk), byte_fallback=True))
-    complete.pre_tokenizer = pre_tokenizer
-    complete.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    complete.add_special_tokens(specials)
-    return complete
+    decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    return _assembled(
+        models.Unigram(vocabulary, unk_id=specials.index(unk), byte_fallback=True), pre_tokenizer, decoder
+    )
 
 
-def _train_word(documents, vocab_size, specials, unk, show_progress) -> Tokenizer:
+def _train_word(documents, settings, unk) -> Tokenizer:
     """The most frequent words and punctuation runs; the rest is unknown."""
-    tokenizer = Tokenizer(models.WordLevel(unk_token=unk))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.WordLevelTrainer(vocab_size=vocab_size, special_tokens=specials, show_progress=show_progress)
-    tokenizer.train_from_iterator(documents, trainer)
-    return tokenizer
+    tokenizer = _assembled(models.WordLevel(unk_token=unk), pre_tokenizers.Whitespace())
+    return _trained(tokenizer, documents, trainers.WordLevelTrainer(**settings))
 
 
-def _train_char(documents, vocab_size, specials, unk, show_progress) -> Tokenizer:
+def _train_char(documents, settings, unk) -> Tokenizer:
     """The most frequent characters (ties by code point); the rest is unknown."""
-    counts = Counter()
+    counts, specials = Counter(), settings["special_tokens"]
     for text in documents:
         counts.update(text)
-    ranked = sorted(counts, key=lambda c: (-counts[c], c))[: vocab_size - len(specials)]
-    vocabulary = {token: i for i, token in enumerate(specials + ranked)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=unk))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"(?m)[\s\S]"), "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    tokenizer.add_special_tokens(specials)
-    return tokenizer
+    ranked = sorted(counts, key=lambda c: (-counts[c], c))[: settings["vocab_size"] - len(specials)]
+    model = models.WordLevel({token: i for i, token in enumerate(specials + ranked)}, unk_token=unk)
+    return _assembled(model, pre_tokenizers.Split(Regex(r"(?m)[\s\S]"), "isolated"), decoders.Fuse())
 
 
 ALGORITHMS = {
-    "bpe": Algorithm(_train_bpe, lossless=True, needs_unk=False),
-    "byte": Algorithm(_train_byte, lossless=True, needs_unk=False),
-    "wordpiece": Algorithm(_train_wordpiece, False, True, "whitespace, control and unseen characters"),
-    "unigram": Algorithm(_train_unigram, False, True, "U+2581, which is read back as a space"),
-    "word": Algorithm(_train_word, False, True, "whitespace and words outside the vocabulary"),
-    "char": Algorithm(_train_char, False, True, "characters outside the vocabulary"),
+    "bpe": Algorithm(_train_bpe, needs_unk=False, alphabet=256),
+    "byte": Algorithm(_train_byte, needs_unk=False, alphabet=256),
+    "wordpiece": Algorithm(_train_wordpiece, "whitespace, control and unseen characters"),
+    "unigram": Algorithm(_train_unigram, "U+2581, which is read back as a space", alphabet=256),
+    "word": Algorithm(_train_word, "whitespace and words outside the vocabulary"),
+    "char": Algorithm(_train_char, "characters outside the vocabulary"),
 }
 
 
@@ -218,7 +205,9 @@ def train_tokenizer(
     texts = _non_empty(documents)
     if normalizer is not None:
         texts = map(normalizer().normalize_str, texts)
-    tokenizer = scheme.train(texts, vocab_size, specials, roles.get("unk_token"), show_progress)
+    settings = {"vocab_size": vocab_size, "special_tokens": specials, "show_progress": show_progress}
+    tokenizer = scheme.train(texts, settings, roles.get("unk_token"))
+    tokenizer.add_special_tokens(specials)
     if normalizer is not None:
         tokenizer.normalizer = normalizer()
     single, pair = (template.format(**roles) for template in TEMPLATES[stack])
@@ -237,44 +226,6 @@ def train_tokenizer(
     return fast
 
 
-def tokenizer_report(tokenizer: PreTrainedTokenizerFast, documents: Iterable[str], algorithm: str) -> dict:
-    """Figures of a tokenizer on held-out text.
-
-    Returns:
-        `vocab_size`, `documents`, `bytes`, `tokens`, `bytes_per_token` (without special tokens), `tokens_per_second`,
-        `unknown_fraction` of tokens, `round_trip` (fraction of documents that decode to themselves) and
-        `round_trip_loses` (what the scheme may change).
-
-    Raises:
-        ValueError: no text; or a round trip failed although the scheme promises it.
-    """
-    scheme = _choose("algorithm", algorithm, ALGORITHMS)
-    texts = list(_non_empty(documents))
-    start = time.perf_counter()
-    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    seconds = time.perf_counter() - start
-    num_tokens = sum(map(len, encoded))
-    num_bytes = sum(len(t.encode("utf-8")) for t in texts)
-    unknown = sum(ids.count(tokenizer.unk_token_id) for ids in encoded) if tokenizer.unk_token else 0
-    exact = [tokenizer.decode(ids) == text for ids, text in zip(encoded, texts, strict=True)]
-    promised = scheme.lossless and tokenizer.backend_tokenizer.normalizer is None
-    if promised and not all(exact):
-        broken = texts[exact.index(False)][:80]
-        raise ValueError(f"algorithm={algorithm!r} promises decode(encode(text)) == text, but not for {broken!r}")
-    return {
-        "algorithm": algorithm,
-        "vocab_size": len(tokenizer),
-        "documents": len(texts),
-        "bytes": num_bytes,
-        "tokens": num_tokens,
-        "bytes_per_token": num_bytes / num_tokens,
-        "tokens_per_second": num_tokens / seconds,
-        "unknown_fraction": unknown / num_tokens,
-        "round_trip": sum(exact) / len(exact),
-        "round_trip_loses": scheme.loses if promised or not scheme.lossless else "what the normalization changes",
-    }
-
-
 def _choose(field: str, value: str, table: dict):
     if value not in table:
         raise ValueError(f"{field}={value!r}: must be one of {', '.join(table)}")
@@ -282,7 +233,7 @@ def _choose(field: str, value: str, table: dict):
 
 
 def _checked_vocab_size(algorithm: str, vocab_size: int | None, num_specials: int) -> int:
-    alphabet = 256 if algorithm in ("bpe", "byte", "unigram") else 0
+    alphabet = ALGORITHMS[algorithm].alphabet
     smallest = num_specials + alphabet + (algorithm != "byte")
     if algorithm == "byte":
         if vocab_size not in (None, smallest):
@@ -304,9 +255,4 @@ def _non_empty(documents: Iterable[str]) -> Iterator[str]:
     first = next(iterator, None)
     if first is None:
         raise ValueError("documents: the corpus is empty")
-
-    def rest():
-        yield first
-        yield from iterator
-
-    return rest()
+    return itertools.chain([first], iterator)

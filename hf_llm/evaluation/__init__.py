@@ -1,6 +1,6 @@
 """How good a model is: perplexity, task metrics, and bias."""
 
-from .metrics import METRICS, load_metric
+from hf_llm.metrics import METRICS, load_metric
 
 
 __all__ = ["METRICS", "load_metric"]

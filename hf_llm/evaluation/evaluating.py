@@ -11,12 +11,9 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from huggingface_hub import EvalResult, ModelCard
 
-from hf_llm.data import load_corpus
-from hf_llm.imports import import_variants
 from hf_llm.training.samples import draw_samples
-from hf_llm.training.settings import build_section, load_settings, parse_overrides, suggestion
+from hf_llm.training.settings import suggestion
 
-from .bias_data import load_crows_pairs, load_stereoset
 from .opening import open_language_model
 from .tasks import TASKS
 
@@ -95,22 +92,6 @@ class EvaluationConfig:
         return Path(self.output) if self.output else folder / "evaluation" / f"{self.task}.json"
 
 
-def evaluation_config(words: list[str]) -> EvaluationConfig:
-    """
-    The settings of a command line: `--field value`, over those of a YAML file where `--config FILE` comes first.
-
-    Raises:
-        ValueError: unknown field, value of the wrong type, unreadable file.
-    """
-    if words[:1] == ["--config"] and len(words) > 1:
-        return build_section(EvaluationConfig, load_settings(words[1], words[2:]))
-    settings = {}
-    for key, value in parse_overrides(words):
-        settings[key] = str(value) if key in ("model", "output") else value
-    import_variants(settings.get("imports") or ())
-    return build_section(EvaluationConfig, settings)
-
-
 def evaluate(config: EvaluationConfig) -> dict:
     """
     Evaluate on every process of the launch, each on its share of the data.
@@ -141,7 +122,10 @@ def evaluate(config: EvaluationConfig) -> dict:
         result["metrics"] = task.figures(records)
         result["samples"] = [r for r in records[:5] if "source" in r]
     if config.prompts and state.is_main_process:
-        result["samples"] += drawn(config)
+        opened = open_language_model(config.model, **config.opening())
+        settings = {name: getattr(config, name) for name in ("max_new_tokens", "temperature", "seed")}
+        samples = draw_samples(opened.model, opened.tokenizer, config.prompts, **settings)
+        result["samples"] += [{"source": s.prompt, "prediction": s.output} for s in samples]
     if state.is_main_process:
         path = config.output_path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,46 +136,11 @@ def evaluate(config: EvaluationConfig) -> dict:
     return result
 
 
-def _load_corpus(config: EvaluationConfig) -> Dataset:
-    columns = {"text_column": config.columns["text"]} if "text" in config.columns else {}
-    spec = {"name": config.data, **columns} if isinstance(config.data, str) else config.data
-    return load_corpus(spec, config.split, held_out_fraction=config.held_out_fraction)
-
-
-def _load_labelled(config: EvaluationConfig) -> Dataset:
-    from hf_llm.data.tasks import load_task
-
-    spec = {"name": config.data} if isinstance(config.data, str) else dict(config.data)
-    return load_task({**spec, "columns": {**spec.get("columns", {}), **config.columns}}, config.split)
-
-
-LOADERS = {
-    "corpus": _load_corpus,
-    "labelled": _load_labelled,
-    "crows-pairs": lambda config: load_crows_pairs(config.data),
-    "stereoset": lambda config: load_stereoset(config.data),
-}
-
-
 def load_examples(config: EvaluationConfig) -> Dataset:
     """The data of an evaluation, cut to `max_examples`."""
-    data = LOADERS[TASKS[config.task].data](config)
+    data = TASKS[config.task].load(config)
     count = min(len(data), config.max_examples or len(data))
     return data.select([i * len(data) // count for i in range(count)])
-
-
-def drawn(config: EvaluationConfig) -> list[dict]:
-    """Samples from the prompts."""
-    opened = open_language_model(config.model, **config.opening())
-    samples = draw_samples(
-        opened.model,
-        opened.tokenizer,
-        config.prompts,
-        max_new_tokens=config.max_new_tokens,
-        temperature=config.temperature,
-        seed=config.seed,
-    )
-    return [{"source": s.prompt, "prediction": s.output} for s in samples]
 
 
 def data_name(result: dict) -> str:
@@ -219,17 +168,3 @@ def update_card(path: Path, result: dict) -> None:
     card.data.eval_results = old + new
     card.data.model_name = card.data.model_name or path.resolve().parent.name
     card.save(path)
-
-
-def table(result: dict) -> str:
-    """A result as text for a terminal."""
-    lines = []
-    if result["metrics"]:
-        lines.append(f"{result['model']}: {result['task']} on {data_name(result)}")
-        width = max(map(len, result["metrics"]))
-        for name, value in result["metrics"].items():
-            shown = f"{value:14,.4f}" if isinstance(value, float) else f"{value:9,}"
-            lines.append(f"  {name:{width}}  {shown}")
-    for sample in result["samples"]:
-        lines += ["-" * 80, sample["source"], f"-> {sample['prediction']}"]
-    return "\n".join(lines)

@@ -72,17 +72,6 @@ def windows(length: int, window: int, stride: int, ahead: int = 0, text: int = 0
         first, begin = last, begin + stride
 
 
-def check_window(window: int, stride: int, limit: int) -> None:
-    """
-    Raises:
-        ValueError: naming window or stride, the value, and what is legal.
-    """
-    if not 2 <= window <= limit:
-        raise ValueError(f"window = {window}: must be between 2 and {limit}, what the model reads at once")
-    if not 1 <= stride < window:
-        raise ValueError(f"stride = {stride}: must be between 1 and window - 1 = {window - 1}")
-
-
 def score_texts(
     opened: Opened, texts: list[str], window: int | None = None, stride: int | None = None, batch_size: int = 8
 ) -> list[Scored]:
@@ -104,7 +93,11 @@ def score_texts(
     room = opened.limit - len(opened.before) - (len(opened.after) if opened.stack == "encoder" else 0)
     window = room if window is None else window
     stride = max(window // 2, 1) if stride is None else stride
-    check_window(window, stride, room if opened.ends else max(room, window))
+    limit = room if opened.ends else max(room, window)
+    if not 2 <= window <= limit:
+        raise ValueError(f"window = {window}: must be between 2 and {limit}, what the model reads at once")
+    if not 1 <= stride < window:
+        raise ValueError(f"stride = {stride}: must be between 1 and window - 1 = {window - 1}")
     score = _score_masked if opened.stack == "encoder" else _score_causal
     logprobs = score(opened, ids, window, stride, batch_size)
     return [Scored(*pair) for pair in zip(logprobs, token_bytes, strict=True)]

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 
 from datasets import Dataset
 
+from hf_llm.data import load_corpus
+from hf_llm.data.tasks import load_task
+from hf_llm.metrics import METRICS
+
 from . import bias, labelled, perplexity
 from .labelled import batches, need
-from .metrics import load_metric
 from .opening import open_language_model
 
 
@@ -16,17 +19,32 @@ class Task:
     """
     Attributes:
         about: what is measured, and which columns the data must have.
-        data: what it is evaluated on: a key of `evaluating.LOADERS`.
+        load: config -> what it is evaluated on.
         predict: (config, data) -> one record (a dict) for each example.
         figures: records -> figures by name.
         headline: names of the figures that go into the model card.
     """
 
     about: str
-    data: str
+    load: Callable[[object], Dataset]
     predict: Callable[[object, Dataset], list[dict]]
     figures: Callable[[list[dict]], dict]
     headline: tuple[str, ...]
+
+
+def _corpus(config) -> Dataset:
+    columns = {"text_column": config.columns["text"]} if "text" in config.columns else {}
+    spec = {"name": config.data, **columns} if isinstance(config.data, str) else config.data
+    return load_corpus(spec, config.split, held_out_fraction=config.held_out_fraction)
+
+
+def _labelled(config) -> Dataset:
+    spec = {"name": config.data} if isinstance(config.data, str) else dict(config.data)
+    return load_task({**spec, "columns": {**spec.get("columns", {}), **config.columns}}, config.split)
+
+
+def _probe(config) -> Dataset:
+    return bias.load_probe(config.task, config.data)
 
 
 # ---- language modelling ---------------------------------------------------------------------------------------------
@@ -107,31 +125,31 @@ def _generate(config, data: Dataset) -> list[dict]:
 def _overlap(records: list[dict]) -> dict:
     texts = {"predictions": [r["prediction"] for r in records], "references": [r["reference"] for r in records]}
     return {
-        "sacrebleu": load_metric("sacrebleu").compute(**texts)["score"],
-        "chrf": load_metric("chrf").compute(**texts)["score"],
-        **load_metric("rouge").compute(**texts, rouge_types=["rouge1", "rouge2", "rougeL"]),
-        **load_metric("exact_match").compute(**texts),
+        "sacrebleu": METRICS["sacrebleu"](**texts)["score"],
+        "chrf": METRICS["chrf"](**texts)["score"],
+        **METRICS["rouge"](**texts, rouge_types=["rouge1", "rouge2", "rougeL"]),
+        **METRICS["exact_match"](**texts),
     }
 
 
 TASKS = {
     "perplexity": Task(
         "perplexity and bits per byte of `text`; of a masked model from pseudo-log-likelihoods",
-        "corpus",
+        _corpus,
         _score_texts,
         _text_figures,
         (*_PSEUDO, *(f"pseudo_{name}" for name in _PSEUDO)),
     ),
     "conditional-perplexity": Task(
         "perplexity and bits per byte of `target` given `source`, by an encoder-decoder",
-        "labelled",
+        _labelled,
         _score_pairs,
         perplexity.figures,
         ("loss", "perplexity", "bits_per_byte"),
     ),
     "generation": Task(
         "`target` generated from `source`: BLEU, chrF, ROUGE, exact match",
-        "labelled",
+        _labelled,
         _generate,
         _overlap,
         ("sacrebleu", "chrf", "rougeL", "exact_match"),
@@ -139,42 +157,42 @@ TASKS = {
     "text-classification": Task(
         "`label` of `text`, or of `text` and `text_pair`: accuracy, macro F1, Matthews correlation; of one output, "
         "Pearson and Spearman correlation and squared error",
-        "labelled",
+        _labelled,
         labelled.predict("sequence_classification"),
         labelled.agreement,
         ("accuracy", "f1", "matthews_correlation", "pearsonr", "spearmanr", "mse"),
     ),
     "token-classification": Task(
         "`tags` of `words`: precision, recall and F1 of whole spans; accuracy and macro F1 of tags that are none",
-        "labelled",
+        _labelled,
         labelled.predict("token_classification"),
         labelled.tag_agreement,
         ("overall_precision", "overall_recall", "overall_f1", "overall_accuracy", "accuracy", "f1"),
     ),
     "question-answering": Task(
         "where in `context` the answer to `question` stands (`answers`, as SQuAD has them): exact match and F1",
-        "labelled",
+        _labelled,
         labelled.predict("question_answering"),
         labelled.answer_figures,
         ("exact_match", "f1"),
     ),
     "multiple-choice": Task(
         "which of `choices` answers `question` (`label`): accuracy",
-        "labelled",
+        _labelled,
         labelled.predict("multiple_choice"),
         labelled.choice_figures,
         ("accuracy",),
     ),
     "crows-pairs": Task(
         "bias by CrowS-Pairs: how often the stereotypical one of two sentences is preferred",
-        "crows-pairs",
+        _probe,
         _score_bias(bias.score_crows_pairs),
         bias.crows_pairs_figures,
         ("stereotype",),
     ),
     "stereoset": Task(
         "bias by StereoSet's intrasentence test: language modelling score, stereotype score, ICAT",
-        "stereoset",
+        _probe,
         _score_bias(bias.score_stereoset),
         bias.stereoset_figures,
         ("lms", "ss", "icat"),

@@ -49,7 +49,7 @@ class LatentAttention(Attention):
             if getattr(config, field) is not None:
                 value = getattr(config, field)
                 raise ValueError(
-                    f"`{field}={value!r}`: `attention_type='latent'` normalises its latents; set it to None."
+                    f"`{field}={value!r}`: `attention_type='latent'` has norms of its own: set it to None."
                 )
 
     @staticmethod

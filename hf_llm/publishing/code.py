@@ -66,6 +66,14 @@ def differing(folder: Path, config: dict) -> tuple[list[str], list[str]]:
     return missing, altered
 
 
+def foreign_variant(folder: Path, config: dict) -> str | None:
+    """A file with variants that a checkpoint carries and this process has not imported, or `None`."""
+    for name in variant_files(config):
+        if not (folder / name).is_file() or (folder / name).read_text(encoding="utf-8") != SOURCES.get(name):
+            return name
+    return None
+
+
 def foreign_code(folder: Path, config: dict) -> str | None:
     """Why opening a checkpoint with `trust_remote_code=True` would run other code than the installed package's."""
     missing, altered = differing(folder, config)
@@ -73,10 +81,8 @@ def foreign_code(folder: Path, config: dict) -> str | None:
         return f"it is not the installed hf_llm's ({', '.join(altered or missing)})"
     if config.get("auto_map") != auto_map(stack_of(config)):
         return "`auto_map` names other classes than hf_llm's"
-    for name in variant_files(config):
-        path = folder / name
-        if not path.is_file() or path.read_text(encoding="utf-8") != SOURCES.get(name):
-            return f"it carries {name}, and no such file is imported (--imports)"
+    if (name := foreign_variant(folder, config)) is not None:
+        return f"it carries {name}, and no such file is imported (--imports)"
     if (folder / "custom_generate").exists():  # run by transformers whenever a model is opened
         return "custom_generate/ is not hf_llm's"
     tokenizer = folder / "tokenizer_config.json"

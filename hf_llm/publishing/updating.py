@@ -18,7 +18,7 @@ from packaging.version import InvalidVersion, Version
 from ..manifest import MANIFEST, exclusive
 from ..models.configuration import VERSION, auto_map
 from .checking import FAILED, Report, inspect, run_bare
-from .code import entry_files, imported_files, installed_code, variant_files
+from .code import entry_files, foreign_variant, imported_files, installed_code, variant_files
 from .folder import Folder, read_folder
 
 
@@ -114,6 +114,8 @@ def _renewed(path: Path, source: str) -> tuple[Report, dict[str, bytes | None]]:
         raise ValueError(
             f"{source} was written by hf_llm {written}, newer than the installed {VERSION}: upgrade hf_llm."
         )
+    if (name := foreign_variant(path, folder.config)) is not None:
+        raise ValueError(f"{source} carries {name}, which would be run: import it, or its copy there, by --imports.")
     files = _new_files(folder)
     with tempfile.TemporaryDirectory() as trial:
         for name in ("config.json", *installed_code(folder.config), *variant_files(folder.config)):

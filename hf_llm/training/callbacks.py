@@ -47,7 +47,7 @@ _PROGRESS = {
     "mfu": "{:.0%} of peak FLOPs",
 }
 # figures of an evaluation that are about itself
-BOOKKEEPING = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "num_tokens")
+_BOOKKEEPING = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "num_tokens")
 
 
 def progress_text(logs: dict) -> str:
@@ -67,7 +67,7 @@ def measures(logs: dict) -> dict[str, float]:
     return {
         name: value
         for name, value in found.items()
-        if name not in BOOKKEEPING and isinstance(value, (int, float)) and not isinstance(value, bool)
+        if name not in _BOOKKEEPING and isinstance(value, (int, float)) and not isinstance(value, bool)
     }
 
 

@@ -13,7 +13,7 @@ from .run import Run
 from .saving import TrainingDiverged
 
 
-def main(recipe: str, about: str, job: type[Run], train=None, card_template: str = "tuning_template.md") -> int:
+def main(recipe: str, about: str, job: type[Run]) -> int:
     """
     Run a recipe with the words behind its name.
 
@@ -26,8 +26,6 @@ def main(recipe: str, about: str, job: type[Run], train=None, card_template: str
         Exit status: 1 after an error, which is printed, 128 + its number after a signal.
     """
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    if train is not None:
-        return _main_of_functions(recipe, about, job, train, card_template)
     parser = argparse.ArgumentParser(
         description=about, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, add_help=False
     )
@@ -48,24 +46,6 @@ def main(recipe: str, about: str, job: type[Run], train=None, card_template: str
             print(yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True), end="")
             return 0
         stopped_by = job(config, Path(recipe).resolve().parents[1] / "model_cards" / "template.md").run()
-    except (ValueError, CheckpointError, TrainingDiverged) as error:
-        print(f"{Path(recipe).name}: error: {error}", file=sys.stderr)
-        return 1
-    return 128 + stopped_by if stopped_by else 0
-
-
-def _main_of_functions(recipe, about, load, train, card_template) -> int:
-    """For jobs that are functions yet."""
-    parser = argparse.ArgumentParser(
-        description=about, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--config", required=True, help="YAML file of the run, see recipes/README.md")
-    parser.add_argument("--num-processes", type=int, help="stop unless the launcher has started as many processes")
-    known, overrides = parser.parse_known_args()
-    template = Path(recipe).resolve().parents[1] / "model_cards" / card_template
-    try:
-        check_num_processes(known.num_processes)
-        stopped_by = train(load(known.config, overrides), template)
     except (ValueError, CheckpointError, TrainingDiverged) as error:
         print(f"{Path(recipe).name}: error: {error}", file=sys.stderr)
         return 1

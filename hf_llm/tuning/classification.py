@@ -17,8 +17,7 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from hf_llm.evaluation.answers import are_spans
-from hf_llm.evaluation.metrics import load_metric
+from hf_llm.metrics import METRICS, are_spans
 
 from . import baselines, figures
 from .examples import Encoder, find_classes
@@ -39,9 +38,9 @@ def _agreement(labels: list[str], predictions: list[str]) -> dict[str, float]:
     place = {name: i for i, name in enumerate(sorted({*labels, *predictions}))}
     pairs = {"predictions": [place[p] for p in predictions], "references": [place[label] for label in labels]}
     return {
-        **load_metric("accuracy").compute(**pairs),
-        "f1_macro": load_metric("f1").compute(**pairs, average="macro")["f1"],
-        **load_metric("matthews_correlation").compute(**pairs),
+        **METRICS["accuracy"](**pairs),
+        "f1_macro": METRICS["f1"](**pairs, average="macro")["f1"],
+        **METRICS["matthews_correlation"](**pairs),
     }
 
 
@@ -124,7 +123,7 @@ class Regression(SequenceClassification):
     def score(self, records: list[dict]) -> dict[str, float]:
         pairs = {"predictions": [r["prediction"] for r in records], "references": [r["label"] for r in records]}
         names = ("pearsonr", "spearmanr", "mse")
-        return {key: value for name in names for key, value in load_metric(name).compute(**pairs).items()}
+        return {key: value for name in names for key, value in METRICS[name](**pairs).items()}
 
     def baselines(self, train: Dataset, examples: Dataset, records: list[dict]) -> dict[str, list]:
         guesses = baselines.ridge(_texts(train), self.targets(train["label"]), _texts(examples))
@@ -256,7 +255,7 @@ def _has_spans(records: list[dict]) -> bool:
 def _span_scores(records: list[dict]) -> dict:
     """seqeval's figures, of all spans (`overall_...`) and of each kind."""
     tags = {"predictions": [r["prediction"] for r in records], "references": [r["tags"] for r in records]}
-    return load_metric("seqeval").compute(**tags)
+    return METRICS["seqeval"](**tags)
 
 
 # ---- one of several answers -----------------------------------------------------------------------------------------
@@ -305,7 +304,7 @@ class MultipleChoice(Task):
 
     def score(self, records: list[dict]) -> dict[str, float]:
         predictions, labels = [r["prediction"] for r in records], [r["label"] for r in records]
-        return load_metric("accuracy").compute(predictions=predictions, references=labels)
+        return METRICS["accuracy"](predictions=predictions, references=labels)
 
     def baselines(self, train: Dataset, examples: Dataset, records: list[dict]) -> dict[str, list]:
         return {"longest choice": [int(numpy.argmax([len(c) for c in r["choices"]])) for r in records]}

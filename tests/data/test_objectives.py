@@ -1,10 +1,13 @@
 """Objectives: what each does to a chunk, its statistics, and T5's published arithmetic."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
-from hf_llm.data import OBJECTIVES, compute_input_and_target_lengths, make_objective
-from hf_llm.data.denoising import UL2_DENOISERS, infill, noise_mask, permute_sentences, span_lengths
+from hf_llm.data import OBJECTIVES, make_objective
+from hf_llm.data.denoising import UL2_DENOISERS, Denoiser, infill, noise_mask, permute_sentences
+from hf_llm.data.objectives import JOINED_PAIR, PAIR, Example, Objective
 
 
 IGNORE = -100
@@ -28,8 +31,7 @@ def reference_lengths(inputs_length, noise_density, mean_span_length):
         return raw - noise + spans + 1, noise + spans + 1
 
     raw = max(n for n in range(inputs_length - 1, 4 * inputs_length) if corrupted(n)[0] <= inputs_length)
-    targets = corrupted(raw)[1]
-    return (raw - 1, targets - 1) if noise_density == 0.5 and targets > corrupted(raw)[0] else (raw, targets)
+    return raw, corrupted(raw)[1]
 
 
 def restore(source, target, sentinels):
@@ -43,19 +45,22 @@ def restore(source, target, sentinels):
     return [token for s in source.tolist() for token in spans.pop(s, [s])], spans
 
 
-def test_published_length_arithmetic():
-    assert compute_input_and_target_lengths(512) == (568, 114)  # T5's pretraining
+def test_published_length_arithmetic(tokenizers):
     for inputs in (64, 128, 256, 512, 1024):
         for density, mean in [(0.15, 3.0), (0.15, 8.0), (0.5, 3.0), (0.5, 8.0), (0.3, 1.0), (0.15, 64.0)]:
-            if inputs * density < mean:
-                continue  # the helper assumes at least one span
-            assert compute_input_and_target_lengths(inputs, density, mean) == reference_lengths(inputs, density, mean)
+            expected = reference_lengths(inputs, density, mean)
+            if inputs * density < mean or expected[0] * density > 100 * mean:
+                continue  # the helper assumes at least one span; the tokenizer has 100 sentinels
+            options = {"noise_density": density, "mean_span_length": mean}
+            objective = make_objective("span_corruption", tokenizers["encoder-decoder"], "encoder-decoder", **options)
+            raw = objective.longest_chunk((inputs, 4 * inputs))
+            assert (raw, objective.lengths(raw)[1]) == expected
 
 
 def test_default_target_row_is_the_published_one(tokenizers):
     objective = make_objective("span_corruption", tokenizers["encoder-decoder"], "encoder-decoder")
     assert objective.capacity(512, None) == (512, 114)
-    assert objective.longest_chunk((512, 114)) == 568
+    assert objective.longest_chunk((512, 114)) == 568  # T5's pretraining
 
 
 def test_noise_mask_statistics(rng):
@@ -87,7 +92,7 @@ def test_span_corruption_can_be_undone(tokenizers, rng, length, density, mean):
     restored, left = restore(example.source[:-1], example.target[:-1], objective.tokens.sentinels)
     assert restored == before.tolist() and not left and (ids == before).all()
     assert (len(example.source), len(example.target)) == objective.lengths(length)
-    assert (len(example.source) - 1, len(example.target) - 1) == span_lengths(length, density, mean)
+    assert (len(example.source) - 1, len(example.target) - 1) == Denoiser("R", density, mean).lengths(length)
     order = [token for token in example.source.tolist() if token in objective.tokens.sentinels]
     assert order == objective.tokens.sentinels[: len(order)].tolist()
     assert sorted(ids[example.predicted]) == sorted(t for t in example.target[:-1] if t not in order)
@@ -251,6 +256,32 @@ def test_pure_functions(tokenizers, name):
             assert len(first.predicted) == length
             assert all(r <= b for r, b in zip(real, bounds, strict=True))
             assert real == bounds or not objective.exact_lengths
+
+
+def test_an_objective_from_outside(tokenizers, rng, monkeypatch):
+    @dataclass(frozen=True, kw_only=True)
+    class Echo(Objective):
+        """Repeat the first tokens of a chunk."""
+
+        frames = {"decoder": JOINED_PAIR, "encoder-decoder": PAIR}
+        repeated: int = 2
+
+        def raw_lengths(self, length, mode):
+            return length, min(length, self.repeated)
+
+        def corrupt(self, ids, rng, mode, word_starts):
+            return Example(ids, ids[: self.repeated], np.arange(len(ids)) < self.repeated)
+
+    monkeypatch.setitem(OBJECTIVES, "echo", Echo)
+    objective = make_objective("echo", tokenizers["encoder-decoder"], "encoder-decoder", repeated=3)
+    eos, ids = objective.tokens.ids["eos"], ordinary(objective, rng, 10)
+    example = objective(ids, rng)
+    assert example.source.tolist() == [*ids, eos] and example.target.tolist() == [*ids[:3], eos]
+    assert objective.capacity(64, None) == (64, 4) and objective.options == {"repeated": 3}
+    with pytest.raises(ValueError, match="unknown option 'repeat'; did you mean 'repeated'"):
+        make_objective("echo", tokenizers["encoder-decoder"], "decoder", repeat=3)
+    with pytest.raises(ValueError, match="objective='ecko': must be one of causal, .*, echo"):
+        make_objective("ecko", tokenizers["decoder"], "decoder")
 
 
 @pytest.mark.parametrize(

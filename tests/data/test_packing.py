@@ -155,7 +155,7 @@ def test_words_are_stored_with_their_tokens(corpus, tokenizers, tmp_path):
     tokenizer = tokenizers["encoder"]
     objective = make_objective("masked_lm", tokenizer, "encoder", whole_word=True)
     rows = pack_corpus(corpus, tokenizer, objective, 64, cache_dir=tmp_path)
-    encoded = encode_batch({"text": corpus["text"][:]}, tokenizer, objective, ["text"], (64,))
+    encoded = encode_batch({"text": corpus["text"][:]}, tokenizer, objective, (64,))
     assert (np.asarray(rows.word_starts) == np.concatenate(encoded["word_starts"])).all()
     stored = sorted((tuple(c.ids), tuple(c.word_starts)) for row in range(len(rows)) for c in rows[row])
     stream = StreamingSamples(

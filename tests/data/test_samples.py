@@ -49,7 +49,7 @@ def test_rows_as_the_models_want_them(packed, trainable):
             assert ids.shape == positions.shape == documents.shape == (length,)
             real = documents >= 0
             assert (np.diff(documents[real]) >= 0).all() and not real[real.sum() :].any()  # padding is at the end
-            assert (ids[~real] == objective.pad_token_id).all() and (positions[~real] == 0).all()
+            assert (ids[~real] == objective.tokens.ids["pad"]).all() and (positions[~real] == 0).all()
             for d in range(documents.max() + 1):
                 assert (positions[documents == d] == np.arange((documents == d).sum())).all()
             counts.append(set(documents[real]))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from hf_llm.data import ALGORITHMS, STACK_TOKENS, tokenizer_report, train_tokenizer
+from hf_llm.data import ALGORITHMS, STACK_TOKENS, train_tokenizer
 
 
 # (algorithm, what must come back from it)
@@ -119,21 +119,6 @@ def test_chat_template(documents):
 def test_normalization(documents):
     tokenizer = train_tokenizer(documents, "bpe", 400, normalization="lowercase", show_progress=False)
     assert tokenizer("THE Fox")["input_ids"] == tokenizer("the fox")["input_ids"]
-
-
-def test_report(trained, documents):
-    tokenizer = trained("bpe")
-    report = tokenizer_report(tokenizer, documents, "bpe")
-    assert report["bytes"] == sum(len(text.encode()) for text in documents)
-    assert report["vocab_size"] == len(tokenizer) and report["round_trip"] == 1.0
-    assert 2 < report["bytes_per_token"] == report["bytes"] / report["tokens"]
-    assert tokenizer_report(trained("byte"), documents, "byte")["bytes_per_token"] == 1.0
-    assert tokenizer_report(trained("word"), ["字 the"], "word")["unknown_fraction"] == 0.5
-
-
-def test_report_refuses_a_broken_promise(trained):
-    with pytest.raises(ValueError, match="promises decode"):
-        tokenizer_report(trained("wordpiece"), ["two  spaces"], "bpe")
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def spans(pattern: str, text: str) -> list[tuple[int, int]]:
 
 
 def encoded(tokenizer, text: str, objective) -> tuple[np.ndarray, np.ndarray]:
-    row = encode_batch({"text": [text]}, tokenizer, objective, ["text"], (10_000,))
+    row = encode_batch({"text": [text]}, tokenizer, objective, (10_000,))
     return row["tokens"][0], row["word_starts"][0]
 
 

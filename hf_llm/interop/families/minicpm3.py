@@ -2,8 +2,8 @@
 
 import math
 
-from ..family import Family, Group, same
-from ..parts import PRE_NORMS, RMS_EPS, SIZES, TRAINING, inverse, one_if_unset, rope
+from ..family import Group, same
+from ..parts import PRE_NORMS, inverse, layer, llama_like, one_if_unset, rope
 
 
 def _factors(native) -> dict[str, float]:
@@ -17,20 +17,17 @@ def _scales(ours) -> dict[str, float]:
     return {"scale_depth": depth, "dim_model_base": round((ours.logit_scale or 1.0) * ours.hidden_size)}
 
 
-ATTENTION = "layers.{i}.self_attn"
 LATENT = "q_lora_rank kv_lora_rank qk_nope_head_dim qk_rope_head_dim v_head_dim".split()
-MINICPM3 = Family(
-    name="minicpm3",
-    stack="decoder",
-    fields=(
-        *(*SIZES, *RMS_EPS, *TRAINING, rope(), *same("intermediate_size", "attention_bias", "mlp_bias", *LATENT)),
-        one_if_unset("scale_emb", "embedding_multiplier"),
-        Group(("scale_depth", "dim_model_base"), ("residual_multiplier", "logit_scale"), _factors, _scales),
-    ),
+MINICPM3 = llama_like(
+    "minicpm3",
+    rope(),
+    *same("intermediate_size", "attention_bias", "mlp_bias", *LATENT),
+    one_if_unset("scale_emb", "embedding_multiplier"),
+    Group(("scale_depth", "dim_model_base"), ("residual_multiplier", "logit_scale"), _factors, _scales),
     constants={"attention_type": "latent"},
     ignores=("pretraining_tp", "head_dim"),  # the latter is qk_rope_head_dim
     refuse=lambda native: native.rope_parameters.get("mscale_all_dim") and "`mscale_all_dim` scales its scores",
-    weights=PRE_NORMS | {f"{ATTENTION}.{name}_norm": f"{ATTENTION}.{name}_layernorm" for name in ("q_a", "kv_a")},
+    weights=PRE_NORMS
+    | layer("layers.{i}.self_attn", **{f"self_attn.{n}_norm": f"{n}_layernorm" for n in ("q_a", "kv_a")}),
     heads={"ForCausalLM": {}, "ForSequenceClassification": {}},
 )
-FAMILIES = (MINICPM3,)

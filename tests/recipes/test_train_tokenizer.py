@@ -1,0 +1,59 @@
+"""The tokenizer recipe, as a user launches it."""
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from train_tokenizer import tokenizer_report
+from transformers import AutoTokenizer
+
+from hf_llm.data import train_tokenizer
+
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "train_tokenizer.py"
+
+
+def test_recipe_writes_a_tokenizer_and_its_report(tmp_path):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for i, text in enumerate(DOCUMENTS):
+        (corpus / f"{i}.txt").write_text(text, encoding="utf-8")
+    output = tmp_path / "tokenizer"
+    options = ["--corpus", corpus, "--vocab-size", "350", "--stack", "encoder", "--output", output]
+    done = subprocess.run([sys.executable, RECIPE, *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((output / "tokenizer_report.json").read_text())
+    assert report["vocab_size"] == 350 == len(AutoTokenizer.from_pretrained(output))
+    assert f'"bytes_per_token": {report["bytes_per_token"]}' in done.stdout
+
+
+def test_recipe_names_what_is_wrong(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(RECIPE), "--corpus", str(tmp_path / "missing.txt"), "--quiet"])
+    with pytest.raises(SystemExit, match="error: corpus .*no such file"):
+        runpy.run_path(str(RECIPE), run_name="__main__")
+
+
+DOCUMENTS = [f"the quick brown fox jumps over {n} lazy dogs" for n in range(100)]
+
+
+def trained(algorithm):
+    size = None if algorithm == "byte" else 350
+    return train_tokenizer(DOCUMENTS, algorithm, size, show_progress=False)
+
+
+def test_report():
+    tokenizer = trained("bpe")
+    report = tokenizer_report(tokenizer, DOCUMENTS, "bpe")
+    assert report["bytes"] == sum(len(text.encode()) for text in DOCUMENTS)
+    assert report["vocab_size"] == len(tokenizer) and report["round_trip"] == 1.0
+    assert 2 < report["bytes_per_token"] == report["bytes"] / report["tokens"]
+    assert tokenizer_report(trained("byte"), DOCUMENTS, "byte")["bytes_per_token"] == 1.0
+    assert tokenizer_report(trained("word"), ["字 the"], "word")["unknown_fraction"] == 0.5
+
+
+def test_report_refuses_a_broken_promise():
+    with pytest.raises(ValueError, match="promises decode"):
+        tokenizer_report(trained("wordpiece"), ["two  spaces"], "bpe")
