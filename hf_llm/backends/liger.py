@@ -48,10 +48,11 @@ def liger_rms_norm(states: torch.Tensor, scale: torch.Tensor, eps: float) -> tor
 def liger_rotate_halves(
     query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `hf_llm.models.positions.rotate_halves`. Liger reads the first half of cos and sin, sin without a sign."""
+    """See `hf_llm.models.positions.rotate_halves`. Liger reads the first half of cos and sin, sin without a sign,
+    and computes in their dtype."""
     if not _may_run(query):
         return rotate_halves.plain(query, key, cos, sin)
-    return _kernels().LigerRopeFunction.apply(query, key, cos[:, 0], -sin[:, 0])
+    return _kernels().LigerRopeFunction.apply(query, key, cos[:, 0].float(), -sin[:, 0].float())
 
 
 def liger_gate(gate_states: torch.Tensor, up_states: torch.Tensor, act_fn: nn.Module) -> torch.Tensor:

@@ -43,7 +43,7 @@ def is_plain(module: nn.Module) -> bool:
     if methods is None:
         known = cls.__module__ in ACTIVATIONS and "forward" not in own
     else:
-        known = own.keys().isdisjoint(methods) and all(getattr(cls, name) is it for name, it in methods.items())
+        known = all(getattr(cls, name) is method and name not in own for name, method in methods.items())
     return (
         known
         and module._compiled_call_impl is None

@@ -106,7 +106,7 @@ def linear_cross_entropy(
     transform. head: the linear layer, or what an adapter has put in its place; it is called for a chunk of rows at a
     time (a backend may read its weight instead). label_smoothing as in torch; z_loss adds
     `z_loss * logsumexp(logits)^2` (https://arxiv.org/abs/2204.02311). Returns a float32 scalar: the mean over targets,
-    or the sum divided by `num_items_in_batch`; 0 where there is no target. It has no second derivatives.
+    or the sum divided by `num_items_in_batch`; 0 where there is no target. A backend's form has no second derivatives.
     """
     hidden, labels = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1).to(hidden.device)
     if is_transformed():

@@ -1,6 +1,6 @@
 """Liger's kernels beside the plain forms, under Triton's interpreter, where liger-kernel and triton are installed:
 
-    TRITON_INTERPRET=1 pytest tests/models/test_liger.py
+TRITON_INTERPRET=1 pytest tests/models/test_liger.py
 """
 
 import os
@@ -26,6 +26,40 @@ pytest.importorskip("liger_kernel")
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("Triton interprets kernels on a CPU with TRITON_INTERPRET=1", allow_module_level=True)
+
+import numpy  # noqa: E402
+import triton.language as tl  # noqa: E402
+from liger_kernel.ops import cross_entropy, geglu  # noqa: E402
+from liger_kernel.ops import rms_norm as rms_norm_kernels
+from triton.runtime import interpreter  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def whole_interpreter(monkeypatch):
+    """What the interpreter lacks beside the compiler: float32 scalars, arithmetic in bfloat16 (whose bits it holds as
+    integers), tanh and rsqrt."""
+    convert, operate = interpreter._implicit_cvt, interpreter.InterpreterBuilder.binary_op
+
+    def convert_floats(argument):
+        if not isinstance(argument, float):
+            return convert(argument)
+        return tl.tensor(interpreter.TensorHandle(numpy.array([argument], numpy.float32), tl.float32), tl.float32)
+
+    def widen(handle) -> numpy.ndarray:
+        return (handle.data.astype(numpy.uint32) << 16).view(numpy.float32)
+
+    def operate_in_float32(self, lhs, rhs, operation):
+        if lhs.dtype.scalar != tl.bfloat16:
+            return operate(self, lhs, rhs, operation)
+        result = torch.from_numpy(numpy.ascontiguousarray(operation(widen(lhs), widen(rhs)))).bfloat16()
+        return interpreter.TensorHandle(result.view(torch.int16).numpy().view(numpy.uint16), tl.bfloat16)
+
+    monkeypatch.setattr(interpreter, "_implicit_cvt", convert_floats)
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "binary_op", operate_in_float32)
+    for module in (cross_entropy, geglu):
+        monkeypatch.setattr(module, "tanh", lambda x: 2 * tl.sigmoid(2 * x) - 1)
+    monkeypatch.setattr(rms_norm_kernels, "rsqrt", lambda x: 1 / tl.sqrt(x))
+
 
 # relative to the largest value: rounding of one operation in the dtype
 TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 1.6e-2}
@@ -136,4 +170,3 @@ def test_trainer_asks_for_the_kernels(tmp_path, without_backends):
     Trainer(tiny_model("decoder"), arguments, train_dataset=rows).train()
     entered = {name for name, forms in OPERATORS.items() if forms.get("cuda") is liger.FORMS.get(name, "none")}
     assert entered == {"rms_norm", "gate", "summed_cross_entropy"}
-    liger.apply_to_hf_llm(False, False, False, False, False)

@@ -40,6 +40,7 @@ from .tiny import (
     tiny_config,
     tiny_model,
     tokens,
+    with_backends,
 )
 
 
@@ -131,17 +132,19 @@ def test_a_graph_that_is_kept_gives_the_same_gradients_again(small_chunks):
             torch.testing.assert_close(tensor.grad, times * wanted, rtol=1e-5, atol=1e-5)
 
 
+@with_backends
 def test_evaluation_makes_no_gradients(monkeypatch):
     """Nor the memory that they take, though the head's weight could have one."""
     hidden, head, labels = example()
-    wanted, made = [], losses._loss_and_gradients
-    monkeypatch.setattr(losses, "_loss_and_gradients", lambda *args: wanted.append(args[-1]) or made(*args))
+    wanted, made = [], cross_entropy._loss_and_gradients
+    monkeypatch.setattr(cross_entropy, "_loss_and_gradients", lambda *args: wanted.append(args[-1]) or made(*args))
     for grad in (False, True):
         with torch.set_grad_enabled(grad):
             linear_cross_entropy(hidden.detach(), head, labels)
     assert wanted == [[False] * 3, [False, True, True]]
 
 
+@with_backends
 def test_second_derivatives_are_refused():
     hidden, head, labels = example()
     first = torch.autograd.grad(linear_cross_entropy(hidden, head, labels).square(), hidden, create_graph=True)[0]
@@ -149,6 +152,7 @@ def test_second_derivatives_are_refused():
         first.sum().backward()
 
 
+@with_backends
 @pytest.mark.parametrize("wants", (("hidden", "weight", "bias"), ("hidden",), ("weight",)))
 def test_a_compiled_loss_chooses_rows(wants, small_chunks, fresh_compiler):
     """In one graph, though their number depends on the labels; with the gradients that are wanted, in bfloat16 too."""
@@ -166,6 +170,7 @@ def test_a_compiled_loss_chooses_rows(wants, small_chunks, fresh_compiler):
             torch.testing.assert_close(actual, wanted, rtol=1e-6, atol=1e-6)
 
 
+@with_backends
 def test_a_compiled_loss_names_a_wrong_label(fresh_compiler):
     hidden, head, labels = example()
     labels[0, 3] = VOCABULARY
@@ -275,6 +280,7 @@ def test_all_logits_never_exist(adapted, small_chunks):
     assert largest.elements == max(200 * HIDDEN, VOCABULARY * HIDDEN, 4 * VOCABULARY)
 
 
+@with_backends
 @pytest.mark.parametrize("wants", ("nothing", "hidden", "weight"))
 def test_only_wanted_gradients_are_computed(wants, small_chunks):
     """Evaluation costs one product of matrices; a frozen head costs two. 11 of 21 rows have targets: 12 are taken."""

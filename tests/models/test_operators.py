@@ -1,9 +1,5 @@
 """The operators of the core and what backends enter in their place."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import nn
@@ -12,11 +8,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from hf_llm import backends
 from hf_llm.backends.cpu import decoding
-from hf_llm.models.attention import ATTENTIONS, Attention
+from hf_llm.models.attention import ATTENTIONS, FASTER_ATTENTION, Attention
 from hf_llm.models.feedforward import FEED_FORWARDS, GatedFeedForward
 from hf_llm.models.layer import PLACEMENTS, Placement
 from hf_llm.models.norms import NORMS, RMSNorm
 from hf_llm.models.operators import OPERATORS
+from hf_llm.models.visibility import LENGTHS
 
 from .generating import NEW, generate, prompts, tiny_model
 from .tiny import STACKS, VOCABULARY, with_backends
@@ -49,18 +46,19 @@ def test_plain_forms_compute_the_same(stack, norm_placement, request):
             torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-5)
 
 
-def test_the_environment_chooses_backends():
-    """`none` leaves the tables plain, and what is not known is named."""
-    show = "from hf_llm.models.operators import OPERATORS as o; print(sorted(n for n, forms in o.items() if forms))"
-
-    def run(value):
-        environment = {**os.environ, "HF_LLM_BACKENDS": value}
-        return subprocess.run(
-            [sys.executable, "-c", f"import hf_llm; {show}"], env=environment, capture_output=True, text=True
-        )
-
-    assert run("none").stdout == "[]\n"
-    assert run("cross_entropy").stdout == "['summed_cross_entropy']\n"
+@pytest.mark.parametrize(
+    ("value", "entered"),
+    [
+        ("none", set()),
+        ("cross_entropy", {"summed_cross_entropy"}),
+        ("cpu", {"rms_norm", "rotate_halves", "feed_forward", "decoding", "decode_token"}),
+    ],
+)
+def test_the_environment_chooses_backends(value, entered, monkeypatch, without_backends):
+    monkeypatch.setenv("HF_LLM_BACKENDS", value)
+    backends.register()
+    assert {name for name, forms in OPERATORS.items() if forms} == entered
+    assert bool(FASTER_ATTENTION) == ("sdpa" in LENGTHS) == (value == "cpu")
 
 
 def test_an_unknown_backend_is_named(monkeypatch):
