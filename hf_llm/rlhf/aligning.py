@@ -108,7 +108,7 @@ class Alignment(PreferenceRun):
         options = {}
         if self.method.is_online:
             columns = self.data["train"].column_names
-            rewards = [section.open(columns) for section in self.config.reward_sections()]
+            rewards = [section.resolve(columns) for section in self.config.reward_sections()]
             options["reward_funcs"] = resolve_rewards(*zip(*rewards), self.args)
         if self.method.trainer is PPOTrainer:
             options["value_model"] = self.config.value_model and checkpoint_path(self.config.value_model)

@@ -139,7 +139,7 @@ class RewardSection:
         options = "".join(f" {name} {value}," for name, value in self.options.items())
         return f"Rewarded by the {kind} {self.model or self.function},{options} weight {self.weight:g}."
 
-    def open(self, columns: list[str]) -> tuple[PreTrainedModel | Callable, PreTrainedTokenizerBase | None]:
+    def resolve(self, columns: list[str]) -> tuple[PreTrainedModel | Callable, PreTrainedTokenizerBase | None]:
         """The model and its tokenizer, or the function.
 
         Args:

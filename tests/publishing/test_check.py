@@ -175,7 +175,7 @@ OPENED = {
         {"packing"},
     ),
     "a cache of other keys": (
-        replace("attention.py", " past_key_values.update(key, value", " past_key_values.update(key * 2, value"),
+        replace("attention.py", " cache.update(key, value", " cache.update(key * 2, value"),
         {"generation"},
     ),
 }  # fmt: skip

@@ -44,11 +44,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def assert_updated(before: dict[str, bytes], after: dict[str, bytes]) -> None:
-    code = installed_code("decoder")
-    assert {name: after[name] for name in code} == code and "older.py" not in after and "mine.py" in after
     config = json.loads(after["config.json"])
+    code = installed_code(config)
+    assert {name: after[name] for name in code} == code and "older.py" not in after and "mine.py" in after
     assert config == json.loads(before["config.json"]) | {"hf_llm_version": __version__}
-    others = set(before) - {*code, "older.py", "manifest.json", "config.json"}
+    earlier = {path.name for path in (ROOT / "v0.1.0" / "code").iterdir()}
+    others = set(before) - {*code, *earlier, "older.py", "manifest.json", "config.json"}
     assert {name: after[name] for name in others} == {name: before[name] for name in others}
 
 
