@@ -60,7 +60,8 @@ def rope(partial: bool = False, by_layer: bool = False) -> Group:
 
     def to_ours(native) -> dict[str, Any]:
         parameters = copy.deepcopy(native.rope_parameters)
-        for each in parameters.values() if by_layer else (parameters,):
+        nested = by_layer and "rope_type" not in parameters  # transformers 5.16 gives flat ones
+        for each in parameters.values() if nested else (parameters,):
             _check_fraction(each, partial)
             if each.get("partial_rotary_factor") == 1.0 and not by_layer:
                 del each["partial_rotary_factor"]
