@@ -11,7 +11,7 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple, logging
 
 from .compat import CACHE, takes_cache
 from .inputs import check_labels
@@ -24,6 +24,9 @@ from .losses import (
     transform_logits,
 )
 from .norms import get_norm
+
+
+logger = logging.get_logger("transformers")
 
 
 class PredictionTransform(nn.Module):
@@ -137,8 +140,8 @@ class LanguageModelHead:
     def wants_router_logits(self, requested: bool | None, labels) -> bool:
         """Whether this forward pass must record router logits: on request, or for the training loss."""
         stacks = [stack for stack in self.config.stacks if stack.is_moe]
-        if requested and not stacks:
-            raise ValueError("`output_router_logits=True`: there are no routers without sparse layers.")
+        if requested and not stacks:  # transformers asks every model for every output that it could record
+            logger.warning_once("`output_router_logits=True`: there are no routers without sparse layers.")
         if requested is None:
             requested = any(stack.output_router_logits for stack in stacks)
         weighted = any(stack.router_aux_loss_coef or stack.router_z_loss_coef for stack in stacks)
