@@ -49,7 +49,7 @@ def takes_inputs_of(backbone: type[nn.Module]) -> Callable:
         def wrapper(self, *args, **kwargs):
             return forward(self, **dict(zip(names, args)), **kwargs)
 
-        wrapper.__signature__ = inspect.Signature([this, *parameters, rest])
+        wrapper.__signature__ = inspect.Signature([this, *parameters, rest.replace(name="kwargs")])
         return wrapper
 
     return decorate
