@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch._dynamo.testing
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
