@@ -2,7 +2,7 @@
 # constraints.txt); the tests add what they alone need. `make PYTHON=/path/to/python3.12 ...` chooses another interpreter.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-rlhf test test-all versions versions-ends conformance bench style check clean
+.PHONY: help demo demo-rlhf test test-all versions versions-ends conformance docs bench style check clean
 
 # the first interpreter on PATH that is new enough
 ifndef PYTHON
@@ -45,6 +45,7 @@ help:
 	@echo "make test-all      every test, the slow ones included"
 	@echo "make versions      the models' tests with other versions of transformers (minutes for each)"
 	@echo "make conformance   transformers' own model tests on the three stacks, beside native controls"
+	@echo "make docs          the documentation, with the API reference, into .cache/site"
 	@echo "make bench         measure beside transformers, on an idle machine, into recipes/benchmarks/*.md (about two hours)"
 	@echo "make style         format and mend what ruff can mend"
 	@echo "make check         ruff, changing nothing"
@@ -119,6 +120,10 @@ $(SUITE)/.ready: .cache/versions/$(NEWEST)/.ready tests/conformance/fetch.py $(w
 
 conformance: $(SUITE)/.ready
 	$(TEST_ENV) PYTHONPATH=$(SUITE) $(call version_python,$(NEWEST)) -m pytest -n $(WORKERS) $(STACKS:%=tests/conformance/%.py)
+
+docs: $(INSTALLED_DEV)
+	NO_MKDOCS_2_WARNING=1 HF_HUB_OFFLINE=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open .cache/site/index.html"
 
 bench: $(INSTALLED)
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python recipes/benchmarks/figures.py recipes/benchmarks/$$name.py; done
