@@ -21,7 +21,9 @@ from transformers import TrainingArguments
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {"index.md": ROOT / "README.md", "changelog.md": ROOT / "CHANGELOG.md"}
-LINK = re.compile(r"(?<=\]\()(?!\w+:|#|/)([^)\s#]+)(#[^)\s]*)?(?=\))")  # the target of a Markdown link, its anchor apart
+LINK = re.compile(
+    r"(?<=\]\()(?!\w+:|#|/)([^)\s#]+)(#[^)\s]*)?(?=\))"
+)  # the target of a Markdown link, its anchor apart
 
 
 def place(path: Path) -> str:
@@ -89,8 +91,8 @@ def sections() -> list[str]:
             declared, _, text = entry.partition("\n")
             name, _, kind = declared.partition(": ")
             if name not in common:
-                cells = (f"`{name}`", f"`{kind}`", re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", " ".join(text.split())))
-                lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+                about = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", " ".join(text.split())).replace("|", "\\|")
+                lines.append(f"| `{name}` | `{kind}` | {about} |")
     return lines
 
 
