@@ -21,9 +21,7 @@ from transformers import TrainingArguments
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {"index.md": ROOT / "README.md", "changelog.md": ROOT / "CHANGELOG.md"}
-LINK = re.compile(
-    r"(?<=\]\()(?!\w+:|#|/)([^)\s#]+)(#[^)\s]*)?(?=\))"
-)  # the target of a Markdown link, its anchor apart
+LINK = re.compile(r"(?<=\]\()(?!\w+:|#|/)([^)\s#]+)(#[^)\s]*)?(?=\))")  # the target of a link, and its anchor
 
 
 def place(path: Path) -> str:
