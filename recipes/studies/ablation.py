@@ -1,5 +1,6 @@
 """Ablations at equal budget: every combination of some settings, several seeds each, compared with the first one."""
 
+import functools
 import itertools
 import json
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from scipy import stats
 
 from hf_llm.training.settings import load_yaml, suggestion
 
-from .cells import checked, model_of, quiet, run_cell, share_tokenizer, size_of, with_value
+from .cells import checked, model_of, quiet, run_cell, save_results, share_tokenizer, size_of, with_value
 
 
 MATCHES = ("parameters", "flops", "none")
@@ -134,9 +135,7 @@ class Study:
             "tokens": [m["tokens"] for m in cells[0]["metrics"]],
             "cells": summarised(cells),
         }
-        (self.output_dir / "ablation.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
-        (self.output_dir / "ablation.md").write_text(table(result), encoding="utf-8")
-        plot(result, self.output_dir / "ablation.png")
+        save_results(self.output_dir, "ablation", result, table(result), functools.partial(draw, result=result))
         return result
 
 
@@ -241,12 +240,10 @@ def table(result: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plot(result: dict, path: Path) -> None:
+def draw(figure, result: dict) -> None:
     """Losses by cell: each seed as a dot, the mean with its confidence interval."""
-    from matplotlib.figure import Figure
-
     rows = result["cells"]
-    figure = Figure(figsize=(8, 1.6 + 0.5 * len(rows)), dpi=150, layout="constrained")
+    figure.set_size_inches(8, 1.6 + 0.5 * len(rows))
     axes = figure.add_subplot()
     places = range(len(rows))
     for place, row in zip(places, rows, strict=True):
@@ -260,4 +257,3 @@ def plot(result: dict, path: Path) -> None:
     axes.set_title(f"Ablation, {_seeds(result)}, matched: {result['match']}")
     axes.grid(axis="x", alpha=0.25)
     axes.spines[["right", "top"]].set_visible(False)
-    figure.savefig(path, format="png")

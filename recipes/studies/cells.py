@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 from hf_llm.data import load_corpus, train_tokenizer
 from hf_llm.training.config import PretrainingConfig
 from hf_llm.training.pretraining import Pretraining, build_model_config, pretrain
+from hf_llm.training.report import draw_figures
 from hf_llm.training.stacks import stack_of
 from hf_llm.training.throughput import flops_per_token
 
@@ -145,3 +147,10 @@ def quiet(settings: dict) -> dict:
     once = {"eval_steps": steps, "save_steps": steps, "save_total_limit": 1, "disable_tqdm": True, "report_to": "none"}
     silent = {k: v for k, v in settings.items() if k not in ("samples", "output_dir")}
     return {**silent, "training": {**settings["training"], **once}}
+
+
+def save_results(folder: Path, name: str, result: dict, table: str, draw: Callable) -> None:
+    """Write a study's results as `name.json`, `name.md` and `name.png`. `draw` takes a matplotlib `Figure`."""
+    (folder / f"{name}.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
+    (folder / f"{name}.md").write_text(table, encoding="utf-8")
+    draw_figures(folder, {f"{name}.png": draw})
