@@ -12,7 +12,7 @@ from scipy import stats
 
 from hf_llm.training.settings import load_yaml, suggestion
 
-from .cells import checked, model_of, quiet, run_cell, save_results, share_tokenizer, size_of, with_value
+from .cells import checked, model_of, quiet, run_cell, save_results, share_tokenizer, size_of, with_values
 
 
 MATCHES = ("parameters", "flops", "none")
@@ -100,15 +100,10 @@ class Study:
     def prepared(self) -> list[dict]:
         """The settings of each combination, all checked and matched to the baseline. Nothing has been trained."""
         settings = share_tokenizer(self.settings, self.output_dir / "tokenizer")
-        varied = []
-        for combination in self.combinations:
-            one = settings
-            for dotted, value in combination.items():
-                one = with_value(one, dotted, value)
+        varied = [with_values(settings, combination) for combination in self.combinations]
+        for one in varied:
             checked(one)
-            varied.append(one)
-        matched = [MATCHERS[self.match](one, varied[0]) for one in varied]
-        return [quiet(one) for one in matched]
+        return [quiet(MATCHERS[self.match](one, varied[0])) for one in varied]
 
     def run(self, say: Callable[[str], None] = print) -> dict:
         """
@@ -143,14 +138,11 @@ def _match_parameters(settings: dict, baseline: dict) -> dict:
     """Adjust the widths of the feed-forward layers, in which the number of parameters is linear."""
     target = size_of(baseline)["parameters"]
     parts = [f"model.{part}." for part in ("encoder", "decoder") if part in settings["model"]] or ["model."]
-    config = _model_fields(settings)
+    config = model_of(settings).config.get_text_config(decoder=True).to_dict()
     width = next((name for name in reversed(WIDTHS) if config.get(name)), WIDTHS[0])
 
     def at(value: int) -> dict:
-        changed = settings
-        for part in parts:
-            changed = with_value(changed, f"{part}{width}", value)
-        return changed
+        return with_values(settings, {f"{part}{width}": value for part in parts})
 
     current = config[width]
     low, high = (size_of(at(value))["parameters"] for value in (current, 2 * current))
@@ -167,15 +159,11 @@ def _match_parameters(settings: dict, baseline: dict) -> dict:
     return at(adjusted)
 
 
-def _model_fields(settings: dict) -> dict:
-    return model_of(settings).config.get_text_config(decoder=True).to_dict()
-
-
 def _match_flops(settings: dict, baseline: dict) -> dict:
     """Adjust the steps."""
     target, size = size_of(baseline)["flops"], size_of(settings)["flops"]
     steps = round(settings["training"]["max_steps"] * target / size)
-    return with_value(settings, "training.max_steps", max(steps, 1))
+    return with_values(settings, {"training.max_steps": max(steps, 1)})
 
 
 MATCHERS = {"parameters": _match_parameters, "flops": _match_flops, "none": lambda settings, baseline: settings}

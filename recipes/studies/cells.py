@@ -42,15 +42,21 @@ def checked(settings: dict) -> PretrainingConfig:
     return Pretraining.from_dict({"output_dir": "", **settings})
 
 
-def with_value(settings: dict, dotted: str, value) -> dict:
-    """A copy of nested settings with `section.field` set."""
+def with_values(settings: dict, values: dict) -> dict:
+    """A copy of nested settings with other values: dotted field -> value."""
     changed = copy.deepcopy(settings)
-    *parents, last = dotted.split(".")
-    section = changed
-    for name in parents:
-        section = section.setdefault(name, {})
-    section[last] = value
+    for dotted, value in values.items():
+        *parents, last = dotted.split(".")
+        section = changed
+        for name in parents:
+            section = section.setdefault(name, {})
+        section[last] = value
     return changed
+
+
+def with_fields(settings: dict, fields: dict) -> dict:
+    """A copy of settings with other fields of the model."""
+    return with_values(settings, {f"model.{name}": value for name, value in fields.items()})
 
 
 def share_tokenizer(settings: dict, folder: Path) -> dict:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy
 import torch
-from datasets import Dataset
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline, make_union
@@ -99,18 +98,3 @@ def distinct_n(texts: Sequence[str], n: int = 2) -> float:
     itself, within texts or from text to text."""
     grams = [tuple(words[i : i + n]) for words in map(str.split, texts) for i in range(len(words) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 0.0
-
-
-def best_of(scores: Sequence[Sequence[float]]) -> list[int]:
-    """Index of the highest score for each prompt."""
-    return [max(range(len(row)), key=row.__getitem__) for row in scores]
-
-
-def standard_error(values: Sequence[float]) -> float:
-    """Of the mean."""
-    return float(numpy.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
-
-
-def labelled_texts(dataset: Dataset) -> tuple[list[str], list[int]]:
-    """Columns `text` and `label` of a data set."""
-    return list(dataset["text"]), list(dataset["label"])

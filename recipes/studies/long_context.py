@@ -14,7 +14,7 @@ from hf_llm.evaluation.opening import LANGUAGE_MODELS, Opened, opened
 from hf_llm.evaluation.perplexity import score_texts
 from hf_llm.training.settings import build_section
 
-from .cells import checked, quiet, run_cell, save_results, share_tokenizer, with_value
+from .cells import checked, quiet, run_cell, save_results, share_tokenizer, with_fields
 
 
 @dataclass
@@ -105,13 +105,9 @@ def run_study(settings: dict, output_dir: Path, say: Callable[[str], None] = pri
     settings = dict(settings)
     study = build_section(LongContext, settings.pop("long_context", {}), "long_context")
     settings = share_tokenizer(settings, output_dir / "tokenizer")
-    runs = {}
-    for name, fields in study.schemes.items():
-        one = settings
-        for key, value in fields.items():
-            one = with_value(one, f"model.{key}", value)
-        runs[name] = quiet(one)
-        checked(runs[name])
+    runs = {name: quiet(with_fields(settings, fields)) for name, fields in study.schemes.items()}
+    for run in runs.values():
+        checked(run)
     trained = checked(settings).data.row_length
     length, bucket = trained * max(study.multiples), max(round(trained * study.bucket), 1)
     texts = long_texts(settings, length, study.documents)

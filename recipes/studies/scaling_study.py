@@ -10,7 +10,17 @@ import numpy as np
 
 from hf_llm.training.settings import build_section
 
-from .cells import checked, quiet, run_cell, save_results, share_tokenizer, size_of, tokens_of, with_value
+from .cells import (
+    checked,
+    quiet,
+    run_cell,
+    save_results,
+    share_tokenizer,
+    size_of,
+    tokens_of,
+    with_fields,
+    with_values,
+)
 from .scaling_laws import Fit, ScalingLaw, fit_scaling_law
 
 
@@ -57,10 +67,11 @@ def run_study(settings: dict, output_dir: Path, say: Callable[[str], None] = pri
     settings = share_tokenizer(settings, output_dir / "tokenizer")
     planned = [_rung(settings, model, steps) for model in ladder.models for steps in ladder.steps]
     goal = _rung(settings, {k: v for k, v in ladder.target.items() if k != "max_steps"}, ladder.target["max_steps"])
-    for rung in [*planned, goal]:
-        checked(rung)
-
-    points = [_measure(rung, output_dir / "cells") for rung in _announced(planned, say)]
+    points = []
+    for rung in planned:
+        points.append(_measure(rung, output_dir / "cells"))
+        steps = rung["training"]["max_steps"]
+        say(f"[{len(points)}/{len(planned)}] {points[-1]['parameters']:,} parameters, {steps} steps: done")
     columns = {name: [p[name] for p in points] for name in ("parameters", "tokens", "loss")}
     fit = fit_scaling_law(*columns.values(), bootstrap=ladder.bootstrap)
     size, tokens = size_of(goal)["parameters"], tokens_of(checked(goal))
@@ -87,19 +98,12 @@ def run_study(settings: dict, output_dir: Path, say: Callable[[str], None] = pri
 
 def _rung(settings: dict, model: dict, steps: int) -> dict:
     """Settings of one run; warm-up keeps its share of the steps."""
-    share = settings["training"].get("warmup_steps", 0) / settings["training"].get("max_steps", steps)
-    changed = settings
-    for name, value in model.items():
-        changed = with_value(changed, f"model.{name}", value)
-    changed = with_value(changed, "training.warmup_steps", max(round(share * steps), 1))
-    return quiet(with_value(changed, "training.max_steps", steps))
-
-
-def _announced(planned: list[dict], say: Callable[[str], None]):
-    for i, rung in enumerate(planned, 1):
-        yield rung
-        size = size_of(rung)["parameters"]
-        say(f"[{i}/{len(planned)}] {size:,} parameters, {rung['training']['max_steps']} steps: done")
+    training = settings["training"]
+    warmup = max(round(training.get("warmup_steps", 0) / training.get("max_steps", steps) * steps), 1)
+    changed = with_values(settings, {"training.warmup_steps": warmup, "training.max_steps": steps})
+    rung = quiet(with_fields(changed, model))
+    checked(rung)
+    return rung
 
 
 def _measure(rung: dict, folder: Path) -> dict:
