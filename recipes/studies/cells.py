@@ -5,7 +5,6 @@ import copy
 import io
 import itertools
 import json
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,20 +20,10 @@ from hf_llm.training.report import draw_figures
 from hf_llm.training.stacks import stack_of
 from hf_llm.training.throughput import flops_per_token
 
+from .command import Stopped
+
 
 FINISHED = "cell.json"  # in a finished cell's folder: its settings and figures
-
-
-class Stopped(Exception):
-    """A run was stopped by a signal; the same command goes on.
-
-    Attributes:
-        signal: which.
-    """
-
-    def __init__(self, received: signal.Signals):
-        super().__init__(f"stopped by {received.name}; the same command goes on from there")
-        self.signal = received
 
 
 def checked(settings: dict) -> PretrainingConfig:

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,17 @@ from transformers.utils.logging import disable_progress_bar
 from hf_llm.training.launching import set_cpu_threads
 from hf_llm.training.settings import load_settings
 
-from .cells import Stopped
+
+class Stopped(Exception):
+    """A run was stopped by a signal; the same command goes on.
+
+    Attributes:
+        signal: which.
+    """
+
+    def __init__(self, received: signal.Signals):
+        super().__init__(f"stopped by {received.name}; the same command goes on from there")
+        self.signal = received
 
 
 def exit_status(recipe: str, job: Callable[[], None]) -> int:
