@@ -73,11 +73,7 @@ METHODS = {
         _REWARDED,
     ),
     "rloo": Method(
-        "REINFORCE leave-one-out (arxiv.org/abs/2402.14740)",
-        trl.RLOOTrainer,
-        trl.RLOOConfig,
-        "prompts",
-        _REWARDED,
+        "REINFORCE leave-one-out (arxiv.org/abs/2402.14740)", trl.RLOOTrainer, trl.RLOOConfig, "prompts", _REWARDED
     ),
     "ppo": Method(
         "proximal policy optimization (arxiv.org/abs/1909.08593)",

@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import textwrap
 from collections.abc import Iterable
 
 import torch
@@ -60,18 +59,7 @@ class PPOTrainer(ShufflesByEpoch, SavesPPO, SamplesRollouts, LogsRollouts, RLOOT
     loss_is_scaled_for_ga = True  # token sums over the tokens of a whole minibatch
     _tag_names = ["hf_llm", "trl", "ppo"]
     _name = "PPO"
-    _paper = {
-        "title": "Fine-Tuning Language Models from Human Preferences",
-        "id": "1909.08593",
-        "citation": textwrap.dedent("""\
-            @article{ziegler2019finetuning,
-                title  = {{Fine-Tuning Language Models from Human Preferences}},
-                author = {Daniel M. Ziegler and Nisan Stiennon and Jeffrey Wu and Tom B. Brown and Alec Radford and
-                          Dario Amodei and Paul Christiano and Geoffrey Irving},
-                year   = 2019,
-                eprint = {arXiv:1909.08593},
-            }"""),
-    }
+    _paper = {"title": "Fine-Tuning Language Models from Human Preferences", "id": "1909.08593"}
 
     def __init__(
         self,
@@ -118,9 +106,11 @@ class PPOTrainer(ShufflesByEpoch, SavesPPO, SamplesRollouts, LogsRollouts, RLOOT
             self.generation_config.decoder_start_token_id = self.start_token_id
         self._takes_positions = "position_ids" in inspect.signature(type(base).forward).parameters
         self.reward_models = [reward for reward in rewards if isinstance(reward, RewardModel)]
-        for name, dataset in self._named_datasets():
-            batch = args.generation_batch_size // args.num_generations if name == "train_dataset" else 1
-            check_prompts(self, name, dataset, batch)
+        check_prompts(self, "train_dataset", self.train_dataset, args.generation_batch_size // args.num_generations)
+        evaluated = self.eval_dataset if isinstance(self.eval_dataset, dict) else {None: self.eval_dataset}
+        for key, dataset in evaluated.items():
+            if dataset is not None:
+                check_prompts(self, "eval_dataset" if key is None else f"eval_dataset[{key!r}]", dataset, 1)
 
         if args.kl_coef > 0:
             self.ref_model = self._prepare_reference(ref_model)
@@ -140,11 +130,6 @@ class PPOTrainer(ShufflesByEpoch, SavesPPO, SamplesRollouts, LogsRollouts, RLOOT
         self._stopped_early = False
 
     # ---- setting up ------------------------------------------------------------------------------------------------
-
-    def _named_datasets(self) -> list[tuple[str, object]]:
-        evaluated = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
-        named = [(f"eval_dataset[{key!r}]" if key else "eval_dataset", d) for key, d in evaluated.items()]
-        return [("train_dataset", self.train_dataset), *(pair for pair in named if pair[1] is not None)]
 
     def _prepare_reference(self, ref_model: PreTrainedModel | None) -> nn.Module | None:
         if ref_model is None:

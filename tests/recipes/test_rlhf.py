@@ -364,7 +364,7 @@ def test_reward_functions():
 # ---- bad input ------------------------------------------------------------------------------------------------------
 
 BAD = {
-    "columns": ("dpo", "ratings", {}, {}, "no column 'chosen' and no 'rejected': its columns are ['text', 'rating'"),
+    "columns": ("dpo", "ratings", {}, {}, "the train split has no column 'chosen'"),
     "one label": ("kto", "one label", {}, {}, "must occur; here they are [True]"),
     "prompts": ("grpo", "ratings", {"rewards": LETTERS}, GROUPS, "no column 'prompt'"),
     "no reward": ("grpo", "prompts", {}, GROUPS, "name at least one"),
