@@ -8,30 +8,33 @@ before those of a label: their curve is drawn once more, behind the FLOPs that i
 """
 
 import argparse
+import functools
 import json
 import sys
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from hf_llm.training.checkpoints import list_checkpoints
+from hf_llm.training.report import draw_figures
+from studies.command import exit_status, parser_of
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("picture", type=Path, help="the PNG to write")
     parser.add_argument("--runs", nargs="+", action="append", required=True, metavar=("LABEL", "DIR"))
     parser.add_argument("--before", nargs=2, action="append", default=[], metavar=("LABEL", "DIR"))
     parser.add_argument("--title", default="")
     options = parser.parse_args()
-    try:
-        groups = {label: [read_curve(run) for run in runs] for label, *runs in options.runs}
-        before = {label: last_state(run)["total_flos"] for label, run in options.before}
-    except ValueError as error:
-        print(f"compare_runs.py: error: {error}", file=sys.stderr)
-        return 1
-    draw(options.picture, groups, before, options.title)
+    return exit_status(__file__, lambda: compare(options))
+
+
+def compare(options: argparse.Namespace) -> None:
+    groups = {label: [read_curve(run) for run in runs] for label, *runs in options.runs}
+    before = {label: last_state(run)["total_flos"] for label, run in options.before}
+    drawn = functools.partial(draw, groups=groups, before=before, title=options.title)
+    draw_figures(options.picture.parent, {options.picture.name: drawn})
     print("| | runs | FLOPs | with what came before | validation loss | range |\n|---|---:|---:|---:|---:|---:|")
     for label, curves in groups.items():
         flops, ends = curves[0][-1][0], [curve[-1][1] for curve in curves]
@@ -39,7 +42,6 @@ def main() -> int:
             f"| {label} | {len(curves)} | {flops:.2e} | {flops + before.get(label, 0.0):.2e} | "
             f"{sum(ends) / len(ends):.3f} | {min(ends):.3f}–{max(ends):.3f} |"
         )
-    return 0
 
 
 def last_state(run: str) -> dict:
@@ -60,9 +62,9 @@ def read_curve(run: str) -> list[tuple[float, float]]:
     return curve
 
 
-def draw(path: Path, groups: dict[str, list], before: dict[str, float], title: str) -> None:
+def draw(figure, groups: dict[str, list], before: dict[str, float], title: str) -> None:
     """One colour for each label, a line for each run, dashed where the FLOPs of a run before are counted too."""
-    figure = Figure(figsize=(8, 4.8), dpi=110, layout="constrained")
+    figure.set_size_inches(8, 4.8)
     axes = figure.subplots()
     for i, (label, curves) in enumerate(groups.items()):
         for n, curve in enumerate(curves):
@@ -77,7 +79,6 @@ def draw(path: Path, groups: dict[str, list], before: dict[str, float], title: s
     axes.grid(alpha=0.25)
     axes.spines[["right", "top"]].set_visible(False)
     axes.legend(frameon=False)
-    figure.savefig(path)
 
 
 if __name__ == "__main__":

@@ -7,17 +7,14 @@
 Prints a table, writes evaluation/TASK.json into the model's folder and the figures into its card.
 """
 
-import logging
 import sys
-
-from datasets import disable_progress_bars
-from transformers.utils.logging import disable_progress_bar
 
 from hf_llm.evaluation.evaluating import EvaluationConfig, data_name, evaluate
 from hf_llm.evaluation.tasks import TASKS
 from hf_llm.imports import import_variants
 from hf_llm.training.launching import set_cpu_threads
 from hf_llm.training.settings import build_section, load_settings, parse_overrides
+from studies.command import exit_status
 
 
 def evaluation_config(words: list[str]) -> EvaluationConfig:
@@ -51,24 +48,19 @@ def table(result: dict) -> str:
 
 
 def main() -> int:
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    disable_progress_bar()  # of loading and filtering: a table is all that is to be read
-    disable_progress_bars()
     words = sys.argv[1:]
     if not words or {"-h", "--help"} & set(words):
         tasks = "\n".join(f"  {name}: {task.about}" for name, task in TASKS.items())
         print(f"{__doc__}\nTasks:\n{tasks}\n{EvaluationConfig.__doc__}")
         return 0
-    try:
+
+    def job() -> None:
         config = evaluation_config(words)
         set_cpu_threads(config.cpu_threads)
-        result = evaluate(config)
-    except ValueError as error:
-        print(f"evaluate.py: error: {error}", file=sys.stderr)
-        return 1
-    print(table(result))
-    print(f"written to {config.output_path}")
-    return 0
+        print(table(evaluate(config)))
+        print(f"written to {config.output_path}")
+
+    return exit_status(__file__, job)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,12 @@ A decoder's next token is explained, an encoder's mask, and what an encoder-deco
 """
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 
-from transformers.utils.logging import disable_progress_bar
-
 from hf_llm.evaluation.opening import open_language_model
 from studies import pictures
+from studies.command import exit_status, parser_of
 from studies.interpretation import attention_maps, integrated_gradients, logit_lens, make_example, shown
 
 
@@ -28,8 +26,7 @@ ATTENTION = {
 
 
 def main() -> int:
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("model", help="folder, Hub id, or a name of hf_llm.data.checkpoints")
     parser.add_argument("--text", required=True)
     parser.add_argument("--target", default="", help="beginning of what an encoder-decoder writes")
@@ -38,14 +35,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="folder (default: inspection in the model's)")
     parser.add_argument("--trust-remote-code", action="store_true")
     options = parser.parse_args()
-    disable_progress_bar()
-    try:
-        folder = inspect(options)
-    except ValueError as error:
-        print(f"inspect_model.py: error: {error}", file=sys.stderr)
-        return 1
-    print(f"open {folder}/index.html")
-    return 0
+    return exit_status(__file__, lambda: print(f"open {inspect(options)}/index.html"))
 
 
 def inspect(options: argparse.Namespace) -> Path:

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+from pathlib import Path
 
 
 # Before torch and transformers are imported: one thread per process (two workers share the cores, and results do not
@@ -14,6 +15,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from transformers import Trainer, set_seed
 
 
@@ -26,6 +28,26 @@ def seeded():
 @pytest.fixture(scope="session", autouse=True)
 def single_thread():
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def pictures_are_rendered_once():
+    """Every picture is drawn, and the first of each file name rendered; later ones get its bytes, since laying out and
+    rendering the pictures of a tiny run takes longer than training it."""
+    rendered, savefig = {}, Figure.savefig
+
+    def save(figure, target, **options):
+        name = Path(target).name if isinstance(target, (str, Path)) else None
+        if name in rendered:
+            Path(target).write_bytes(rendered[name])
+            return
+        savefig(figure, target, **options)
+        if name is not None:
+            rendered[name] = Path(target).read_bytes()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", save)
+        yield
 
 
 class WorkerPickler(pickle.Pickler):

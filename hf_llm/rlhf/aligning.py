@@ -5,24 +5,25 @@ import math
 from typing import ClassVar
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig, Trainer
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedConfig, Trainer
 from transformers.integrations import TensorBoardCallback
 
 from hf_llm.data.checkpoints import checkpoint_path
 from hf_llm.data.tasks import SPLITS
 from hf_llm.training.evaluation import preserved_rng
-from hf_llm.training.report import Results
+from hf_llm.training.report import Results, fenced
 from hf_llm.tuning.job import BASE, usage
 from hf_llm.tuning.models import is_encoder_decoder, open_config
 
 from .checks import check_prompts
 from .critic import NAME as CRITIC
 from .critic import base_of
-from .logs import PlotAtEnd
 from .methods import METHODS, AlignConfig, Method
+from .policy import start_token_of
 from .preferences import prompt_ids
 from .rewards import resolve_rewards
 from .runs import PreferenceRun, peel_adapter, tuner
+from .sampling import plain_generation, sample
 from .saving import CRITIC_FILE
 from .trainer import PPOTrainer
 
@@ -60,11 +61,14 @@ class Alignment(PreferenceRun):
         if not method.is_online:
             self.settle_max_length(model_config)
         self.trainer = self.open_trainer()
-        self.trainer.remove_callback(PlotAtEnd)  # the run draws the same as `training.png`
+        if method.is_online:
+            batches = {"train": args.generation_batch_size // args.num_generations, "validation": 1, "test": 1}
+            for split, batch in batches.items():
+                check_prompts(self.trainer, f"the {split} split", self.data[split], batch)
         self.before = self.measure()
         if not method.is_online:
             for split in SPLITS:
-                self.note_length(split)
+                self.count_lengths(split)
         self.completed_before = self.complete()
         return self.trainer
 
@@ -88,19 +92,14 @@ class Alignment(PreferenceRun):
                 )
         return config
 
-    def note_length(self, split: str) -> None:
-        """Note examples that are longer than `training.max_length`. Raises ValueError if none are left."""
-        limit, rows = self.args.max_length, self.data[split]
+    def count_lengths(self, split: str) -> None:
+        """Note how many examples TRL cut at `training.max_length`, or left out. Raises ValueError if none are left."""
+        rows, limit = self.data[split], self.args.max_length or math.inf
         kept = self.trainer.prepared[rows._fingerprint]
         answers = [name for name in ("chosen_ids", "rejected_ids", "completion_ids") if name in kept.column_names]
-        lengths = [len(row["prompt_ids"]) + max(len(row[name]) for name in answers) for row in kept]
-        of_all = f"of {len(rows):,} examples of the {split} split"
-        if not len(kept):
-            raise ValueError(f"training.max_length = {limit}: every prompt of the {split} split alone fills it")
-        if cut := sum(length > (limit or math.inf) for length in lengths):
-            self.note(f"{cut:,} {of_all} are longer than training.max_length = {limit} tokens and were cut.")
-        if left_out := len(rows) - len(kept):
-            self.note(f"{left_out:,} {of_all} were left out: their prompts alone fill {limit} tokens.")
+        lengths = (len(row["prompt_ids"]) + max(len(row[name]) for name in answers) for row in kept)
+        cut = sum(length > limit for length in lengths)
+        self.note_lengths(split, cut, len(rows) - len(kept), "a prompt that alone fills it leaves nothing to learn")
 
     def open_trainer(self) -> Trainer:
         model = self.open_model(self.auto_class, self.tokenizer, len(self.data["train"]))
@@ -112,27 +111,14 @@ class Alignment(PreferenceRun):
             options["reward_funcs"] = resolve_rewards(*zip(*rewards), self.args)
         if self.method.trainer is PPOTrainer:
             options["value_model"] = self.config.value_model and checkpoint_path(self.config.value_model)
-        elif self.method.is_online:
-            self.check_prompts(model)
-            if self.args.beta and peft_config is None:
+        elif peft_config is None:  # TRL would open the reference from the model's path, which may be another model
+            if not self.method.is_online:
+                options["ref_model"] = copy.deepcopy(model)
+            elif self.args.beta:
                 self.save_reference(model)
-        elif peft_config is None:
-            options["ref_model"] = copy.deepcopy(model)  # TRL would open the path, which may be another model
         return self.make_trainer(
             model, self.data["train"], self.data["validation"], peft_config=peft_config, **options
         )
-
-    def check_prompts(self, model) -> None:
-        batch = self.args.generation_batch_size // self.args.num_generations
-        for split, least in (("train", batch), ("validation", 1), ("test", 1)):
-            check_prompts(
-                f"the {split} split",
-                self.data[split],
-                least,
-                model,
-                self.args.max_completion_length,
-                lambda prompts: prompt_ids(self.tokenizer, prompts),
-            )
 
     def save_reference(self, model) -> None:
         """Save the model as it is now: TRL opens the reference of online methods from `model.name_or_path`."""
@@ -161,11 +147,19 @@ class Alignment(PreferenceRun):
             return []
         prompts = rows["prompt"][:]
         model = trainer.accelerator.unwrap_model(trainer.model)
-        was_training = model.training
+        base, was_training = base_of(model), model.training
+        options = GenerationConfig(
+            do_sample=True,
+            top_k=0,
+            max_new_tokens=section.max_new_tokens,
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=[self.tokenizer.eos_token_id],
+            decoder_start_token_id=start_token_of(base),
+        )
         model.eval()
-        with preserved_rng(), torch.no_grad():
+        with preserved_rng(), torch.no_grad(), plain_generation(base):
             torch.manual_seed(self.config.seed)
-            ids = [self.complete_one(model, prompt) for prompt in prompt_ids(self.tokenizer, prompts)]
+            ids = [sample(model, [prompt], options)[0] for prompt in prompt_ids(self.tokenizer, prompts)]
         model.train(was_training)
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         if not isinstance(prompts[0], str):
@@ -180,17 +174,6 @@ class Alignment(PreferenceRun):
             {"prompt": prompt, "completion": text, **{k: None if math.isnan(v) else v for k, v in given.items()}}
             for prompt, text, given in zip(prompts, texts, scores, strict=True)
         ]
-
-    def complete_one(self, model, ids: list[int]) -> list[int]:
-        output = model.generate(
-            input_ids=torch.tensor([ids], device=model.device),
-            max_new_tokens=self.config.completions.max_new_tokens,
-            do_sample=True,
-            top_k=0,
-            pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=self.tokenizer.eos_token_id,
-        )
-        return output[0, 0 if model.config.is_encoder_decoder else len(ids) :].tolist()
 
     def evaluate(self) -> Results:
         """Figures of the test split, and completions of its first prompts."""
@@ -213,7 +196,7 @@ class Alignment(PreferenceRun):
             usage=usage(self.config, task, self.auto_class, '"..."'),
             baselines={"before": self.before},
             notes=[
-                f"Trained by {self.method.title} ({self.method.source}).",
+                f"Trained by {self.method.title}.",
                 *(section.describe() for section in self.config.reward_sections()),
             ],
             files=files,
@@ -231,7 +214,6 @@ ALIGNMENTS = {
             "arguments_class": method.config,
             "trainer_class": tuner(method.trainer),
             "kind": method.data,
-            "panels": method.panels,
         },
     )
     for name, method in METHODS.items()
@@ -239,11 +221,10 @@ ALIGNMENTS = {
 
 
 def _sample(row: dict) -> str:
-    parts = [f"**Prompt**\n\n````text\n{_plain(row['prompt'])}\n````"]
+    parts = ["**Prompt**", fenced(_plain(row["prompt"]))]
     for name in ("before", "after"):
         scores = ", ".join(f"{k} {v:.3f}" for k, v in row[name].items() if isinstance(v, float))
-        heading = f"**{name.title()}**" + (f" ({scores})" if scores else "")
-        parts.append(f"{heading}\n\n````text\n{_plain(row[name]['completion'])}\n````")
+        parts += [f"**{name.title()}**" + (f" ({scores})" if scores else ""), fenced(_plain(row[name]["completion"]))]
     return "\n\n".join(parts)
 
 

@@ -1,30 +1,22 @@
 """Checks of tokenizer, model, launch and prompts before the first rollout."""
 
-from collections.abc import Callable
-
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, is_peft_model
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from .config import PPOConfig
 from .critic import base_of, num_embeddings
-from .trl_internals import is_conversational
 
 
 def check_tokenizer(tokenizer) -> None:
-    """Raise ValueError unless it is a tokenizer with an end and a pad token."""
+    """Raise ValueError unless it is a tokenizer with an end token."""
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise ValueError(
             f"processing_class is a {type(tokenizer).__name__}, but PPO trains on text alone: pass a tokenizer"
         )
     if tokenizer.eos_token_id is None:
         raise ValueError("processing_class has no end token: set tokenizer.eos_token, which ends completions")
-    if tokenizer.pad_token_id is None:
-        raise ValueError(
-            "processing_class has no pad token: set one, for instance tokenizer.pad_token = tokenizer.eos_token "
-            "(masks come from lengths, so the two may be the same)"
-        )
 
 
 def check_writes(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -56,16 +48,14 @@ def check_launch(model: PreTrainedModel, args: PPOConfig, accelerator: Accelerat
                 raise ValueError(f"{name} = True, but {type(base).__name__} is an encoder-decoder, which cannot")
 
 
-def check_prompts(
-    name: str, dataset, batch: int, model: PreTrainedModel, max_completion_length: int, tokenize: Callable
-) -> None:
-    """Check a dataset's size, columns, and the lengths of all its prompts. (Those of a stream are checked when they
-    are sampled from, by `check_lengths`.)
+def check_prompts(trainer: Trainer, name: str, dataset, batch: int) -> None:
+    """Look through a dataset before training. (The prompts of a stream are checked in its rollouts, by
+    `check_lengths`.)
 
     Args:
+        trainer: PPOTrainer, or TRL's of GRPO or RLOO.
         name: of the dataset, for messages.
         batch: prompts in one rollout.
-        tokenize: from prompts to lists of token ids.
 
     Raises:
         ValueError: naming the first prompt that does not fit.
@@ -79,28 +69,20 @@ def check_prompts(
         raise ValueError(f"{name} has {len(dataset)} prompts, fewer than the {batch} of one rollout")
     for start in range(0, len(dataset), 1000):
         prompts = dataset[start : start + 1000]["prompt"]
-        for i, prompt in enumerate(prompts):
+        for i, prompt in enumerate(prompts, start):
             if not isinstance(prompt, str | list):
-                raise ValueError(f"{name}: prompt {start + i} is {prompt!r}, neither a text nor a conversation")
-        check_lengths(name, [len(ids) for ids in tokenize(prompts)], model, max_completion_length, start)
-
-
-def check_templates(dataset, tokenizers: dict[str, PreTrainedTokenizerBase]) -> None:
-    """Raise ValueError if prompts are conversations and one of `tokenizers` (owner -> tokenizer) has no template."""
-    if not is_conversational({"prompt": next(iter(dataset), {}).get("prompt", "")}):
-        return
-    for owner, tokenizer in tokenizers.items():
-        if tokenizer.chat_template is None:
-            raise ValueError(f"prompts are conversations, but the tokenizer of {owner} has no chat template")
+                raise ValueError(f"{name}: prompt {i} is {prompt!r}, neither a text nor a conversation")
+        lengths = [len(ids) for ids in trainer._tokenize_prompts(prompts)[0]]
+        check_lengths(name, lengths, base_of(trainer.model), trainer.max_completion_length, start)
 
 
 def check_lengths(
     name: str, lengths: list[int], model: PreTrainedModel, max_completion_length: int, start: int = 0
 ) -> None:
     """Raise ValueError if prompts of these lengths leave too little of the model's context for a completion."""
-    decoder_positions = _positions(model.config.get_text_config(decoder=True))
+    decoder_positions = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     if model.config.is_encoder_decoder:
-        room = _positions(model.get_encoder().config)
+        room = getattr(model.get_encoder().config, "max_position_embeddings", None)
         if decoder_positions is not None and max_completion_length > decoder_positions:
             raise ValueError(
                 f"max_completion_length = {max_completion_length}, but the decoder has {decoder_positions} positions"
@@ -109,12 +91,8 @@ def check_lengths(
     else:
         room = None if decoder_positions is None else decoder_positions - max_completion_length
         rest = f"max_completion_length = {max_completion_length} leaves {room} of {decoder_positions} positions"
-    for i, length in enumerate(lengths):
+    for i, length in enumerate(lengths, start):
         if length == 0:
-            raise ValueError(f"{name}: prompt {start + i} has no tokens")
+            raise ValueError(f"{name}: prompt {i} has no tokens")
         if room is not None and length > room:
-            raise ValueError(f"{name}: prompt {start + i} has {length} tokens, but {rest}: shorten or filter prompts")
-
-
-def _positions(config) -> int | None:
-    return getattr(config, "max_position_embeddings", None)
+            raise ValueError(f"{name}: prompt {i} has {length} tokens, but {rest}: shorten or filter prompts")

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from .trl_internals import BaseConfig, RLOOConfig
 
 
-CRITICS = ("auto", "policy", "reward_model", "shared")
-KL_ESTIMATORS = ("k1", "k3")
-VALUE_HEAD_INITS = ("normal", "zeros")
-
+_CHOICES = {
+    "critic": ("auto", "policy", "reward_model", "shared"),
+    "kl_estimator": ("k1", "k3"),
+    "value_head_init": ("normal", "zeros"),
+}
 # fields of RLOOConfig without effect in PPO -> (the value that they must keep, what to use instead)
 _UNUSED = {
     "beta": (0.0, "the KL coefficient is kl_coef"),
@@ -24,9 +25,7 @@ _SAMPLING = {"top_p": (1.0,), "top_k": (0, None), "min_p": (None,), "repetition_
 _GENERATION_KWARGS = ("do_sample", "max_time", "seed", "use_cache", "prefill_chunk_size")
 # field -> (whether a value is legal, which values are)
 _RANGES = {
-    "kl_estimator": (KL_ESTIMATORS.__contains__, f"one of {', '.join(KL_ESTIMATORS)}"),
-    "critic": (CRITICS.__contains__, f"one of {', '.join(CRITICS)}"),
-    "value_head_init": (VALUE_HEAD_INITS.__contains__, f"one of {', '.join(VALUE_HEAD_INITS)}"),
+    **{name: (names.__contains__, f"one of {', '.join(names)}") for name, names in _CHOICES.items()},
     "kl_coef": (lambda x: x >= 0, "at least 0"),
     "kl_target": (lambda x: x is None or x > 0, "positive, or None for a fixed coefficient"),
     "kl_horizon": (lambda x: x > 0, "positive"),
@@ -102,7 +101,7 @@ class PPOConfig(RLOOConfig):
     kl_coef: float = field(default=0.05, metadata={"help": "Cost of a nat of KL from the reference, per token."})
     kl_target: float | None = field(default=None, metadata={"help": "Nats per completion to steer kl_coef to."})
     kl_horizon: int = field(default=10_000, metadata={"help": "Completions over which kl_coef adapts."})
-    kl_estimator: str = field(default="k1", metadata={"help": f"One of {KL_ESTIMATORS}."})
+    kl_estimator: str = field(default="k1", metadata={"help": f"One of {_CHOICES['kl_estimator']}."})
     gamma: float = field(default=1.0, metadata={"help": "Discount per token."})
     lam: float = field(default=0.95, metadata={"help": "Lambda of GAE."})
     whiten_rewards: bool = field(default=False, metadata={"help": "Unit variance of token rewards, mean kept."})
@@ -111,8 +110,8 @@ class PPOConfig(RLOOConfig):
     missing_eos_penalty: float | None = field(default=None, metadata={"help": "Subtracted where no end token is."})
     vf_coef: float = field(default=0.1, metadata={"help": "Weight of the value loss."})
     cliprange_value: float | None = field(default=0.2, metadata={"help": "Clip range of values; None: unclipped."})
-    critic: str = field(default="auto", metadata={"help": f"One of {CRITICS}."})
-    value_head_init: str = field(default="normal", metadata={"help": f"One of {VALUE_HEAD_INITS}."})
+    critic: str = field(default="auto", metadata={"help": f"One of {_CHOICES['critic']}."})
+    value_head_init: str = field(default="normal", metadata={"help": f"One of {_CHOICES['value_head_init']}."})
     critic_learning_rate: float | None = field(default=None, metadata={"help": "None: learning_rate."})
     critic_warmup_steps: int = field(default=0, metadata={"help": "Optimizer steps for the critic alone."})
     early_stop_kl: float | None = field(default=None, metadata={"help": "Nats per token that end a rollout's use."})

@@ -1,27 +1,10 @@
-"""The part of [`PPOTrainer`] that writes figures, tables of completions and the picture of the run."""
+"""The part of [`PPOTrainer`] that logs figures and tables of completions."""
 
-import functools
-import logging
 from pathlib import Path
 
 import pandas as pd
 import torch
 from accelerate.utils import gather_object
-from transformers import TrainerCallback
-
-from ..training import report
-
-
-logger = logging.getLogger(__name__)
-
-# (heading, keys of the log) of the picture
-PANELS = (
-    ("reward", ("reward", "total_reward")),
-    ("KL (nats)", ("kl",)),
-    ("tokens", ("completions/mean_length",)),
-    ("entropy", ("policy/entropy",)),
-    ("value loss", ("value/loss",)),
-)
 
 
 class LogsRollouts:
@@ -71,15 +54,3 @@ class LogsRollouts:
             table |= {**self._logs["rewards"], **self._logs["extra"], "advantage": self._logs["advantages"]}
             path = folder / f"step-{self.state.global_step:06d}.jsonl"
             pd.DataFrame(table).to_json(path, orient="records", lines=True, force_ascii=False)
-
-
-class PlotAtEnd(TrainerCallback):
-    """Writes `ppo.png` into the output directory when training ends."""
-
-    def on_train_end(self, args, state, control, **kwargs):
-        if state.is_world_process_zero and state.log_history:
-            draw = functools.partial(report.draw_history, history=state.log_history, panels=PANELS)
-            try:
-                report.draw_figures(Path(args.output_dir), {"ppo.png": draw})
-            except ImportError as error:  # a trained model is worth more than its picture
-                logger.warning("ppo.png was not drawn: %s", error)

@@ -6,12 +6,10 @@ from dataclasses import dataclass, field
 import trl
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
-from hf_llm.training.report import Panels
 from hf_llm.training.settings import build_section
 from hf_llm.tuning.job import TuningConfig
 
 from .config import PPOConfig
-from .logs import PANELS
 from .preferences import PreferenceData
 from .reward_functions import make_reward_function
 from .rewards import open_reward_model, open_reward_tokenizer
@@ -23,22 +21,18 @@ class Method:
     """A method of alignment.
 
     Attributes:
-        title: its name in full.
-        source: the paper.
+        title: its name in full, and the paper.
         trainer, config: classes of TRL, or ours.
         data: the kind of data that it learns from, a key of `preferences.KINDS`.
         metrics: name of a figure in the report -> the trainer's name of it, on held-out data.
-        panels: of `training.png`.
         takes_encoder_decoders: whether it trains encoder-decoders, too.
     """
 
     title: str
-    source: str
     trainer: type[Trainer]
     config: type[TrainingArguments]
     data: str
     metrics: dict[str, str]
-    panels: Panels
     takes_encoder_decoders: bool = False
 
     @property
@@ -47,60 +41,46 @@ class Method:
         return self.data == "prompts"
 
 
-_MARGIN = {"loss": "loss", "margin": "rewards/margins"}
-_PAIRED = {"loss": "loss", "accuracy": "rewards/accuracies", "margin": "rewards/margins"}
-_LIKELIHOODS = {"log_prob_chosen": "logps/chosen", "log_prob_rejected": "logps/rejected"}
+_IMPLICIT = {
+    "loss": "loss",
+    "accuracy": "rewards/accuracies",
+    "margin": "rewards/margins",
+    "log_prob_chosen": "logps/chosen",
+    "log_prob_rejected": "logps/rejected",
+}
 _REWARDED = {"reward": "reward", "reward_std": "reward_std", "mean_length": "completions/mean_length", "kl": "kl"}
-_IMPLICIT = ("implicit reward", ("rewards/chosen", "rewards/rejected"))
-_LOG_PROBS = ("log-probability", ("logps/chosen", "logps/rejected"))
-_KL = ("KL (nats)", ("kl",))
-_ONLINE = (("reward", ("reward",)), _KL, ("tokens", ("completions/mean_length",)))
 
 METHODS = {
     "dpo": Method(
-        "direct preference optimization",
-        "arxiv.org/abs/2305.18290",
+        "direct preference optimization (arxiv.org/abs/2305.18290)",
         trl.DPOTrainer,
         trl.DPOConfig,
         "pairs of completions",
-        {**_PAIRED, **_LIKELIHOODS},
-        (("loss", ("loss",)), ("accuracy", ("rewards/accuracies",)), _IMPLICIT, _LOG_PROBS),
+        _IMPLICIT,
     ),
     "kto": Method(
-        "Kahneman-Tversky optimization",
-        "arxiv.org/abs/2402.01306",
+        "Kahneman-Tversky optimization (arxiv.org/abs/2402.01306)",
         trl.KTOTrainer,
         trl.KTOConfig,
         "judged completions",
-        {**_MARGIN, **_LIKELIHOODS},
-        (("loss", ("loss",)), _IMPLICIT, _LOG_PROBS, _KL),
+        _IMPLICIT,
     ),
     "grpo": Method(
-        "group relative policy optimization",
-        "arxiv.org/abs/2402.03300",
+        "group relative policy optimization (arxiv.org/abs/2402.03300)",
         trl.GRPOTrainer,
         trl.GRPOConfig,
         "prompts",
         _REWARDED,
-        (*_ONLINE, ("entropy", ("entropy",))),
     ),
     "rloo": Method(
-        "REINFORCE leave-one-out",
-        "arxiv.org/abs/2402.14740",
-        trl.RLOOTrainer,
-        trl.RLOOConfig,
-        "prompts",
-        _REWARDED,
-        (*_ONLINE, ("entropy", ("entropy",))),
+        "REINFORCE leave-one-out (arxiv.org/abs/2402.14740)", trl.RLOOTrainer, trl.RLOOConfig, "prompts", _REWARDED
     ),
     "ppo": Method(
-        "proximal policy optimization",
-        "arxiv.org/abs/1909.08593",
+        "proximal policy optimization (arxiv.org/abs/1909.08593)",
         PPOTrainer,
         PPOConfig,
         "prompts",
         {**_REWARDED, "total_reward": "total_reward", "eos_rate": "eos_rate"},
-        PANELS,
         takes_encoder_decoders=True,
     ),
 }
@@ -159,11 +139,6 @@ class CompletionsSection:
 
     count: int = 8
     max_new_tokens: int = 48
-
-    def __post_init__(self):
-        for name, least in (("count", 0), ("max_new_tokens", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"completions.{name} = {getattr(self, name)} must be at least {least}")
 
 
 @dataclass(kw_only=True)

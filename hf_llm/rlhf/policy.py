@@ -151,36 +151,29 @@ def without_critic(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
 class NoDropout:
     """Sets the dropout of a model to 0: of layers, and of rates in attributes of modules and configurations.
 
-    `restored()` gives the configurations their rates back, so that a saved model keeps them.
+    `restored()` gives the rates back, so that a saved model keeps them.
     """
 
     def __init__(self, model: nn.Module):
         disable_dropout_in_model(model)
         modules = list(model.modules())
-        configs = {id(m.config): m.config for m in modules if isinstance(m, PreTrainedModel)}.values()
-        for module in modules:
-            _set(module, dict.fromkeys(_dropout_rates(module), 0.0))
-        self.rates = [(config, _dropout_rates(config)) for config in configs]
-        self._zero()
+        configs = {id(m.config): m.config for m in modules if isinstance(m, PreTrainedModel)}
+        self.rates = [
+            (owner, name, rate)
+            for owner in (*modules, *configs.values())
+            for name, rate in vars(owner).items()
+            if "drop" in name and isinstance(rate, float) and 0 < rate < 1
+        ]
+        self._scale(0.0)
 
-    def _zero(self) -> None:
-        for config, rates in self.rates:
-            _set(config, dict.fromkeys(rates, 0.0))
+    def _scale(self, factor: float) -> None:
+        for owner, name, rate in self.rates:
+            setattr(owner, name, factor * rate)
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:
-        for config, rates in self.rates:
-            _set(config, rates)
+        self._scale(1.0)
         try:
             yield
         finally:
-            self._zero()
-
-
-def _dropout_rates(owner) -> dict[str, float]:
-    return {k: v for k, v in vars(owner).items() if "drop" in k and isinstance(v, float) and 0 < v < 1}
-
-
-def _set(owner, values: dict[str, float]) -> None:
-    for name, value in values.items():
-        setattr(owner, name, value)
+            self._scale(0.0)

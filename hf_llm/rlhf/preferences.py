@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_llm.data.tasks import load_task
 from hf_llm.tuning.conversations import is_conversation, read_texts
-from hf_llm.tuning.examples import check_texts
+from hf_llm.tuning.examples import check_columns
 from hf_llm.tuning.job import DataSection
 
 
@@ -77,13 +77,13 @@ class Kind:
     """A kind of data.
 
     Attributes:
-        make: makes its columns of a data set with prompts.
+        make: makes its columns of a split with prompts.
         needs: columns that there must be then.
         texts: columns of texts or conversations, those of them that there are.
         keeps: further columns; None keeps all, for reward functions.
     """
 
-    make: Callable[[Dataset], Dataset]
+    make: Callable[[Dataset, str], Dataset]
     needs: tuple[str, ...]
     texts: tuple[str, ...]
     keeps: tuple[str, ...] | None = ()
@@ -101,12 +101,14 @@ def load_split(section: PreferenceData, kind: str, split: str) -> Dataset:
     if section.ratings is None:
         if form.keeps is None:
             dataset = _with_label_names(dataset)
-        dataset = form.make(_with_prompts(dataset, section, split))
+        dataset = form.make(_with_prompts(dataset, section, split), split)
     elif kind == "pairs of texts":
-        dataset = pairs_of_ratings(dataset, section.ratings)
+        ratings = section.ratings
+        check_columns({split: dataset}, [c for c in (ratings.text, ratings.rating, ratings.within) if c is not None])
+        dataset = pairs_of_ratings(dataset, ratings)
     else:
         raise ValueError("data.ratings makes pairs of different texts, whose prompts differ: it is for reward models")
-    need_columns(dataset, form.needs)
+    check_columns({split: dataset}, form.needs)
     if not len(dataset):
         raise ValueError(f"data: nothing is left of the {split} split")
     texts = [name for name in form.texts if name in dataset.column_names]
@@ -114,15 +116,6 @@ def load_split(section: PreferenceData, kind: str, split: str) -> Dataset:
     if form.keeps is not None:
         dataset = dataset.select_columns([*texts, *(name for name in form.keeps if name in dataset.column_names)])
     return section.take(dataset, split)
-
-
-def need_columns(dataset: Dataset, columns: tuple[str, ...]) -> None:
-    """Raise ValueError, with the columns that exist, unless a data set has all of `columns`."""
-    if missing := [name for name in columns if name not in dataset.column_names]:
-        raise ValueError(
-            f"data.dataset has no column {' and no '.join(map(repr, missing))}: its columns are "
-            f"{dataset.column_names} (rename by data.dataset.columns)"
-        )
 
 
 # ---- kinds ----------------------------------------------------------------------------------------------------------
@@ -140,8 +133,7 @@ def _with_label_names(dataset: Dataset) -> Dataset:
 def _with_prompts(dataset: Dataset, section: PreferenceData, split: str) -> Dataset:
     """The data set with a column `prompt`, where the section says how to make one."""
     if section.prompt_words is not None:
-        need_columns(dataset, ("text",))
-        check_texts(dataset, "text", split)
+        check_columns({split: dataset}, ("text",))
         return dataset.map(lambda row: {"prompt": " ".join(row["text"].split()[: section.prompt_words])})
     if section.prompt_template is None:
         return dataset
@@ -157,20 +149,20 @@ def _with_prompts(dataset: Dataset, section: PreferenceData, split: str) -> Data
         ) from error
 
 
-def _preferences(dataset: Dataset) -> Dataset:
-    need_columns(dataset, _PAIR)
+def _preferences(dataset: Dataset, split: str) -> Dataset:
+    check_columns({split: dataset}, _PAIR)
     return dataset.filter(lambda row: row["chosen"] != row["rejected"])
 
 
-def _judged(dataset: Dataset) -> Dataset:
+def _judged(dataset: Dataset, split: str) -> Dataset:
     if "label" not in dataset.column_names and "chosen" in dataset.column_names:
         from trl import extract_prompt, unpair_preference_dataset
 
-        dataset = _preferences(dataset)
+        dataset = _preferences(dataset, split)
         if "prompt" not in dataset.column_names:
             dataset = dataset.map(extract_prompt)
         dataset = unpair_preference_dataset(dataset)
-    need_columns(dataset, ("label",))
+    check_columns({split: dataset}, ("label",))
     labels = set(dataset.unique("label"))
     if labels != {True, False}:
         raise ValueError(
@@ -185,7 +177,7 @@ KINDS = {
     "pairs of texts": Kind(_preferences, _PAIR, ("prompt", *_PAIR), ("margin", "gap")),
     "pairs of completions": Kind(_preferences, _PAIR, ("prompt", *_PAIR)),
     "judged completions": Kind(_judged, ("prompt", "completion"), ("prompt", "completion"), ("label",)),
-    "prompts": Kind(lambda dataset: dataset, ("prompt",), ("prompt",), None),
+    "prompts": Kind(lambda dataset, split: dataset, ("prompt",), ("prompt",), None),
 }
 
 
@@ -197,10 +189,8 @@ def pairs_of_ratings(dataset: Dataset, ratings: Ratings, seed: int = 0) -> Datas
         Columns `chosen`, `rejected`, `gap` (difference of the ratings) and, unless `ratings.margin` is 0, `margin`.
 
     Raises:
-        ValueError: columns are missing, or no two ratings are far enough apart.
+        ValueError: a rating is no number, or no two are far enough apart.
     """
-    columns = (ratings.text, ratings.rating, *((ratings.within,) if ratings.within else ()))
-    need_columns(dataset, columns)
     for row, rating in enumerate(dataset[ratings.rating]):
         if not isinstance(rating, (int, float)) or not math.isfinite(rating):
             raise ValueError(f"data.ratings.rating: row {row} of column {ratings.rating!r} is {rating!r}, no number")

@@ -6,8 +6,8 @@ as a dict, and their options; `make_reward_function` makes reward functions of t
 """
 
 import functools
-import importlib
 import inspect
+import pkgutil
 import re
 from collections.abc import Callable
 
@@ -82,40 +82,28 @@ def make_reward_function(name: str, options: dict, columns: list[str]) -> Callab
         ValueError: no such function, options that it does not take, or it needs a column that is missing.
     """
     if ":" in name:
-        reward = functools.partial(_imported(name), **options)
-    elif name in REWARD_FUNCTIONS:
-        reward = _on_texts(REWARD_FUNCTIONS[name], options)
-        legal = inspect.Signature(list(inspect.signature(REWARD_FUNCTIONS[name]).parameters.values())[2:])
         try:
-            legal.bind(**options)
-            reward([], **dict.fromkeys(columns, []))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"rewards.options of {name}{legal}: {error}") from error
-    else:
+            reward = functools.partial(pkgutil.resolve_name(name), **options)
+        except (ImportError, AttributeError, ValueError, TypeError) as error:
+            raise ValueError(f"rewards.function = {name!r} cannot be imported: {error}") from error
+        reward.__name__ = name.rpartition(":")[2]
+        return reward
+    if name not in REWARD_FUNCTIONS:
         raise ValueError(
             f"rewards.function = {name!r} is neither module:function nor known{suggestion(name, REWARD_FUNCTIONS)}"
         )
-    reward.__name__ = name.rpartition(":")[2]
-    return reward
+    function = REWARD_FUNCTIONS[name]
 
-
-def _on_texts(function: Callable, options: dict) -> Callable:
     def reward(completions, **columns) -> list[float]:
         texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]  # of a conversation, its last
         return function(texts, columns, **options)
 
-    return reward
-
-
-def _imported(name: str) -> Callable:
-    module, _, attribute = name.partition(":")
+    reward.__name__ = name
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"rewards.function = {name!r} cannot be imported: {error}") from error
-    if not callable(found):
-        raise ValueError(f"rewards.function = {name!r} is a {type(found).__name__}, not a function")
-    return found
+        reward([], **dict.fromkeys(columns, []))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"rewards.options of {name}{inspect.signature(function)}: {error}") from error
+    return reward
 
 
 def _beside(texts: list[str], columns: dict, column: str) -> list[tuple[str, str]]:

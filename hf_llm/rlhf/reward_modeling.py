@@ -1,6 +1,7 @@
 """Reward models from preferences (arXiv 1706.03741, 2203.02155): training, and how far their scores can be trusted."""
 
 import functools
+import math
 from dataclasses import dataclass
 
 import numpy
@@ -13,7 +14,7 @@ from hf_llm.training.report import Results
 from hf_llm.tuning import figures
 from hf_llm.tuning.conversations import is_conversation
 from hf_llm.tuning.examples import check_tokens
-from hf_llm.tuning.job import TuningConfig
+from hf_llm.tuning.job import TuningConfig, usage
 from hf_llm.tuning.models import open_config
 
 from .preferences import PreferenceData
@@ -21,6 +22,8 @@ from .rewards import RewardModel, scored_ids
 from .runs import PreferenceRun, tuner
 
 
+HEAD = AutoModelForSequenceClassification
+SIDES = ("chosen", "rejected")
 BINS = 10  # of the calibration
 
 
@@ -44,41 +47,33 @@ class RewardModeling(PreferenceRun):
     arguments_class = RewardConfig
     trainer_class = tuner(RewardTrainer)
     kind = "pairs of texts"
-    panels = (("loss", ("loss",)), ("accuracy", ("accuracy",)), ("margin", ("margin",)), ("score", ("mean_reward",)))
     needs_end = False
 
     def prepare(self) -> Trainer:
-        head = AutoModelForSequenceClassification
-        model_config = open_config(self.config.model, head)
+        model_config = open_config(self.config.model, HEAD)
         with self.args.main_process_first():  # the first process fills the caches that the others read
             self.open_texts()
             self.settle_max_length(model_config)
             self.pairs = {split: self.encode(rows, split) for split, rows in self.data.items()}
-        model = self.open_model(head, self.tokenizer, len(self.pairs["train"]), num_labels=1)
+        model = self.open_model(HEAD, self.tokenizer, len(self.pairs["train"]), num_labels=1)
         return self.make_trainer(model, self.pairs["train"], self.pairs["validation"])
 
     def encode(self, pairs: Dataset, split: str) -> Dataset:
-        """The pairs with `chosen_ids` and `rejected_ids`, without those of which a text is longer than max_length."""
+        """The pairs with `chosen_ids` and `rejected_ids`, without those of which a text is longer than max_length.
+
+        As TRL's RewardTrainer makes them, which cannot do without an end token; most encoders have none.
+        """
         tokenizer = self.tokenizer
 
         def encode_pair(pair: dict) -> dict:
-            prompt = pair.get("prompt")
-            return {f"{side}_ids": scored_ids(tokenizer, prompt, pair[side]) for side in ("chosen", "rejected")}
+            return {f"{side}_ids": scored_ids(tokenizer, pair.get("prompt"), pair[side]) for side in SIDES}
 
         encoded = pairs.map(encode_pair, desc="Tokenizing")
-        for side in ("chosen", "rejected"):
+        for side in SIDES:
             check_tokens(encoded, split, f"{side}_ids")
-        limit = self.args.max_length
-        if limit is None:
-            return encoded
-        kept = encoded.filter(lambda pair: max(len(pair["chosen_ids"]), len(pair["rejected_ids"])) <= limit)
-        if not len(kept):
-            raise ValueError(f"training.max_length = {limit}: every pair of the {split} split is longer")
-        if len(kept) < len(encoded):
-            self.note(
-                f"{len(encoded) - len(kept):,} of {len(encoded):,} pairs of the {split} split are longer than "
-                f"training.max_length = {limit} tokens and were left out."
-            )
+        limit = self.args.max_length or math.inf
+        kept = encoded.filter(lambda pair: max(len(pair[f"{side}_ids"]) for side in SIDES) <= limit)
+        self.note_lengths(split, 0, len(encoded) - len(kept), "one of the two texts is longer")
         return kept
 
     # ---- the final figures ------------------------------------------------------------------------------------------
@@ -87,11 +82,8 @@ class RewardModeling(PreferenceRun):
         """Score the pairs of the test split as PPO will score completions, and write the scores."""
         pairs = self.pairs["test"]
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        trained = [p for p in model.parameters() if p.requires_grad]
         scorer = RewardModel(model, self.tokenizer, self.args.per_device_eval_batch_size)
-        chosen, rejected = (numpy.array(scorer(*_prompts_and_answers(pairs, s))) for s in ("chosen", "rejected"))
-        for parameter in trained:  # a scorer freezes its model, and the report counts what was trained
-            parameter.requires_grad_(True)
+        chosen, rejected = (numpy.array(scorer.score(pairs[f"{side}_ids"][:])) for side in SIDES)
         margins = chosen - rejected
         self.write_records(
             "scores.jsonl",
@@ -101,13 +93,21 @@ class RewardModeling(PreferenceRun):
             ),
         )
         longer = numpy.sign([len(c) - len(r) for c, r in zip(pairs["chosen_ids"], pairs["rejected_ids"])])
-        worst = numpy.argsort(margins)[: self.config.shown].tolist()
-        drawn = {"margins.png": functools.partial(draw_margins, margins=margins)}
-        drawn["calibration.png"] = functools.partial(draw_calibration, margins=margins)
+        drawn = {
+            "margins.png": functools.partial(draw_margins, margins=margins),
+            "calibration.png": functools.partial(draw_calibration, margins=margins),
+        }
         if "gap" in pairs.column_names:
-            drawn["accuracy_by_gap.png"] = functools.partial(
-                draw_accuracy_by_gap, margins=margins, gaps=pairs["gap"][:]
-            )
+            by_gap = functools.partial(draw_accuracy_by_gap, margins=margins, gaps=pairs["gap"][:])
+            drawn["accuracy_by_gap.png"] = by_gap
+        worst = [
+            {
+                "margin": float(margins[i]),
+                "preferred by people": _in_cell(pairs[i]["chosen"]),
+                "rejected": _in_cell(pairs[i]["rejected"]),
+            }
+            for i in numpy.argsort(margins)[: self.config.shown].tolist()
+        ]
         return self.results(
             task="text-classification",
             metrics=judge(margins),
@@ -115,26 +115,16 @@ class RewardModeling(PreferenceRun):
             usage=self.usage(),
             baselines={"the longer text is better": {"accuracy": float(0.5 + longer.mean() / 2)}},
             notes=self.how_it_reads(),
-            figures={name: functools.partial(draw, margins=margins) for name, draw in drawn.items()},
+            figures=drawn,
             files={"scores.jsonl": "scores of the test pairs"},
-            tables={
-                "The test pairs where the model errs most": [
-                    {
-                        "margin": float(margins[i]),
-                        "preferred by people": _in_cell(pairs[i]["chosen"]),
-                        "rejected": _in_cell(pairs[i]["rejected"]),
-                    }
-                    for i in worst
-                ]
-            },
+            tables={"The test pairs where the model errs most": worst},
         )
 
     def usage(self) -> str:
-        name = self.run_dir.name
         if self.config.peft is not None:
-            head = "AutoPeftModelForSequenceClassification"
-            return f'from peft import {head}\n\nmodel = {head}.from_pretrained("{name}", num_labels=1)'
+            return usage(self.config, "text-classification", HEAD)
         options = 'function_to_apply="none", trust_remote_code=True'
+        name = self.run_dir.name
         return f'from transformers import pipeline\n\nscore = pipeline("text-classification", "{name}", {options})'
 
     def how_it_reads(self) -> list[str]:
@@ -148,16 +138,6 @@ class RewardModeling(PreferenceRun):
             "The calibration takes each test pair in both orders: the probability that the first is better is the "
             "sigmoid of the difference of the scores.",
         ]
-
-
-def _prompts_and_answers(pairs: Dataset, side: str) -> tuple[list, list]:
-    """A side's texts as prompts and answers; of conversations without prompt, the first message is one."""
-    texts = pairs[side][:]
-    if "prompt" in pairs.column_names:
-        return pairs["prompt"][:], texts
-    if isinstance(texts[0], str):
-        return [""] * len(texts), texts
-    return [text[:1] for text in texts], [text[1:] for text in texts]
 
 
 def judge(margins: numpy.ndarray) -> dict[str, float]:

@@ -19,6 +19,9 @@ from .critic import num_embeddings
 from .trl_internals import get_callable_name, is_async_callable, pad, tokenize_like_reward_trainer
 
 
+Reward = str | PreTrainedModel | Callable[..., list[float | None]]
+Tokenizers = PreTrainedTokenizerBase | Sequence[PreTrainedTokenizerBase | None] | None
+
 # keywords of every reward function, beside the columns of the data set
 CALLED_WITH = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 
@@ -69,7 +72,7 @@ class RewardModel:
                 f"reward model {self.__name__} has embeddings for {tokens} tokens, but its tokenizer has "
                 f"{len(tokenizer)}: pass its own in reward_processing_classes"
             )
-        self.model, self.tokenizer, self.batch_size = model.eval().requires_grad_(False), tokenizer, batch_size
+        self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
         self.append_eos, self.chat_template_kwargs = append_eos, chat_template_kwargs
         # native models find the last token by the pad token: the one that they were trained with stays
         text_config = model.config.get_text_config()
@@ -84,14 +87,18 @@ class RewardModel:
         """Token ids of one text or conversation."""
         return scored_ids(self.tokenizer, prompt, completion, self.append_eos, self.chat_template_kwargs)
 
-    @torch.inference_mode()
     def __call__(self, prompts: list, completions: list, **kwargs) -> list[float]:
-        """One score per completion.
+        """One score per completion. Raises ValueError as `score` does."""
+        return self.score([self.tokenize(p, c) for p, c in zip(prompts, completions, strict=True)])
+
+    @torch.inference_mode()
+    def score(self, ids: list[list[int]]) -> list[float]:
+        """One score per text, given its token ids.
 
         Raises:
             ValueError: a text is longer than the model's positions, or its score is not finite.
         """
-        texts = [torch.tensor(self.tokenize(p, c)) for p, c in zip(prompts, completions, strict=True)]
+        texts = [torch.tensor(text) for text in ids]
         longest = max(len(text) for text in texts)
         if self.max_length is not None and longest > self.max_length:
             raise ValueError(
@@ -161,89 +168,79 @@ def open_reward_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrai
         ) from error
 
 
-def resolve_rewards(
-    rewards: Sequence[str | PreTrainedModel | Callable],
-    tokenizers: Sequence[PreTrainedTokenizerBase | None],
-    args,
-) -> list[Callable]:
+def resolve_rewards(rewards: Reward | Sequence[Reward], tokenizers: Tokenizers, args) -> list[Callable]:
     """Open paths, make models [`RewardModel`]s, and wrap functions in checks.
 
     Args:
         tokenizers: one per reward; None for functions, and for models whose folder has theirs.
         args: a [`PPOConfig`], or arguments of another trainer of TRL.
+
+    Raises:
+        ValueError: not one tokenizer per reward, or a reward that cannot be opened or called.
     """
+    rewards = list(rewards) if isinstance(rewards, list | tuple) else [rewards]
+    given = list(tokenizers) if isinstance(tokenizers, list | tuple) else [tokenizers] * len(rewards)
+    if len(given) != len(rewards):
+        raise ValueError(
+            f"reward_processing_classes has {len(given)} entries for {len(rewards)} reward_funcs: give one each (None "
+            "for functions)"
+        )
+    return [_resolved(reward, tokenizer, args) for reward, tokenizer in zip(rewards, given)]
+
+
+def _resolved(reward: Reward, tokenizer: PreTrainedTokenizerBase | None, args) -> Callable:
     trust = getattr(args, "trust_remote_code", False)
-    options = {
-        "batch_size": getattr(args, "reward_batch_size", None) or args.per_device_train_batch_size,
-        "append_eos": getattr(args, "reward_append_eos", True),
-        "chat_template_kwargs": getattr(args, "chat_template_kwargs", None),
-    }
-    resolved = []
-    for reward, tokenizer in zip(rewards, tokenizers, strict=True):
-        if isinstance(reward, str):
-            reward = open_reward_model(reward, trust)
-        if isinstance(reward, torch.nn.Module):
-            tokenizer = tokenizer or open_reward_tokenizer(reward.config._name_or_path, trust)
-            reward = RewardModel(reward.to(args.device), tokenizer, **options)
-        elif not isinstance(reward, RewardModel):
-            if not callable(reward):
-                raise ValueError(f"reward_funcs: {reward!r} is neither a model, nor a path, nor a function")
-            reward = checked(reward, may_abstain=len(rewards) > 1)
-        resolved.append(reward)
-    return resolved
+    if isinstance(reward, str):
+        reward = open_reward_model(reward, trust)
+    if isinstance(reward, torch.nn.Module):
+        return RewardModel(
+            reward.to(args.device),
+            tokenizer or open_reward_tokenizer(reward.config._name_or_path, trust),
+            getattr(args, "reward_batch_size", None) or args.per_device_train_batch_size,
+            getattr(args, "reward_append_eos", True),
+            getattr(args, "chat_template_kwargs", None),
+        )
+    if not callable(reward):
+        raise ValueError(f"reward_funcs: {reward!r} is neither a model, nor a path, nor a function")
+    return reward if isinstance(reward, RewardModel) else checked(reward)
 
 
-def checked(func: Callable, may_abstain: bool) -> Callable:
-    """The same function, sync or async, that raises ValueError unless it gives one finite number per completion.
-
-    may_abstain: whether None is legal, because other rewards may count instead.
+def checked(func: Callable) -> Callable:
+    """The same function, sync or async, that raises ValueError on a reward that is neither a finite number nor None
+    (another reward decides). That there is one reward per completion, TRL checks.
 
     Raises:
         ValueError: at once, if the function cannot be called with the keywords of `CALLED_WITH`.
     """
     name = get_callable_name(func)
     try:
-        parameters = inspect.signature(func).parameters.values()
-    except (TypeError, ValueError):  # some built-in functions have none
-        parameters = ()
-    untaken = set(CALLED_WITH) - {p.name for p in parameters}
-    if parameters and untaken and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        inspect.signature(func).bind_partial(**dict.fromkeys(CALLED_WITH))
+    except TypeError as error:
         raise ValueError(
-            f"reward function {name} does not take {', '.join(sorted(untaken))}: it is called with the keywords "
-            f"{', '.join(CALLED_WITH)} and all columns of the data set, so let it take **kwargs"
-        )
+            f"reward function {name} {error}: it is called with the keywords {', '.join(CALLED_WITH)} and all columns "
+            "of the data set, so let it take **kwargs"
+        ) from error
 
-    def check(rewards, prompts):
-        try:
-            count = len(rewards)
-        except TypeError:
-            raise ValueError(f"reward function {name} returned {rewards!r} instead of a list of numbers") from None
-        if count != len(prompts):
-            raise ValueError(f"reward function {name} returned {count} rewards for {len(prompts)} completions")
-        return [_number(name, i, reward, may_abstain) for i, reward in enumerate(rewards)]
+    def check(rewards):
+        if rewards is None:
+            raise ValueError(f"reward function {name} returned None instead of a list of numbers")
+        for i, reward in enumerate(rewards):
+            try:
+                finite = reward is None or math.isfinite(reward)
+            except TypeError:
+                finite = False
+            if not finite:
+                raise ValueError(f"reward function {name} returned {reward!r} for completion {i}, no finite number")
+        return rewards
 
     if is_async_callable(func):
 
-        async def reward_function(prompts, completions, **kwargs):
-            return check(await func(prompts=prompts, completions=completions, **kwargs), prompts)
+        async def reward_function(**kwargs):
+            return check(await func(**kwargs))
     else:
 
-        def reward_function(prompts, completions, **kwargs):
-            return check(func(prompts=prompts, completions=completions, **kwargs), prompts)
+        def reward_function(**kwargs):
+            return check(func(**kwargs))
 
     reward_function.__name__ = name
     return reward_function
-
-
-def _number(name: str, index: int, reward, may_abstain: bool) -> float | None:
-    if reward is None and may_abstain:
-        return None
-    try:
-        number = float(reward)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(
-            f"reward function {name} returned {reward!r} for completion {index}: it must be a finite number"
-        )
-    return number

@@ -10,7 +10,7 @@ from peft import PeftConfig, PeftModel
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
 
 from hf_llm.data.tasks import SPLITS
-from hf_llm.training.report import Panels, draw_history
+from hf_llm.training.report import draw_history
 from hf_llm.tuning.conversations import check_calls, is_conversation, set_chat_template
 from hf_llm.tuning.job import TuningMixin, TuningRun
 from hf_llm.tuning.models import open_tokenizer, text_limit
@@ -20,6 +20,21 @@ from .rollout import ShufflesByEpoch
 
 
 logger = logging.getLogger(__name__)
+
+# (heading, keys of the log) of the rows of `curves.png`, of which a run has those that its trainer logs
+PANELS = (
+    ("loss", ("loss",)),
+    ("accuracy", ("accuracy", "rewards/accuracies")),
+    ("margin", ("margin",)),
+    ("score", ("mean_reward",)),
+    ("implicit reward", ("rewards/chosen", "rewards/rejected")),
+    ("log-probability", ("logps/chosen", "logps/rejected")),
+    ("reward", ("reward", "total_reward")),
+    ("KL (nats)", ("kl",)),
+    ("tokens", ("completions/mean_length",)),
+    ("entropy", ("entropy", "policy/entropy")),
+    ("value loss", ("value/loss",)),
+)
 
 
 class AlignmentMixin(ShufflesByEpoch, TuningMixin):
@@ -57,7 +72,6 @@ class PreferenceRun(TuningRun):
     A subclass gives, as attributes of the class:
         trainer_class: of TRL, by `tuner`.
         kind: of its data, a key of `preferences.KINDS`.
-        panels: of `training.png`.
         needs_end: whether the tokenizer must have an end token.
     """
 
@@ -76,7 +90,6 @@ class PreferenceRun(TuningRun):
     }
     trainer_class: ClassVar[type[Trainer]]
     kind: ClassVar[str]
-    panels: ClassVar[Panels]
     needs_end: ClassVar[bool] = True
 
     def make_arguments(self, **settings) -> TrainingArguments:
@@ -114,10 +127,22 @@ class PreferenceRun(TuningRun):
             raise ValueError(f"training.max_length = {args.max_length}, but the model reads {limit} tokens at most")
         args.max_length = limit
 
-    def note(self, text: str) -> None:
-        """Warn, and put the same sentence on the card."""
-        logger.warning(text)
-        self.notes.append(text)
+    def note_lengths(self, split: str, cut: int, left_out: int, why: str) -> None:
+        """Warn of examples that `training.max_length` cut or left out, and say so on the card.
+
+        Raises:
+            ValueError: none are left.
+        """
+        total, limit = len(self.data[split]), f"training.max_length = {self.args.max_length}"
+        if left_out == total:
+            raise ValueError(f"{limit} leaves nothing of the {split} split: {why}")
+        for count, fate in (
+            (cut, f"are longer than {limit} tokens and were cut."),
+            (left_out, f"were left out for {limit}: {why}."),
+        ):
+            if count:
+                self.notes.append(f"{count:,} of {total:,} examples of the {split} split {fate}")
+                logger.warning(self.notes[-1])
 
     def make_trainer(self, model: PreTrainedModel, train: Dataset, validation: Dataset, **options) -> Trainer:
         return self.trainer_class(
@@ -130,8 +155,8 @@ class PreferenceRun(TuningRun):
         )
 
     def results(self, figures: dict | None = None, **parts):
-        history = functools.partial(draw_history, history=self.trainer.state.log_history, panels=self.panels)
-        return super().results(figures={"training.png": history, **(figures or {})}, **parts)
+        curves = functools.partial(draw_history, history=self.trainer.state.log_history, panels=PANELS)
+        return super().results(figures={"curves.png": curves, **(figures or {})}, **parts)
 
 
 def peel_adapter(model: PreTrainedModel | PeftModel) -> tuple[PreTrainedModel, PeftConfig | None]:

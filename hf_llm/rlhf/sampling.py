@@ -37,9 +37,8 @@ class SamplesRollouts:
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields):
         base = base_of(self.model)
         check_lengths("prompt", [len(ids) for ids in prompt_ids], base, self.max_completion_length)
-        continuous = self.use_transformers_continuous_batching
-        with without_critic(base), plain_generation(base):
-            if not (base.config.is_encoder_decoder or continuous):
+        with without_critic(base), plain_generation(base), self._sampled_by_a_copy():
+            if not base.config.is_encoder_decoder:
                 return super()._generate_single_turn(prompt_ids, images, multimodal_fields)
             unwrapped = unwrap_model_for_generation(
                 self.model_wrapped,
@@ -47,12 +46,21 @@ class SamplesRollouts:
                 gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
             )
             with unwrapped as model, torch.no_grad():
-                if not continuous:
-                    return generate_targets(model, prompt_ids, self.generation_config)
-                dtype = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None
-                return generate_continuously(
-                    model, prompt_ids, self.generation_config, self.continuous_batching_config, dtype
-                )
+                return sample(model, prompt_ids, self.generation_config)
+
+    @contextlib.contextmanager
+    def _sampled_by_a_copy(self) -> Iterator[None]:
+        """Continuous batching casts the model that it is given to bfloat16 or float16: that must not be the one whose
+        master weights are trained."""
+        wrapped, was_training = self.model_wrapped, self.model.training
+        if self.use_transformers_continuous_batching and (self.args.bf16 or self.args.fp16):
+            self.model_wrapped = copy.deepcopy(self.accelerator.unwrap_model(wrapped))
+            vars(base_of(self.model_wrapped)).pop("forward", None)  # it is bound to the original
+        try:
+            yield
+        finally:
+            self.model_wrapped = wrapped
+            wrapped.train(was_training)
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, torch.Tensor]:
         """Sample completions of prompts, score them, and estimate advantages.
@@ -178,51 +186,21 @@ def plain_generation(model: PreTrainedModel) -> Iterator[None]:
             model.config.output_router_logits = True
 
 
-def generate_targets(
+def sample(
     model: PreTrainedModel, prompt_ids: list[list[int]], generation_config: GenerationConfig
 ) -> list[list[int]]:
-    """Sample from an encoder-decoder. Returns token ids up to the first end token, that included."""
-    prompts = [torch.tensor(ids) for ids in prompt_ids]
-    sequences = model.generate(
-        input_ids=pad(prompts, padding_value=generation_config.pad_token_id).to(model.device),
-        attention_mask=pad([torch.ones_like(p) for p in prompts], padding_value=0).to(model.device),
-        generation_config=generation_config,
-    )
-    return [cut_at_end(ids, generation_config.eos_token_id) for ids in sequences[:, 1:].tolist()]  # after the start
+    """Sample from a language model, all prompts at once.
 
-
-def cut_at_end(ids: list[int], eos_token_ids: list[int]) -> list[int]:
-    """Token ids up to the first end token, that included."""
-    end = next((i for i, token in enumerate(ids) if token in eos_token_ids), len(ids) - 1)
-    return ids[: end + 1]
-
-
-def generate_continuously(
-    model: PreTrainedModel,
-    prompt_ids: list[list[int]],
-    generation_config: GenerationConfig,
-    continuous_batching_config,
-    dtype: torch.dtype | None = None,
-) -> list[list[int]]:
-    """Sample from a decoder by transformers' continuous batching.
-
-    Args:
-        dtype: generate from a copy in this dtype. (TRL casts the model itself for good, master weights included.)
+    Returns:
+        `num_return_sequences` completions of each prompt: token ids up to the first end token, that included.
     """
-    original, was_training = model, model.training
-    if dtype is not None:
-        model = copy.deepcopy(model).to(dtype)
-        vars(base_of(model)).pop("forward", None)  # it is bound to the original
-    outputs = model.generate_batch(
-        prompt_ids,
-        generation_config=generation_config,
-        continuous_batching_config=continuous_batching_config,
-        progress_bar=False,
+    encoder_decoder = model.config.is_encoder_decoder
+    prompts, side = [torch.tensor(ids) for ids in prompt_ids], "right" if encoder_decoder else "left"
+    ids = pad(prompts, padding_value=generation_config.pad_token_id, padding_side=side)
+    mask = pad([torch.ones_like(prompt) for prompt in prompts], padding_value=0, padding_side=side)
+    sequences = model.generate(
+        input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=generation_config
     )
-    original.train(was_training)
-    failed = [output.error for output in outputs.values() if output.error is not None]
-    if failed or len(outputs) != len(prompt_ids):
-        raise RuntimeError(
-            f"continuous batching completed {len(outputs) - len(failed)} of {len(prompt_ids)} prompts: {failed[:1]}"
-        )
-    return [cut_at_end(output.generated_tokens, generation_config.eos_token_id) for output in outputs.values()]
+    completions = sequences[:, 1 if encoder_decoder else ids.shape[1] :].tolist()  # after the start, or the prompt
+    ends = generation_config.eos_token_id
+    return [row[: next((i for i, token in enumerate(row) if token in ends), len(row)) + 1] for row in completions]

@@ -2,8 +2,7 @@
 
 import copy
 import inspect
-import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from accelerate.utils import is_peft_model
@@ -13,19 +12,16 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from ..training.evaluation import preserved_rng
 from . import critic as critics
 from .advantages import KLController, RunningMoments
-from .checks import check_launch, check_prompts, check_templates, check_tokenizer, check_writes
+from .checks import check_launch, check_prompts, check_tokenizer, check_writes
 from .config import PPOConfig
-from .logs import LogsRollouts, PlotAtEnd
+from .logs import LogsRollouts
 from .losses import policy_loss, value_loss
 from .policy import NoDropout, score_completions_in_forward, start_token_of
-from .rewards import RewardModel, resolve_rewards
+from .rewards import Reward, RewardModel, Tokenizers, resolve_rewards
 from .rollout import Rollout, ShufflesByEpoch
 from .sampling import SamplesRollouts
 from .saving import SavesPPO
 from .trl_internals import RLOOTrainer
-
-
-Reward = str | PreTrainedModel | Callable[..., list[float | None]]
 
 
 class PPOTrainer(ShufflesByEpoch, SavesPPO, SamplesRollouts, LogsRollouts, RLOOTrainer):
@@ -63,18 +59,7 @@ class PPOTrainer(ShufflesByEpoch, SavesPPO, SamplesRollouts, LogsRollouts, RLOOT
     loss_is_scaled_for_ga = True  # token sums over the tokens of a whole minibatch
     _tag_names = ["hf_llm", "trl", "ppo"]
     _name = "PPO"
-    _paper = {
-        "title": "Fine-Tuning Language Models from Human Preferences",
-        "id": "1909.08593",
-        "citation": textwrap.dedent("""\
-            @article{ziegler2019finetuning,
-                title  = {{Fine-Tuning Language Models from Human Preferences}},
-                author = {Daniel M. Ziegler and Nisan Stiennon and Jeffrey Wu and Tom B. Brown and Alec Radford and
-                          Dario Amodei and Paul Christiano and Geoffrey Irving},
-                year   = 2019,
-                eprint = {arXiv:1909.08593},
-            }"""),
-    }
+    _paper = {"title": "Fine-Tuning Language Models from Human Preferences", "id": "1909.08593"}
 
     def __init__(
         self,
@@ -84,7 +69,7 @@ class PPOTrainer(ShufflesByEpoch, SavesPPO, SamplesRollouts, LogsRollouts, RLOOT
         train_dataset=None,
         eval_dataset=None,
         processing_class: PreTrainedTokenizerBase | None = None,
-        reward_processing_classes: PreTrainedTokenizerBase | list[PreTrainedTokenizerBase | None] | None = None,
+        reward_processing_classes: Tokenizers = None,
         value_model: str | PreTrainedModel | None = None,
         ref_model: PreTrainedModel | None = None,
         callbacks: list[TrainerCallback] | None = None,
@@ -101,7 +86,7 @@ class PPOTrainer(ShufflesByEpoch, SavesPPO, SamplesRollouts, LogsRollouts, RLOOT
         if not isinstance(model, str):
             check_writes(model, processing_class)
         processing_class.padding_side = "left"
-        rewards = resolve_rewards(*_paired(reward_funcs, reward_processing_classes), args)
+        rewards = resolve_rewards(reward_funcs, reward_processing_classes, args)
         super().__init__(
             model=model,
             reward_funcs=rewards,
@@ -121,12 +106,11 @@ class PPOTrainer(ShufflesByEpoch, SavesPPO, SamplesRollouts, LogsRollouts, RLOOT
             self.generation_config.decoder_start_token_id = self.start_token_id
         self._takes_positions = "position_ids" in inspect.signature(type(base).forward).parameters
         self.reward_models = [reward for reward in rewards if isinstance(reward, RewardModel)]
-        writers = {"the policy": self.processing_class}
-        writers |= {f"reward model {reward.__name__}": reward.tokenizer for reward in self.reward_models}
-        for name, dataset in self._named_datasets():
-            check_templates(dataset, writers)
-            batch = args.generation_batch_size // args.num_generations if name == "train_dataset" else 1
-            check_prompts(name, dataset, batch, base, args.max_completion_length, self._prompt_tokens)
+        check_prompts(self, "train_dataset", self.train_dataset, args.generation_batch_size // args.num_generations)
+        evaluated = self.eval_dataset if isinstance(self.eval_dataset, dict) else {None: self.eval_dataset}
+        for key, dataset in evaluated.items():
+            if dataset is not None:
+                check_prompts(self, "eval_dataset" if key is None else f"eval_dataset[{key!r}]", dataset, 1)
 
         if args.kl_coef > 0:
             self.ref_model = self._prepare_reference(ref_model)
@@ -144,17 +128,8 @@ class PPOTrainer(ShufflesByEpoch, SavesPPO, SamplesRollouts, LogsRollouts, RLOOT
         self._rollout: Rollout | None = None
         self._minibatch_kl = 0.0
         self._stopped_early = False
-        self.add_callback(PlotAtEnd)
 
     # ---- setting up ------------------------------------------------------------------------------------------------
-
-    def _named_datasets(self) -> list[tuple[str, object]]:
-        evaluated = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
-        named = [(f"eval_dataset[{key!r}]" if key else "eval_dataset", d) for key, d in evaluated.items()]
-        return [("train_dataset", self.train_dataset), *(pair for pair in named if pair[1] is not None)]
-
-    def _prompt_tokens(self, prompts: list) -> list[list[int]]:
-        return self._tokenize_prompts(prompts)[0]
 
     def _prepare_reference(self, ref_model: PreTrainedModel | None) -> nn.Module | None:
         if ref_model is None:
@@ -272,17 +247,3 @@ class PPOTrainer(ShufflesByEpoch, SavesPPO, SamplesRollouts, LogsRollouts, RLOOT
         """Logs rewards, KL and lengths. There is no loss: PPO's is defined on completions that are trained on."""
         self._prepare_inputs(inputs)
         return None, None, None
-
-
-def _paired(reward_funcs, tokenizers) -> tuple[list, list]:
-    """Rewards, and a tokenizer or None for each."""
-    rewards = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
-    given = tokenizers if isinstance(tokenizers, list | tuple) else [tokenizers] * len(rewards)
-    if not rewards:
-        raise ValueError("reward_funcs is empty: give at least one reward model or function")
-    if len(given) != len(rewards):
-        raise ValueError(
-            f"reward_processing_classes has {len(given)} entries for {len(rewards)} reward_funcs: give one each (None "
-            "for functions)"
-        )
-    return rewards, given

@@ -12,7 +12,6 @@ SUPPORTED = ">=1.16,<1.17"
 try:
     from trl import RLOOConfig, RLOOTrainer
     from trl.data_utils import _tokenize as tokenize_like_reward_trainer
-    from trl.data_utils import is_conversational
     from trl.models import unwrap_model_for_generation
     from trl.models.utils import disable_gradient_checkpointing
     from trl.trainer.base_config import _BaseConfig as BaseConfig

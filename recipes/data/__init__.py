@@ -19,133 +19,128 @@ from . import (
     sword,
     verses,
 )
+from .packages import PackageFile
 from .python_sources import STDLIB, versions_of
 
 
-_PYTHON = {
-    "licence": "PSF-2.0",
-    "source": "the interpreter's standard library",
-    "versions": versions_of([STDLIB]),
-}
+def _packaged(rows, features, group_by: str, about: str, *files: PackageFile, licence: str | None = None) -> Task:
+    """A data set out of packages; its licence is theirs unless a part of them has its own."""
+    source = " and ".join(file.requirement for file in files)
+    return Task(rows, features, tuple(group_by.split()), licence or files[0].licence, source, about)
+
+
+def _python(rows, features, group_by: str, about: str) -> Task:
+    """A data set out of the standard library's source."""
+    source, versions = "the interpreter's standard library", versions_of([STDLIB])
+    return Task(rows, features, (group_by,), "PSF-2.0", source, about, versions)
+
 
 CORPORA["shakespeare"] = shakespeare.documents
 TASKS |= {
-    "sentiment-ratings": Task(
-        rows=sentiment.rows,
-        features=sentiment.FEATURES,
-        group_by=("text",),
-        licence=sentiment.ARCHIVE.licence,
-        source=sentiment.ARCHIVE.requirement,
-        about="short texts with the mean of human ratings of their sentiment, -4 to 4, and its sign as a label",
+    "sentiment-ratings": _packaged(
+        sentiment.rows,
+        sentiment.FEATURES,
+        "text",
+        "short texts with the mean of human ratings of their sentiment, -4 to 4, and its sign as a label",
+        sentiment.ARCHIVE,
     ),
-    "docstring-summaries": Task(
-        rows=docstrings.summaries,
-        features=docstrings.SUMMARIES,
-        group_by=("summary",),
-        about="Python functions and the first paragraph of their docstrings",
-        **_PYTHON,
+    "docstring-summaries": _python(
+        docstrings.summaries,
+        docstrings.SUMMARIES,
+        "summary",
+        "Python functions and the first paragraph of their docstrings",
     ),
-    "docstring-code": Task(
-        rows=docstrings.completions,
-        features=docstrings.COMPLETIONS,
-        group_by=("completion",),
-        about="headers and docstrings of Python functions, and their bodies",
-        **_PYTHON,
+    "docstring-code": _python(
+        docstrings.completions,
+        docstrings.COMPLETIONS,
+        "completion",
+        "headers and docstrings of Python functions, and their bodies",
     ),
     "docstring-qa": Task(
-        rows=docstrings.questions,
-        features=docstrings.QUESTIONS,
-        group_by=("context",),
-        licence="BSD-3-Clause AND Apache-2.0",
-        source="the installed torch, transformers and numpy",
-        about="questions about parameters, answered by a span of the docstring or not at all (SQuAD 2 columns)",
-        versions=versions_of(docstrings.DOCUMENTED),
+        docstrings.questions,
+        docstrings.QUESTIONS,
+        ("context",),
+        "BSD-3-Clause AND Apache-2.0",
+        "the installed torch, transformers and numpy",
+        "questions about parameters, answered by a span of the docstring or not at all (SQuAD 2 columns)",
+        versions_of(docstrings.DOCUMENTED),
     ),
-    "python-tokens": Task(
-        rows=python_tokens.rows,
-        features=python_tokens.FEATURES,
-        group_by=("words",),
-        about="Python source as words with the kind of each token",
-        **_PYTHON,
+    "python-tokens": _python(
+        python_tokens.rows, python_tokens.FEATURES, "words", "Python source as words with the kind of each token"
     ),
-    "entities-kjv": Task(
-        rows=entities.rows,
-        features=entities.FEATURES,
-        group_by=("chapter",),
-        licence="public-domain",
-        source=" and ".join(package.package for package in entities.PACKAGES),
-        about="Bible verses (King James Version) as words, tagged by rules with the persons, places and peoples named",
+    "entities-kjv": _packaged(
+        entities.rows,
+        entities.FEATURES,
+        "chapter",
+        "Bible verses (King James Version) as words, tagged by rules with the persons, places and peoples named",
+        *entities.PACKAGES,
     ),
-    "verses-en-es": Task(
-        rows=verses.rows,
-        features=verses.FEATURES,
-        group_by=("en",),
-        licence="public-domain",
-        source=" and ".join(package.package for package, _ in sword.MODULES.values()),
-        about="Bible verses in English (King James Version) and Spanish (Reina-Valera 1909)",
+    "verses-en-es": _packaged(
+        verses.rows,
+        verses.FEATURES,
+        "en",
+        "Bible verses in English (King James Version) and Spanish (Reina-Valera 1909)",
+        *(package for package, _ in sword.MODULES.values()),
     ),
-    "strings-en-de": Task(
-        rows=interface_strings.rows,
-        features=interface_strings.FEATURES,
-        group_by=("en",),
-        licence=interface_strings.ARCHIVE.licence,
-        source=interface_strings.ARCHIVE.requirement,
-        about="messages and labels of a user interface in English and German",
+    "strings-en-de": _packaged(
+        interface_strings.rows,
+        interface_strings.FEATURES,
+        "en",
+        "messages and labels of a user interface in English and German",
+        interface_strings.ARCHIVE,
     ),
-    "chitchat": Task(
-        rows=chitchat.conversations,
-        features=chitchat.CONVERSATIONS,
-        group_by=("messages",),
-        licence=chitchat.ARCHIVE.licence,
-        source=chitchat.ARCHIVE.requirement,
-        about="conversations between two strangers, as messages",
+    "chitchat": _packaged(
+        chitchat.conversations,
+        chitchat.CONVERSATIONS,
+        "messages",
+        "conversations between two strangers, as messages",
+        chitchat.ARCHIVE,
     ),
-    "chitchat-ratings": Task(
-        rows=chitchat.ratings,
-        features=chitchat.RATINGS,
-        group_by=("messages",),
-        licence=chitchat.ARCHIVE.licence,
-        source=chitchat.ARCHIVE.requirement,
-        about="conversations with the ratings of a participant: witty, interesting, upbeat, 1 to 10",
+    "chitchat-ratings": _packaged(
+        chitchat.ratings,
+        chitchat.RATINGS,
+        "messages",
+        "conversations with the ratings of a participant: witty, interesting, upbeat, 1 to 10",
+        chitchat.ARCHIVE,
     ),
-    "commonsense-qa": Task(
-        rows=multiple_choice.commonsense_qa,
-        features=multiple_choice.FEATURES,
-        group_by=("question",),
+    "commonsense-qa": _packaged(
+        multiple_choice.commonsense_qa,
+        multiple_choice.FEATURES,
+        "question",
+        "questions about everyday things with five choices",
+        multiple_choice.ARCHIVE,
         licence="MIT",
-        source=multiple_choice.ARCHIVE.requirement,
-        about="questions about everyday things with five choices",
     ),
-    "piqa": Task(
-        rows=multiple_choice.piqa,
-        features=multiple_choice.FEATURES,
-        group_by=("question",),
+    "piqa": _packaged(
+        multiple_choice.piqa,
+        multiple_choice.FEATURES,
+        "question",
+        "physical goals with two ways to reach them, of which one works",
+        multiple_choice.ARCHIVE,
         licence="AFL-3.0",
-        source=multiple_choice.ARCHIVE.requirement,
-        about="physical goals with two ways to reach them, of which one works",
     ),
-    "piqa-preferences": Task(
-        rows=multiple_choice.piqa_preferences,
-        features=multiple_choice.PREFERENCES,
-        group_by=("prompt",),
+    "piqa-preferences": _packaged(
+        multiple_choice.piqa_preferences,
+        multiple_choice.PREFERENCES,
+        "prompt",
+        "PIQA as preferences: prompt, chosen, rejected",
+        multiple_choice.ARCHIVE,
         licence="AFL-3.0",
-        source=multiple_choice.ARCHIVE.requirement,
-        about="PIQA as preferences: prompt, chosen, rejected",
     ),
-    "crows-pairs": Task(
-        rows=bias.crows_pairs,
-        features=bias.CROWS_PAIRS,
-        group_by=("sent_more", "sent_less"),
+    "crows-pairs": _packaged(
+        bias.crows_pairs,
+        bias.CROWS_PAIRS,
+        "sent_more sent_less",
+        "CrowS-Pairs: a more and a less stereotypical sentence, and the type of bias",
+        multiple_choice.ARCHIVE,
         licence="CC-BY-SA-4.0",
-        source=multiple_choice.ARCHIVE.requirement,
-        about="CrowS-Pairs: a more and a less stereotypical sentence, and the type of bias",
     ),
-    "stereoset": Task(
-        rows=bias.stereoset,
-        features=bias.STEREOSET,
-        group_by=("context",),
+    "stereoset": _packaged(
+        bias.stereoset,
+        bias.STEREOSET,
+        "context",
+        "StereoSet: a blank filled by a stereotypical, an anti-stereotypical and an unrelated word",
+        multiple_choice.ARCHIVE,
         licence="CC-BY-SA-4.0",
-        source=multiple_choice.ARCHIVE.requirement,
-        about="StereoSet: a blank filled by a stereotypical, an anti-stereotypical and an unrelated word",
     ),
 }

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datasets import ClassLabel, Features, List, Value
 
 from . import entity_rules as rules
-from .sword import DICTIONARIES, MODULES, data_archive, definitions, fetch_debian, read_ztext
+from .packages import fetch_package
+from .sword import DICTIONARIES, MODULES, data_archive, definitions, read_ztext
 
 
 Kinds = tuple[str, ...]  # what a word may name, the likeliest first
@@ -67,7 +68,7 @@ def rows() -> Iterator[dict]:
 def read_verses() -> Iterator[tuple[str, int, list[Word]]]:
     """Chapter, number and words of each verse."""
     package, folder = MODULES["en"]
-    with data_archive(fetch_debian(package)) as archive:
+    with data_archive(fetch_package(package)) as archive:
         for testament in ("ot", "nt"):
             chapter, verse = "", 0
             for entry in read_ztext(archive, f"{folder}/{testament}"):

@@ -1,74 +1,18 @@
 """Texts and dictionaries of the SWORD project, in the public domain, from packages of Debian.
 
-A package is fetched once with apt-get, checked by its SHA-256 and cached, never installed. Texts name the word of the
-original behind a translated one by its number in Strong's dictionaries of the Hebrew and Greek words of the Bible
-(1890), such as H0085.
+Texts name the word of the original behind a translated one by its number in Strong's dictionaries of the Hebrew and
+Greek words of the Bible (1890), such as H0085.
 """
 
 import io
-import os
 import re
-import shutil
 import struct
-import subprocess
 import tarfile
-import tempfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from hf_llm.data.sources import cache_dir
-
-from .packages import verify_file
-
-
-@dataclass(frozen=True)
-class DebianFile:
-    """One package of Debian.
-
-    Attributes:
-        name: the file.
-        sha256: its digest, in hexadecimal.
-        licence: SPDX identifier of what is used of it, or "public-domain".
-    """
-
-    name: str
-    sha256: str
-    licence: str = "public-domain"
-
-    @property
-    def package(self) -> str:
-        """As `name=version`."""
-        return "=".join(self.name.split("_")[:2])
-
-
-def fetch_debian(file: DebianFile) -> Path:
-    """Path of the verified package in the cache; it is fetched if it is not there.
-
-    Raises:
-        ValueError: it is neither cached nor can be fetched, or is not the expected one.
-    """
-    path = cache_dir() / file.name
-    if not path.is_file():
-        _download(file, path)
-    verify_file(path, file.sha256)
-    return path
-
-
-def _download(file: DebianFile, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    advice = f"Connect once, or put {file.name} (sha256 {file.sha256}) at {path}"
-    if shutil.which("apt-get") is None:
-        raise ValueError(f"{file.name} comes from Debian, and there is no apt-get here. {advice}")
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        command = ["apt-get", "download", "--quiet", file.package]
-        result = subprocess.run(command, capture_output=True, text=True, errors="replace", cwd=folder)
-        downloaded = Path(folder, file.name)
-        if result.returncode or not downloaded.is_file():
-            reason = (result.stderr.strip().splitlines() or ["apt-get reported nothing"])[-1]
-            raise ValueError(f"could not fetch {file.package} with apt-get ({reason}). {advice}")
-        os.replace(downloaded, path)
+from .packages import PackageFile, fetch_package
 
 
 def data_archive(package: Path) -> tarfile.TarFile:
@@ -84,38 +28,34 @@ def data_archive(package: Path) -> tarfile.TarFile:
     raise ValueError(f"{package} has no member data.tar")
 
 
+def _module(name: str, sha256: str, stem: str) -> tuple[PackageFile, str]:
+    return PackageFile(name, sha256, "public-domain"), f"./usr/share/sword/modules/{stem}"
+
+
 # language -> (package, folder of the module)
 MODULES = {
-    "en": (
-        DebianFile(
-            name="sword-text-kjv_14.3-1_all.deb",
-            sha256="9f463f28ce665f6f528fc723179722bced880a4c5485f7a41bf742838315de57",
-        ),
-        "./usr/share/sword/modules/texts/ztext/engKJV2006eb",
+    "en": _module(
+        "sword-text-kjv_14.3-1_all.deb",
+        "9f463f28ce665f6f528fc723179722bced880a4c5485f7a41bf742838315de57",
+        "texts/ztext/engKJV2006eb",
     ),
-    "es": (
-        DebianFile(
-            name="sword-text-sparv_2.60-1_all.deb",
-            sha256="5c87f9b2bc97457e8a872f5bae7ea7ce59cb3de1dcee73e4d4740451863694cf",
-        ),
-        "./usr/share/sword/modules/texts/ztext/spaRV1909eb",
+    "es": _module(
+        "sword-text-sparv_2.60-1_all.deb",
+        "5c87f9b2bc97457e8a872f5bae7ea7ce59cb3de1dcee73e4d4740451863694cf",
+        "texts/ztext/spaRV1909eb",
     ),
 }
 # letter of the numbers -> (package, stem of the module's files)
 DICTIONARIES = {
-    "H": (
-        DebianFile(
-            name="sword-dict-strongs-hebrew_3.0-1_all.deb",
-            sha256="614e272f6a4153a48cc9893f67d342564de98be23d824e7f8bc7678ca4938cfa",
-        ),
-        "./usr/share/sword/modules/lexdict/zld/strongshebrew/dict",
+    "H": _module(
+        "sword-dict-strongs-hebrew_3.0-1_all.deb",
+        "614e272f6a4153a48cc9893f67d342564de98be23d824e7f8bc7678ca4938cfa",
+        "lexdict/zld/strongshebrew/dict",
     ),
-    "G": (
-        DebianFile(
-            name="sword-dict-strongs-greek_3.0-3_all.deb",
-            sha256="760a215591f77082aca38e804dc8b28a8ba1aac5a388dd103bfb333d85f80e97",
-        ),
-        "./usr/share/sword/modules/lexdict/zld/strongsgreek/dict",
+    "G": _module(
+        "sword-dict-strongs-greek_3.0-3_all.deb",
+        "760a215591f77082aca38e804dc8b28a8ba1aac5a388dd103bfb333d85f80e97",
+        "lexdict/zld/strongsgreek/dict",
     ),
 }
 
@@ -149,7 +89,7 @@ def definitions() -> dict[str, str]:
     """Number, as the texts write it -> definition: "H0085" -> "... Abraham the later name of Abram: - Abraham."."""
     found = {}
     for letter, (package, stem) in DICTIONARIES.items():
-        with data_archive(fetch_debian(package)) as archive:
+        with data_archive(fetch_package(package)) as archive:
             for key, entry in read_zld(archive, stem):
                 if key.isdigit():  # others are notes on the edition
                     found[f"{letter}{int(key):04}"] = definition(entry)

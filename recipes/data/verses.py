@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 from datasets import Features, Value
 
-from .sword import MODULES, data_archive, fetch_debian, plain_text, read_ztext
+from .packages import fetch_package
+from .sword import MODULES, data_archive, plain_text, read_ztext
 
 
 FEATURES = Features({"en": Value("string"), "es": Value("string")})
@@ -19,7 +20,7 @@ def rows() -> Iterator[dict]:
     """Yields the verses in order, without headings, notes and paragraph signs; en, es."""
     languages = []
     for package, folder in MODULES.values():
-        with data_archive(fetch_debian(package)) as archive:
+        with data_archive(fetch_package(package)) as archive:
             languages.append([plain_text(e) for part in ("ot", "nt") for e in read_ztext(archive, f"{folder}/{part}")])
     for texts in zip(*languages, strict=True):
         if all(texts):  # entries of headings are empty by now

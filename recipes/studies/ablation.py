@@ -1,5 +1,6 @@
 """Ablations at equal budget: every combination of some settings, several seeds each, compared with the first one."""
 
+import functools
 import itertools
 import json
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from scipy import stats
 
 from hf_llm.training.settings import load_yaml, suggestion
 
-from .cells import checked, model_of, quiet, run_cell, share_tokenizer, size_of, with_value
+from .cells import checked, model_of, quiet, run_cell, save_results, share_tokenizer, size_of, with_values
 
 
 MATCHES = ("parameters", "flops", "none")
@@ -99,15 +100,10 @@ class Study:
     def prepared(self) -> list[dict]:
         """The settings of each combination, all checked and matched to the baseline. Nothing has been trained."""
         settings = share_tokenizer(self.settings, self.output_dir / "tokenizer")
-        varied = []
-        for combination in self.combinations:
-            one = settings
-            for dotted, value in combination.items():
-                one = with_value(one, dotted, value)
+        varied = [with_values(settings, combination) for combination in self.combinations]
+        for one in varied:
             checked(one)
-            varied.append(one)
-        matched = [MATCHERS[self.match](one, varied[0]) for one in varied]
-        return [quiet(one) for one in matched]
+        return [quiet(MATCHERS[self.match](one, varied[0])) for one in varied]
 
     def run(self, say: Callable[[str], None] = print) -> dict:
         """
@@ -134,9 +130,7 @@ class Study:
             "tokens": [m["tokens"] for m in cells[0]["metrics"]],
             "cells": summarised(cells),
         }
-        (self.output_dir / "ablation.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
-        (self.output_dir / "ablation.md").write_text(table(result), encoding="utf-8")
-        plot(result, self.output_dir / "ablation.png")
+        save_results(self.output_dir, "ablation", result, table(result), functools.partial(draw, result=result))
         return result
 
 
@@ -144,14 +138,11 @@ def _match_parameters(settings: dict, baseline: dict) -> dict:
     """Adjust the widths of the feed-forward layers, in which the number of parameters is linear."""
     target = size_of(baseline)["parameters"]
     parts = [f"model.{part}." for part in ("encoder", "decoder") if part in settings["model"]] or ["model."]
-    config = _model_fields(settings)
+    config = model_of(settings).config.get_text_config(decoder=True).to_dict()
     width = next((name for name in reversed(WIDTHS) if config.get(name)), WIDTHS[0])
 
     def at(value: int) -> dict:
-        changed = settings
-        for part in parts:
-            changed = with_value(changed, f"{part}{width}", value)
-        return changed
+        return with_values(settings, {f"{part}{width}": value for part in parts})
 
     current = config[width]
     low, high = (size_of(at(value))["parameters"] for value in (current, 2 * current))
@@ -168,15 +159,11 @@ def _match_parameters(settings: dict, baseline: dict) -> dict:
     return at(adjusted)
 
 
-def _model_fields(settings: dict) -> dict:
-    return model_of(settings).config.get_text_config(decoder=True).to_dict()
-
-
 def _match_flops(settings: dict, baseline: dict) -> dict:
     """Adjust the steps."""
     target, size = size_of(baseline)["flops"], size_of(settings)["flops"]
     steps = round(settings["training"]["max_steps"] * target / size)
-    return with_value(settings, "training.max_steps", max(steps, 1))
+    return with_values(settings, {"training.max_steps": max(steps, 1)})
 
 
 MATCHERS = {"parameters": _match_parameters, "flops": _match_flops, "none": lambda settings, baseline: settings}
@@ -241,12 +228,10 @@ def table(result: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plot(result: dict, path: Path) -> None:
+def draw(figure, result: dict) -> None:
     """Losses by cell: each seed as a dot, the mean with its confidence interval."""
-    from matplotlib.figure import Figure
-
     rows = result["cells"]
-    figure = Figure(figsize=(8, 1.6 + 0.5 * len(rows)), dpi=150, layout="constrained")
+    figure.set_size_inches(8, 1.6 + 0.5 * len(rows))
     axes = figure.add_subplot()
     places = range(len(rows))
     for place, row in zip(places, rows, strict=True):
@@ -260,4 +245,3 @@ def plot(result: dict, path: Path) -> None:
     axes.set_title(f"Ablation, {_seeds(result)}, matched: {result['match']}")
     axes.grid(axis="x", alpha=0.25)
     axes.spines[["right", "top"]].set_visible(False)
-    figure.savefig(path, format="png")

@@ -5,7 +5,7 @@ import copy
 import io
 import itertools
 import json
-import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,23 +16,14 @@ from transformers.utils.logging import disable_progress_bar
 from hf_llm.data import load_corpus, train_tokenizer
 from hf_llm.training.config import PretrainingConfig
 from hf_llm.training.pretraining import Pretraining, build_model_config, pretrain
+from hf_llm.training.report import draw_figures
 from hf_llm.training.stacks import stack_of
 from hf_llm.training.throughput import flops_per_token
 
+from .command import Stopped
+
 
 FINISHED = "cell.json"  # in a finished cell's folder: its settings and figures
-
-
-class Stopped(Exception):
-    """A run was stopped by a signal; the same command goes on.
-
-    Attributes:
-        signal: which.
-    """
-
-    def __init__(self, received: signal.Signals):
-        super().__init__(f"stopped by {received.name}; the same command goes on from there")
-        self.signal = received
 
 
 def checked(settings: dict) -> PretrainingConfig:
@@ -40,15 +31,21 @@ def checked(settings: dict) -> PretrainingConfig:
     return Pretraining.from_dict({"output_dir": "", **settings})
 
 
-def with_value(settings: dict, dotted: str, value) -> dict:
-    """A copy of nested settings with `section.field` set."""
+def with_values(settings: dict, values: dict) -> dict:
+    """A copy of nested settings with other values: dotted field -> value."""
     changed = copy.deepcopy(settings)
-    *parents, last = dotted.split(".")
-    section = changed
-    for name in parents:
-        section = section.setdefault(name, {})
-    section[last] = value
+    for dotted, value in values.items():
+        *parents, last = dotted.split(".")
+        section = changed
+        for name in parents:
+            section = section.setdefault(name, {})
+        section[last] = value
     return changed
+
+
+def with_fields(settings: dict, fields: dict) -> dict:
+    """A copy of settings with other fields of the model."""
+    return with_values(settings, {f"model.{name}": value for name, value in fields.items()})
 
 
 def share_tokenizer(settings: dict, folder: Path) -> dict:
@@ -145,3 +142,10 @@ def quiet(settings: dict) -> dict:
     once = {"eval_steps": steps, "save_steps": steps, "save_total_limit": 1, "disable_tqdm": True, "report_to": "none"}
     silent = {k: v for k, v in settings.items() if k not in ("samples", "output_dir")}
     return {**silent, "training": {**settings["training"], **once}}
+
+
+def save_results(folder: Path, name: str, result: dict, table: str, draw: Callable) -> None:
+    """Write a study's results as `name.json`, `name.md` and `name.png`. `draw` takes a matplotlib `Figure`."""
+    (folder / f"{name}.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
+    (folder / f"{name}.md").write_text(table, encoding="utf-8")
+    draw_figures(folder, {f"{name}.png": draw})

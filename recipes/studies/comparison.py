@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+from scipy import stats
 from transformers import AutoModelForCausalLM
 
 from hf_llm.data.tasks import load_task
@@ -20,7 +21,7 @@ from hf_llm.tuning.job import describe_dataset
 from hf_llm.tuning.models import ModelSection, open_model, open_tokenizer
 
 from .comparison_page import table_text, write_page
-from .judging import Judge, best_of, distinct_n, labelled_texts, log_probs, sample_completions, standard_error
+from .judging import Judge, distinct_n, log_probs, sample_completions
 
 
 @dataclass
@@ -88,16 +89,21 @@ class Samples:
         kl = numpy.subtract(self.log_probs, self.before_log_probs)
         return {
             "reward": float(numpy.mean(self.rewards)),
-            "reward_error": standard_error(self.rewards),
+            "reward_error": _error(self.rewards),
             "judged_positive": float(self.positive.mean()),
-            "judged_positive_error": standard_error(self.positive),
+            "judged_positive_error": _error(self.positive),
             "kl": float(kl.mean()),
-            "kl_error": standard_error(kl),
+            "kl_error": _error(kl),
             "perplexity_before": float(numpy.exp(-sum(self.before_log_probs) / sum(lengths))),
             "distinct_2": distinct_n(self.texts),
             "tokens": float(numpy.mean(lengths)),
             "ended": float(numpy.mean([row[-1] == end for row in self.ids])),
         }
+
+
+def _error(values) -> float:
+    """Standard error of the mean; 0 of a single value."""
+    return float(stats.sem(values)) if len(values) > 1 else 0.0
 
 
 class Comparison:
@@ -143,11 +149,11 @@ class Comparison:
         for column in ("text", "label"):
             if column not in train.column_names:
                 raise ValueError(f"judge: the data has no column {column!r}: its columns are {train.column_names}")
-        texts, labels = labelled_texts(train)
+        texts, labels = train["text"][:], train["label"][:]
         if set(labels) != {0, 1}:
             raise ValueError(f"judge: labels must be 0 and 1, the wanted class; here they are {sorted(set(labels))}")
         judge = Judge(texts, labels)
-        held_out = labelled_texts(test)
+        held_out = test["text"][:], test["label"][:]
         majority = max(numpy.mean(held_out[1]), 1 - numpy.mean(held_out[1]))
         facts = {"accuracy": judge.accuracy(*held_out), "majority": float(majority)}
         return judge, {**facts, "train_texts": len(texts), "test_texts": len(held_out[0])}
@@ -169,8 +175,7 @@ class Comparison:
         first, pool = [rows[0] for rows in drawn], [rows[1:] for rows in drawn]
         flat = [ids for rows in pool for ids in rows]
         prompts = [prompt for prompt in self.prompts for _ in range(count)]
-        scores = self.reward(prompts, self.decode(flat))
-        chosen = best_of([scores[i : i + count] for i in range(0, len(scores), count)])
+        chosen = numpy.reshape(self.reward(prompts, self.decode(flat)), (-1, count)).argmax(1)
         samples = {
             "before": self.judged_samples(before, before, first),
             f"best of {count} before": self.judged_samples(

@@ -1,12 +1,13 @@
 """The page of a comparison: figures, plots and samples in one HTML file that needs no other."""
 
-import base64
 import html
 from pathlib import Path
 
 import numpy
+import pandas
+from scipy import stats
 
-from .pictures import png
+from .pictures import image, png
 
 
 # figure -> (heading, format, figure with its standard error)
@@ -21,16 +22,16 @@ COLUMNS = {
 }
 
 
-def rows_of(results: dict) -> list[list[str]]:
-    """The table's cells, its heading first."""
-    rows = [["", *(heading for heading, *_ in COLUMNS.values())]]
-    for name, figures in results["models"].items():
-        cells = []
-        for key, (_, form, error) in COLUMNS.items():
-            cell = form.format(figures[key])
-            cells.append(f"{cell} ± {form.format(figures[error])}" if error and figures[error] else cell)
-        rows.append([name, *cells])
-    return rows
+def table_of(results: dict) -> pandas.DataFrame:
+    """The figures as text, a row for each model."""
+    cells = {}
+    for key, (heading, form, error) in COLUMNS.items():
+        shown = [
+            form.format(figures[key]) + (f" ± {form.format(figures[error])}" if error and figures[error] else "")
+            for figures in results["models"].values()
+        ]
+        cells[heading] = shown
+    return pandas.DataFrame(cells, list(results["models"]))
 
 
 def sentences(results: dict) -> list[str]:
@@ -52,11 +53,7 @@ def sentences(results: dict) -> list[str]:
 
 def table_text(results: dict) -> str:
     """The table and its notes for a terminal."""
-    rows = rows_of(results)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
-             for row in rows]  # fmt: skip
-    return "\n".join(["", *lines, "", *sentences(results)])
+    return "\n".join(["", table_of(results).to_string(), "", *sentences(results)])
 
 
 def draw_rewards(samples: dict):
@@ -72,7 +69,7 @@ def draw_rewards(samples: dict):
     left.set(xlabel="reward", ylabel="texts")
     left.legend(frameon=False)
     shares = [taken.positive.mean() for taken in samples.values()]
-    errors = [1.96 * taken.positive.std(ddof=1) / len(taken.positive) ** 0.5 for taken in samples.values()]
+    errors = [1.96 * stats.sem(taken.positive) for taken in samples.values()]
     bars = right.bar(range(len(shares)), shares, yerr=errors, color=colours, capsize=4)
     right.bar_label(bars, [f"{share:.0%}" for share in shares], padding=3)
     right.set_xticks(range(len(shares)), list(samples))
@@ -87,17 +84,10 @@ def write_page(folder: Path, results: dict, prompts: list[str], samples: dict, s
     drawn = png(draw_rewards(samples))
     (folder / "rewards.png").write_bytes(drawn)
     images = {"Rewards and judgements": drawn, **{name: Path(path).read_bytes() for name, path in pictures.items()}}
-    heading, *rows = rows_of(results)
-    cells = lambda row, tag: "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)  # noqa: E731
     page = _PAGE.format(
-        heading=cells(heading, "th"),
-        rows="\n".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows),
+        table=table_of(results).to_html(border=0),
         notes="\n".join(f"<li>{html.escape(text)}</li>" for text in sentences(results)),
-        images="\n".join(
-            f'<h2>{html.escape(name)}</h2><img alt="{html.escape(name)}" '
-            f'src="data:image/png;base64,{base64.b64encode(data).decode()}">'
-            for name, data in images.items()
-        ),
+        images="\n".join(image(name, data) for name, data in images.items()),
         samples="\n".join(_sample(i, prompts, samples) for i in range(min(shown, len(prompts)))),
     )
     (folder / "index.html").write_text(page, encoding="utf-8")
@@ -126,9 +116,7 @@ td:first-child, th:first-child {{ text-align: left; white-space: nowrap }}
 .positive td:last-child {{ background: #e5f5e0 }} .negative td:last-child {{ background: #fee0d2 }}
 </style></head><body>
 <h1>Before and after</h1>
-<table><tr>{heading}</tr>
-{rows}
-</table>
+{table}
 <ul>
 {notes}
 </ul>

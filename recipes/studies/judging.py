@@ -4,14 +4,13 @@ from collections.abc import Sequence
 
 import numpy
 import torch
-from datasets import Dataset
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline, make_union
 from torch.nn import functional
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_llm.rlhf.sampling import cut_at_end, plain_generation
+from hf_llm.rlhf.sampling import plain_generation, sample
 from hf_llm.rlhf.trl_internals import pad
 
 
@@ -59,31 +58,19 @@ def sample_completions(
         For each prompt `num_samples` completions: token ids up to the first end token, that included.
     """
     torch.manual_seed(seed)
-    ends = {tokenizer.eos_token_id, *_listed(model.generation_config.eos_token_id)} - {None}
-    sampled = []
-    for start in range(0, len(prompt_ids), batch_size):
-        prompts = [torch.tensor(ids) for ids in prompt_ids[start : start + batch_size]]
-        batch = {
-            "input_ids": pad(prompts, padding_value=tokenizer.pad_token_id, padding_side="left"),
-            "attention_mask": pad([torch.ones_like(p) for p in prompts], padding_value=0, padding_side="left"),
-        }
-        with plain_generation(model):
-            output = model.generate(
-                **{name: tensor.to(model.device) for name, tensor in batch.items()},
-                do_sample=True,
-                top_k=0,
-                max_new_tokens=max_new_tokens,
-                num_return_sequences=num_samples,
-                pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=sorted(ends),
-            )
-        rows = [cut_at_end(ids, ends) for ids in output[:, batch["input_ids"].shape[1] :].tolist()]
-        sampled += [rows[i : i + num_samples] for i in range(0, len(rows), num_samples)]
-    return sampled
-
-
-def _listed(value) -> list:
-    return value if isinstance(value, list) else [value]
+    ends = model.generation_config.eos_token_id
+    options = GenerationConfig(
+        do_sample=True,
+        top_k=0,
+        max_new_tokens=max_new_tokens,
+        num_return_sequences=num_samples,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=sorted({tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}),
+    )
+    with plain_generation(model):
+        batches = [prompt_ids[i : i + batch_size] for i in range(0, len(prompt_ids), batch_size)]
+        rows = [row for batch in batches for row in sample(model, batch, options)]
+    return [rows[i : i + num_samples] for i in range(0, len(rows), num_samples)]
 
 
 @torch.no_grad()
@@ -111,18 +98,3 @@ def distinct_n(texts: Sequence[str], n: int = 2) -> float:
     itself, within texts or from text to text."""
     grams = [tuple(words[i : i + n]) for words in map(str.split, texts) for i in range(len(words) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 0.0
-
-
-def best_of(scores: Sequence[Sequence[float]]) -> list[int]:
-    """Index of the highest score for each prompt."""
-    return [max(range(len(row)), key=row.__getitem__) for row in scores]
-
-
-def standard_error(values: Sequence[float]) -> float:
-    """Of the mean."""
-    return float(numpy.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
-
-
-def labelled_texts(dataset: Dataset) -> tuple[list[str], list[int]]:
-    """Columns `text` and `label` of a data set."""
-    return list(dataset["text"]), list(dataset["label"])

@@ -1,6 +1,6 @@
 """Loss by position, up to several times the length that models were trained on, for kinds of positions."""
 
-import json
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ from hf_llm.evaluation.opening import LANGUAGE_MODELS, Opened, opened
 from hf_llm.evaluation.perplexity import score_texts
 from hf_llm.training.settings import build_section
 
-from .cells import checked, quiet, run_cell, share_tokenizer, with_value
+from .cells import checked, quiet, run_cell, save_results, share_tokenizer, with_fields
 
 
 @dataclass
@@ -105,13 +105,9 @@ def run_study(settings: dict, output_dir: Path, say: Callable[[str], None] = pri
     settings = dict(settings)
     study = build_section(LongContext, settings.pop("long_context", {}), "long_context")
     settings = share_tokenizer(settings, output_dir / "tokenizer")
-    runs = {}
-    for name, fields in study.schemes.items():
-        one = settings
-        for key, value in fields.items():
-            one = with_value(one, f"model.{key}", value)
-        runs[name] = quiet(one)
-        checked(runs[name])
+    runs = {name: quiet(with_fields(settings, fields)) for name, fields in study.schemes.items()}
+    for run in runs.values():
+        checked(run)
     trained = checked(settings).data.row_length
     length, bucket = trained * max(study.multiples), max(round(trained * study.bucket), 1)
     texts = long_texts(settings, length, study.documents)
@@ -133,9 +129,7 @@ def run_study(settings: dict, output_dir: Path, say: Callable[[str], None] = pri
         "documents": len(texts),
         "losses": losses,
     }
-    (output_dir / "long_context.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
-    (output_dir / "long_context.md").write_text(table(result), encoding="utf-8")
-    plot(result, output_dir / "long_context.png")
+    save_results(output_dir, "long_context", result, table(result), functools.partial(draw, result=result))
     return result
 
 
@@ -161,13 +155,12 @@ def table(result: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plot(result: dict, path: Path) -> None:
+def draw(figure, result: dict) -> None:
     """Loss over position, a curve for each kind of positions; scaled ones dashed in their kind's colour."""
     from matplotlib import colormaps
-    from matplotlib.figure import Figure
 
     trained, bucket = result["trained_length"], result["bucket"]
-    figure = Figure(figsize=(8.5, 5), dpi=150, layout="constrained")
+    figure.set_size_inches(8.5, 5)
     axes = figure.add_subplot()
     kinds = list(dict.fromkeys(name.split(", ")[0] for name in result["losses"]))
     colours = dict(zip(kinds, colormaps["tab10"].colors, strict=False))
@@ -190,4 +183,3 @@ def plot(result: dict, path: Path) -> None:
     axes.grid(alpha=0.2)
     axes.spines[["right", "top"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(path, format="png")

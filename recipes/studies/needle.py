@@ -7,19 +7,22 @@ must fetch that token from any distance. What is measured is how far the second 
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pandas
 import torch
 from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel, get_cosine_schedule_with_warmup
 
 from hf_llm.models.configuration import LLMDecoderConfig
 from hf_llm.models.decoder import LLMDecoderForCausalLM
-from hf_llm.training.settings import check_keys
+from hf_llm.training.report import draw_figures
+from hf_llm.training.settings import build_section, check_keys
 
 
 PAD, MARK, ASK, FIRST = range(4)  # ids; words begin with FIRST
@@ -168,12 +171,22 @@ def _name(length: int, depth: float, trials: int) -> str:
     return f"{length} tokens, depth {depth:g}, {trials} trials"
 
 
-def plot(found: np.ndarray, config: NeedleConfig, path: Path) -> None:
-    """A heat map of `recall`."""
-    from matplotlib.figure import Figure
+def run_study(settings: dict, folder: Path) -> str:
+    """Train, ask, and write `needle.json` and `needle.png`; returns the shares that were found as a table.
 
-    figure = Figure(figsize=(1.6 + 0.95 * len(config.test_lengths), 1.6 + 0.5 * len(config.depths)), dpi=150)
-    figure.set_layout_engine("constrained")
+    Args:
+        settings: with a section `needle`, the fields of [`NeedleConfig`].
+    """
+    config = build_section(NeedleConfig, settings.get("needle", {}), "needle")
+    found = recall(finder(config, folder), config, folder)
+    draw_figures(folder, {"needle.png": functools.partial(draw, found=found, config=config)})
+    columns = [f"{length:,}" for length in config.test_lengths]
+    return pandas.DataFrame(found, config.depths, columns).map("{:.0%}".format).rename_axis("depth").to_string()
+
+
+def draw(figure, found: np.ndarray, config: NeedleConfig) -> None:
+    """A heat map of `recall`."""
+    figure.set_size_inches(1.6 + 0.95 * len(config.test_lengths), 1.6 + 0.5 * len(config.depths))
     axes = figure.add_subplot()
     image = axes.imshow(found, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(found):
@@ -185,4 +198,3 @@ def plot(found: np.ndarray, config: NeedleConfig, path: Path) -> None:
     axes.set_title(f"Needles found, {trials} each; trained on at most {max(config.lengths):,} tokens")
     axes.tick_params(length=0)
     figure.colorbar(image, ax=axes, label="found")
-    figure.savefig(path, format="png")

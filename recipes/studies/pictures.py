@@ -144,11 +144,7 @@ def page(title: str, example: Example, attributions: Attributions, predicted: st
         red, green, blue = (33, 113, 181) if score >= 0 else (203, 24, 29)
         shade = f"rgba({red},{green},{blue},{abs(score) / largest * 0.8:.2f})"
         spans.append(f'<span title="{score:+.4f} nats" style="background:{shade}">{html.escape(token)}</span>')
-    blocks = [
-        f"<h2>{html.escape(heading)}</h2><p>{html.escape(text)}</p>"
-        f'<img alt="{html.escape(heading)}" src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
-        for heading, (text, picture) in figures.items()
-    ]
+    blocks = [image(heading, picture, f"<p>{html.escape(text)}</p>") for heading, (text, picture) in figures.items()]
     gained = attributions.log_probability - attributions.baseline_log_probability
     return _PAGE.format(
         title=html.escape(title),
@@ -159,6 +155,12 @@ def page(title: str, example: Example, attributions: Attributions, predicted: st
         gained=gained,
         blocks="\n".join(blocks),
     )
+
+
+def image(heading: str, picture: bytes, text: str = "") -> str:
+    """HTML of a PNG file below its heading and `text`, which is HTML already."""
+    name, data = html.escape(heading), base64.b64encode(picture).decode()
+    return f'<h2>{name}</h2>{text}<img alt="{name}" src="data:image/png;base64,{data}">'
 
 
 def png(figure) -> bytes:

@@ -1,8 +1,7 @@
 """A ladder of small runs, a scaling law fitted to them, and a larger run that tests what it predicts."""
 
 import dataclasses
-import json
-import math
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,17 @@ import numpy as np
 
 from hf_llm.training.settings import build_section
 
-from .cells import checked, quiet, run_cell, share_tokenizer, size_of, tokens_of, with_value
+from .cells import (
+    checked,
+    quiet,
+    run_cell,
+    save_results,
+    share_tokenizer,
+    size_of,
+    tokens_of,
+    with_fields,
+    with_values,
+)
 from .scaling_laws import Fit, ScalingLaw, fit_scaling_law
 
 
@@ -58,10 +67,11 @@ def run_study(settings: dict, output_dir: Path, say: Callable[[str], None] = pri
     settings = share_tokenizer(settings, output_dir / "tokenizer")
     planned = [_rung(settings, model, steps) for model in ladder.models for steps in ladder.steps]
     goal = _rung(settings, {k: v for k, v in ladder.target.items() if k != "max_steps"}, ladder.target["max_steps"])
-    for rung in [*planned, goal]:
-        checked(rung)
-
-    points = [_measure(rung, output_dir / "cells") for rung in _announced(planned, say)]
+    points = []
+    for rung in planned:
+        points.append(_measure(rung, output_dir / "cells"))
+        steps = rung["training"]["max_steps"]
+        say(f"[{len(points)}/{len(planned)}] {points[-1]['parameters']:,} parameters, {steps} steps: done")
     columns = {name: [p[name] for p in points] for name in ("parameters", "tokens", "loss")}
     fit = fit_scaling_law(*columns.values(), bootstrap=ladder.bootstrap)
     size, tokens = size_of(goal)["parameters"], tokens_of(checked(goal))
@@ -82,27 +92,18 @@ def run_study(settings: dict, output_dir: Path, say: Callable[[str], None] = pri
         "prediction": prediction,
         "measured": measured,
     }
-    (output_dir / "scaling.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
-    (output_dir / "scaling.md").write_text(table(result), encoding="utf-8")
-    plot(result, fit, output_dir / "scaling.png")
+    save_results(output_dir, "scaling", result, table(result), functools.partial(draw, result=result, fit=fit))
     return result
 
 
 def _rung(settings: dict, model: dict, steps: int) -> dict:
     """Settings of one run; warm-up keeps its share of the steps."""
-    share = settings["training"].get("warmup_steps", 0) / settings["training"].get("max_steps", steps)
-    changed = settings
-    for name, value in model.items():
-        changed = with_value(changed, f"model.{name}", value)
-    changed = with_value(changed, "training.warmup_steps", max(round(share * steps), 1))
-    return quiet(with_value(changed, "training.max_steps", steps))
-
-
-def _announced(planned: list[dict], say: Callable[[str], None]):
-    for i, rung in enumerate(planned, 1):
-        yield rung
-        size = size_of(rung)["parameters"]
-        say(f"[{i}/{len(planned)}] {size:,} parameters, {rung['training']['max_steps']} steps: done")
+    training = settings["training"]
+    warmup = max(round(training.get("warmup_steps", 0) / training.get("max_steps", steps) * steps), 1)
+    changed = with_values(settings, {"training.warmup_steps": warmup, "training.max_steps": steps})
+    rung = quiet(with_fields(changed, model))
+    checked(rung)
+    return rung
 
 
 def _measure(rung: dict, folder: Path) -> dict:
@@ -139,14 +140,15 @@ def table(result: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plot(result: dict, fit: Fit, path: Path) -> None:
+def draw(figure, result: dict, fit: Fit) -> None:
     """Losses over tokens, one curve for each size, and the predicted run with its interval beside the real one."""
     from matplotlib import colormaps
-    from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, NullFormatter
 
+    short = EngFormatter(sep=" ", places=1)
+
     predicted, measured = result["prediction"], result["measured"]
-    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    figure.set_size_inches(8, 5)
     axes = figure.add_subplot()
     sizes = sorted({p["parameters"] for p in result["points"]})
     grid = np.geomspace(min(p["tokens"] for p in result["points"]), predicted["tokens"] * 1.1, 60)
@@ -154,11 +156,11 @@ def plot(result: dict, fit: Fit, path: Path) -> None:
     for size, colour in zip(sizes, colours, strict=True):
         points = [(p["tokens"], p["loss"]) for p in result["points"] if p["parameters"] == size]
         axes.plot(*zip(*points, strict=True), "o", color=colour, markersize=5)
-        axes.plot(grid, fit.law.loss(size, grid), color=colour, linewidth=1.3, label=f"{_short(size)} parameters")
+        axes.plot(grid, fit.law.loss(size, grid), color=colour, linewidth=1.3, label=f"{short(size)} parameters")
     axes.plot(grid, fit.law.loss(predicted["parameters"], grid), color="#d94801", linestyle="--", linewidth=1.2)
     low, high = predicted["interval"]
     bars = [[max(predicted["loss"] - low, 0)], [max(high - predicted["loss"], 0)]]
-    label = f"predicted for {_short(predicted['parameters'])}, 95 % interval"
+    label = f"predicted for {short(predicted['parameters'])}, 95 % interval"
     axes.errorbar(predicted["tokens"], predicted["loss"], bars, fmt="s", color="#d94801", capsize=4, label=label)
     axes.plot(measured["tokens"], measured["loss"], "*", color="black", markersize=12, label="measured", zorder=5)
     law = result["law"]
@@ -172,9 +174,3 @@ def plot(result: dict, fit: Fit, path: Path) -> None:
     axes.grid(alpha=0.25, which="both")
     axes.spines[["right", "top"]].set_visible(False)
     axes.legend(frameon=False)
-    figure.savefig(path, format="png")
-
-
-def _short(number: float) -> str:
-    power = min(int(math.log10(number)) // 3, 3)
-    return f"{number / 1000**power:.3g}{('', ' k', ' M', ' B')[power]}"

@@ -144,7 +144,7 @@ def test_reward_model_of_ratings(recipe, run, checkpoints):
     assert found["accuracy"] == pytest.approx((margins > 0).mean())
     assert found["log_loss"] == pytest.approx(numpy.log1p(numpy.exp(-margins)).mean(), abs=1e-5)
     assert all(row["gap"] >= 1 for row in rows)
-    pictures = {"training.png", "margins.png", "calibration.png", "accuracy_by_gap.png"}
+    pictures = {"curves.png", "margins.png", "calibration.png", "accuracy_by_gap.png"}
     assert pictures <= {p.name for p in run.glob("*.png")}
     scorer = RewardModel(open_reward_model(str(run)), AutoTokenizer.from_pretrained(run), batch_size=3)
     scores = scorer([""] * len(rows), [row["chosen"] for row in rows])
@@ -224,7 +224,7 @@ def test_two_steps_on_a_decoder(recipe, run, weights_change, name, data, trainin
     shared = set(found) & set(found["baselines"]["before"])
     assert shared >= ({"reward", "mean_length"} if "rewards" in changes else {"loss", "margin"})
     written = {p.name for p in run.iterdir()}
-    assert written >= {"README.md", "training.png", "completions.jsonl", "config.json", "tokenizer.json"}
+    assert written >= {"README.md", "curves.png", "completions.jsonl", "config.json", "tokenizer.json"}
     assert ("critic.safetensors" in written) == (name == "ppo")
     assert found["parameters"] == AutoModelForCausalLM.from_pretrained(run).num_parameters()
 
@@ -364,7 +364,7 @@ def test_reward_functions():
 # ---- bad input ------------------------------------------------------------------------------------------------------
 
 BAD = {
-    "columns": ("dpo", "ratings", {}, {}, "no column 'chosen' and no 'rejected': its columns are ['text', 'rating'"),
+    "columns": ("dpo", "ratings", {}, {}, "the train split has no column 'chosen'"),
     "one label": ("kto", "one label", {}, {}, "must occur; here they are [True]"),
     "prompts": ("grpo", "ratings", {"rewards": LETTERS}, GROUPS, "no column 'prompt'"),
     "no reward": ("grpo", "prompts", {}, GROUPS, "name at least one"),

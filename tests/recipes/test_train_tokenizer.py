@@ -2,7 +2,6 @@
 
 import json
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,18 +15,18 @@ from hf_llm.data import train_tokenizer
 RECIPE = Path(__file__).parents[2] / "recipes" / "train_tokenizer.py"
 
 
-def test_recipe_writes_a_tokenizer_and_its_report(tmp_path):
+def test_recipe_writes_a_tokenizer_and_its_report(tmp_path, monkeypatch, capsys):
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     for i, text in enumerate(DOCUMENTS):
         (corpus / f"{i}.txt").write_text(text, encoding="utf-8")
     output = tmp_path / "tokenizer"
-    options = ["--corpus", corpus, "--vocab-size", "350", "--stack", "encoder", "--output", output]
-    done = subprocess.run([sys.executable, RECIPE, *options], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    options = ["--corpus", corpus, "--vocab-size", 350, "--stack", "encoder", "--output", output]
+    monkeypatch.setattr(sys, "argv", [str(RECIPE), *map(str, options)])
+    runpy.run_path(str(RECIPE), run_name="__main__")
     report = json.loads((output / "tokenizer_report.json").read_text())
     assert report["vocab_size"] == 350 == len(AutoTokenizer.from_pretrained(output))
-    assert f'"bytes_per_token": {report["bytes_per_token"]}' in done.stdout
+    assert f'"bytes_per_token": {report["bytes_per_token"]}' in capsys.readouterr().out
 
 
 def test_recipe_names_what_is_wrong(tmp_path, monkeypatch):

@@ -102,6 +102,7 @@ def test_scores_are_those_of_single_texts(name, critic, tmp_path):
 def test_pad_may_be_the_end_token(make, tmp_path):
     """Masks come from lengths: the end token that was chosen counts, those behind it do not."""
     tokenizers = {pad: toys.make_tokenizer(pad_token=pad) for pad in ("<pad>", "<eos>")}
+    tokenizers["<eos>"].pad_token = None  # the end token takes its place
     scored = {}
     for pad, tokenizer in tokenizers.items():
         run = toys.trainer(tmp_path, make(), arguments={"processing_class": tokenizer})

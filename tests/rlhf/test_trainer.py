@@ -13,7 +13,7 @@ from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, TrainerCallback
 
-from hf_llm.rlhf.logs import PANELS
+from hf_llm.rlhf.runs import PANELS
 from hf_llm.training.report import draw_history
 from hf_llm.training.saving import TrainingDiverged
 
@@ -250,7 +250,7 @@ def test_conversations(tmp_path):
         return toys.share_of_a(prompts, [talk[0]["content"] for talk in completions])
 
     run = toys.trainer(tmp_path, rewards=reward, arguments={"train_dataset": data, "processing_class": tokenizer})
-    assert run._prompt_tokens([[{"role": "user", "content": "a b"}]]) == [[2, 3, 4, 2]]
+    assert run._tokenize_prompts([[{"role": "user", "content": "a b"}]])[0] == [[2, 3, 4, 2]]
     run.train()
     assert len(toys.logged(run, "reward")) == 3
 
@@ -353,19 +353,9 @@ def test_logs_and_tables(tmp_path, capsys):
     assert set(rows[0]) == {"prompt", "completion", "share_of_a", "kl", "total_reward", "advantage"}
     assert rows[0]["share_of_a"] == pytest.approx(toys.share_of_a(None, [rows[0]["completion"]])[0])
     assert "share_of_a" in capsys.readouterr().out
-
-
-def test_the_picture(tmp_path, monkeypatch):
-    """Every panel has its lines; what was not logged is left out."""
-    drawn = {}
-    monkeypatch.setattr("hf_llm.training.report.draw_figures", lambda folder, figures: drawn.update(figures))
-    run = toys.trainer(tmp_path, max_steps=2)
-    run.train()
-    drawn["ppo.png"](figure := Figure())
-    assert [axes.get_ylabel() for axes in figure.axes] == [heading for heading, _ in PANELS]
-    assert [len(axes.lines) for axes in figure.axes] == [len(keys) for _, keys in PANELS]
-    draw_history(empty := Figure(), [{"step": 1, "loss": 0.1}], PANELS)
-    assert not empty.axes[0].lines
+    draw_history(figure := Figure(), run.state.log_history, PANELS)
+    drawn = {axes.get_ylabel(): len(axes.lines) for axes in figure.axes}  # the loss twice, smoothed too
+    assert drawn == {"loss": 2, "reward": 2, "KL (nats)": 1, "tokens": 1, "entropy": 1, "value loss": 1}
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):

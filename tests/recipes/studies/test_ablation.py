@@ -101,7 +101,7 @@ def test_wrong_values_are_found_before_training(settings, tmp_path, monkeypatch)
 
 
 def test_a_study_trains_once_and_reports(settings, tmp_path, monkeypatch):
-    short = cells.with_value(settings, "training.max_steps", 2)
+    short = cells.with_values(settings, {"training.max_steps": 2})
     result = study(short, tmp_path, "norm_placement=pre,post").run(say=lambda text: None)
     base, other = result["cells"]
     assert base["difference"] == {"mean": 0.0, "half": 0.0, "count": 2}
