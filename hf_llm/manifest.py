@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,12 +71,14 @@ def flush(path: Path) -> None:
 def exclusive(directory: Path, patience: float = 120.0) -> Iterator[None]:
     """Hold a run's directory for this process; wait up to `patience` seconds for one that is still saving.
 
+    A directory that is new, and in which nothing was written, is removed again.
+
     Raises:
-        ValueError: another process keeps training into `directory`.
+        ValueError: the directory cannot be written, or another process keeps training into it.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(directory / ".lock")
+    lock, is_new = filelock.FileLock(directory / ".lock"), not directory.exists()
     try:
+        directory.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
@@ -83,7 +86,11 @@ def exclusive(directory: Path, patience: float = 120.0) -> Iterator[None]:
             lock.acquire(timeout=patience, poll_interval=0.5)
     except filelock.Timeout:
         raise ValueError(f"output_dir = {directory} is in use by another run") from None
+    except OSError as error:
+        raise ValueError(f"output_dir = {directory} cannot be written: {error.strerror}") from error
     try:
         yield
     finally:
         lock.release()
+        if is_new and {path.name for path in directory.iterdir()} <= {".lock"}:
+            shutil.rmtree(directory)

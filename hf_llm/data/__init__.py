@@ -3,7 +3,7 @@
 from . import denoising, language_modeling  # noqa: F401 (rows of OBJECTIVES)
 from .checks import check_corpus_size, check_token_ids, check_vocabulary
 from .corpora import CORPORA, CorpusSpec, load_corpus
-from .objectives import OBJECTIVES, Objective, make_objective
+from .objectives import OBJECTIVES, Objective, check_objective, make_objective
 from .packing import PackedRows, pack_corpus
 from .samples import EvaluationSamples, TrainingSamples, collate
 from .streaming import StreamingSamples
@@ -22,6 +22,7 @@ __all__ = [
     "StreamingSamples",
     "TrainingSamples",
     "check_corpus_size",
+    "check_objective",
     "check_token_ids",
     "check_vocabulary",
     "collate",

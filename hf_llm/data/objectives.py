@@ -16,7 +16,7 @@ subclass of `Objective` (a frozen dataclass whose fields are its options), enter
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import ClassVar
@@ -216,6 +216,25 @@ class Objective:
 OBJECTIVES: dict[str, type[Objective]] = {}
 
 
+def check_objective(name: str, stack: str, options: Iterable[str] = ()) -> None:
+    """Raise ValueError on an unknown name, stack or option, or a stack that the objective cannot train."""
+    if name not in OBJECTIVES:
+        raise ValueError(f"objective={name!r}: must be one of {', '.join(OBJECTIVES)}")
+    if stack not in STACKS:
+        raise ValueError(f"stack={stack!r}: must be one of {', '.join(STACKS)}")
+    kind = OBJECTIVES[name]
+    if stack not in kind.frames:
+        trainable = [n for n, k in OBJECTIVES.items() if stack in k.frames]
+        raise ValueError(f"objective={name!r}: cannot train stack={stack!r}; legal there are {', '.join(trainable)}")
+    legal = [f.name for f in fields(kind) if f.name not in {base.name for base in fields(Objective)}]
+    if unknown := next((option for option in options if option not in legal), None):
+        near = difflib.get_close_matches(unknown, legal, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"objective {name!r}: unknown option {unknown!r}{hint}; legal are {', '.join(legal) or 'none'}"
+        )
+
+
 def make_objective(
     name: str,
     tokenizer: PreTrainedTokenizerBase,
@@ -236,21 +255,8 @@ def make_objective(
         ValueError: unknown name, stack or option; a stack that the objective cannot train; a value out of range; a
             special token that the objective needs and the tokenizer lacks.
     """
-    if name not in OBJECTIVES:
-        raise ValueError(f"objective={name!r}: must be one of {', '.join(OBJECTIVES)}")
-    if stack not in STACKS:
-        raise ValueError(f"stack={stack!r}: must be one of {', '.join(STACKS)}")
+    check_objective(name, stack, options)
     kind = OBJECTIVES[name]
-    if stack not in kind.frames:
-        trainable = [n for n, k in OBJECTIVES.items() if stack in k.frames]
-        raise ValueError(f"objective={name!r}: cannot train stack={stack!r}; legal there are {', '.join(trainable)}")
-    legal = [f.name for f in fields(kind) if f.name not in {base.name for base in fields(Objective)}]
-    if unknown := next((option for option in options if option not in legal), None):
-        near = difflib.get_close_matches(unknown, legal, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"objective {name!r}: unknown option {unknown!r}{hint}; legal are {', '.join(legal) or 'none'}"
-        )
     tokens = SpecialTokens.from_tokenizer(tokenizer)
     tokens.require("pad", "padding a row")
     if any("eos" in getattr(kind.frames[stack], f.name) for f in fields(Frame)):

@@ -164,6 +164,8 @@ def read_files(name: str, noun: str, files: dict[str, list[str]], streaming: boo
             "JSON lines (.jsonl, .json), .csv or .parquet; name the kinds apart as a mixture"
         )
     builder, options = _file_format(paths[0])
+    if not any(Path(path).stat().st_size for path in paths):
+        raise ValueError(f"{noun} {name!r}: empty, no file has a single byte")
     try:
         read = datasets.load_dataset(builder, data_files=files, streaming=streaming, **options)
         for dataset in read.values():

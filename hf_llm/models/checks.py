@@ -126,8 +126,8 @@ class StackChecks:
         check_choice("residual_init", self.residual_init, ("depth_scaled", "normal", "zero"))
         check_choice("hidden_act", self.hidden_act, ACT2FN)
 
-    def validate_sizes(self):
-        """Numbers are in their ranges, and divide where they must."""
+    def check_ranges(self):
+        """Numbers are in their ranges."""
         for fields, legal, meaning in (
             (AT_LEAST_ONE, lambda value: value >= 1, "at least 1"),
             (POSITIVE, lambda value: value > 0, "greater than 0"),
@@ -138,6 +138,10 @@ class StackChecks:
                 value = getattr(self, field, None)
                 if value is not None and not legal(value):
                     raise ValueError(f"`{field}={value}` must be {meaning}.")
+
+    def validate_sizes(self):
+        """Sizes that were derived are in their ranges, too, and divide where they must."""
+        self.check_ranges()
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"`num_key_value_heads={self.num_key_value_heads}` must divide "

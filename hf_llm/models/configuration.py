@@ -363,6 +363,7 @@ class LLMStackConfig(StackChecks, ParallelPlans, _Common, PreTrainedConfig):
                 setattr(self, name, kwargs.pop(name, default))
             if hasattr(entry, "configure"):
                 entry.configure(self)
+        self.check_ranges()
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         if self.head_dim is None:

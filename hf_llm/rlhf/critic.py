@@ -7,6 +7,8 @@ from accelerate.utils import is_peft_model
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
 
+from hf_llm.training.settings import opening
+
 
 NAME = "critic"  # of the submodule of the policy
 
@@ -96,7 +98,8 @@ def build_critic(
         kind = "policy" if reward_model is None or is_peft_model(policy) else "reward_model"
     if value_model is not None:
         if isinstance(value_model, str):
-            value_model = AutoModel.from_pretrained(value_model, dtype=torch.float32)
+            with opening("value_model", value_model):
+                value_model = AutoModel.from_pretrained(value_model, dtype=torch.float32)
         backbone = backbone_of(base_of(value_model))
     elif kind == "reward_model":
         if reward_model is None:

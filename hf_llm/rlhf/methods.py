@@ -94,7 +94,7 @@ class RewardSection:
         model: folder or Hub id of a reward model (sequence classification with one label): ours, native,
             or an adapter.
         tokenizer: of the reward model, if it is not beside it; it need not be the policy's.
-        function: a name of `hf_llm.rlhf.reward_functions.REWARD_FUNCTIONS`, or `module:function`.
+        function: a name of `hf_llm.rlhf.reward_functions.REWARD_FUNCTIONS`, `FILE.py:function` or `module:function`.
         options: of the function.
         weight: in the sum of all rewards.
     """

@@ -1,4 +1,4 @@
-"""Rewards that a function gives, by name or as `module:function`.
+"""Rewards that a function gives, by name, as `FILE.py:function` or as `module:function`.
 
 A reward function takes `prompts`, `completions` and the data set's other columns as keywords, and returns a number
 for each completion (None where another reward may decide). The functions of `REWARD_FUNCTIONS` take texts, the columns
@@ -9,9 +9,11 @@ import functools
 import inspect
 import pkgutil
 import re
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
-from hf_llm.training.settings import suggestion
+from hf_llm.training.settings import check_keys, suggestion
 
 
 def length(texts: list[str], columns: dict, target: int, unit: str = "words") -> list[float]:
@@ -74,7 +76,8 @@ def make_reward_function(name: str, options: dict, columns: list[str]) -> Callab
     A reward function.
 
     Args:
-        name: of `REWARD_FUNCTIONS`, or `module:function`, where the options are further keywords of each call.
+        name: of `REWARD_FUNCTIONS`; or `FILE.py:function` or `module:function` (of the working directory or
+            installed), where the options are further keywords of each call.
         options: of the function.
         columns: of the data set.
 
@@ -82,17 +85,19 @@ def make_reward_function(name: str, options: dict, columns: list[str]) -> Callab
         ValueError: no such function, options that it does not take, or it needs a column that is missing.
     """
     if ":" in name:
-        try:
-            reward = functools.partial(pkgutil.resolve_name(name), **options)
-        except (ImportError, AttributeError, ValueError, TypeError) as error:
-            raise ValueError(f"rewards.function = {name!r} cannot be imported: {error}") from error
+        reward = functools.partial(_resolve(name), **options)
         reward.__name__ = name.rpartition(":")[2]
         return reward
     if name not in REWARD_FUNCTIONS:
         raise ValueError(
-            f"rewards.function = {name!r} is neither module:function nor known{suggestion(name, REWARD_FUNCTIONS)}"
+            f"rewards.function = {name!r} is neither FILE.py:function, nor module:function, nor known"
+            f"{suggestion(name, REWARD_FUNCTIONS)}"
         )
     function = REWARD_FUNCTIONS[name]
+    parameters = list(inspect.signature(function).parameters.values())[2:]
+    check_keys(options, [parameter.name for parameter in parameters], "rewards.options")
+    if missing := [p.name for p in parameters if p.default is p.empty and p.name not in options]:
+        raise ValueError(f"rewards.function = {name!r} needs rewards.options.{missing[0]}")
 
     def reward(completions, **columns) -> list[float]:
         texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]  # of a conversation, its last
@@ -102,8 +107,26 @@ def make_reward_function(name: str, options: dict, columns: list[str]) -> Callab
     try:
         reward([], **dict.fromkeys(columns, []))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"rewards.options of {name}{inspect.signature(function)}: {error}") from error
+        raise ValueError(f"rewards.function = {name!r}, options {options}: {error}") from error
     return reward
+
+
+def _resolve(name: str) -> Callable:
+    """The function of `FILE.py:function` or `module:function`. ValueError: there is none."""
+    module, _, function = name.rpartition(":")
+    file = Path(module).resolve()
+    here = str(file.parent if module.endswith(".py") else Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)  # stays there: worker processes import the function anew
+    try:
+        if module.endswith(".py") and not file.is_file():
+            raise ImportError(f"{file} is no file")
+        found = pkgutil.resolve_name(f"{file.stem}:{function}" if module.endswith(".py") else name)
+    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
+        raise ValueError(f"rewards.function = {name!r} cannot be imported: {error}") from error
+    if not callable(found):
+        raise ValueError(f"rewards.function = {name!r} is a {type(found).__name__}, no function")
+    return found
 
 
 def _beside(texts: list[str], columns: dict, column: str) -> list[tuple[str, str]]:

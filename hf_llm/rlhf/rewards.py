@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from hf_llm.data.checkpoints import checkpoint_path
+from hf_llm.training.settings import opening
 
 from .critic import num_embeddings
 from .trl_internals import get_callable_name, is_async_callable, pad, tokenize_like_reward_trainer
@@ -136,17 +137,16 @@ def open_reward_model(path: str, trust_remote_code: bool = False) -> PreTrainedM
     path = checkpoint_path(path)
     options = {"dtype": torch.float32, "trust_remote_code": trust_remote_code}
     try:
-        if Path(path, "adapter_config.json").is_file():
-            from peft import AutoPeftModelForSequenceClassification
+        with opening("rewards.model", path):
+            if Path(path, "adapter_config.json").is_file():
+                from peft import AutoPeftModelForSequenceClassification
 
-            from hf_llm.tuning.adapters import merge
+                from hf_llm.tuning.adapters import merge
 
-            merged = merge(AutoPeftModelForSequenceClassification.from_pretrained(path, num_labels=1, **options))
-            merged.config._name_or_path = path  # else its name is its base's
-            return merged
-        model, info = AutoModelForSequenceClassification.from_pretrained(path, output_loading_info=True, **options)
-    except OSError as error:
-        raise ValueError(f"reward model {path!r} is no checkpoint: {error}") from error
+                merged = merge(AutoPeftModelForSequenceClassification.from_pretrained(path, num_labels=1, **options))
+                merged.config._name_or_path = path  # else its name is its base's
+                return merged
+            model, info = AutoModelForSequenceClassification.from_pretrained(path, output_loading_info=True, **options)
     except RuntimeError as error:  # weights of another shape
         raise ValueError(
             f"reward model {path!r}: the adapter or its base is not of a model with one label, and a reward is one "

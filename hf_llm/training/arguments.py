@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from .optimizers import OPTIMIZERS, SCHEDULES
 
@@ -52,6 +53,14 @@ DEFAULTS = {
     "bf16": False,
     "logging_nan_inf_filter": False,
 }
+
+
+def check_trackers(names: list[str]) -> None:
+    """Raise ValueError unless every name of `training.report_to` is a tracker that transformers knows and finds."""
+    for name in names:
+        check_choice("report_to", name, INTEGRATION_TO_CALLBACK)
+        if name not in get_available_reporting_integrations():
+            raise ValueError(f"training.report_to = {name!r} needs its package: pip install {name}")
 
 
 def check_choice(name: str, value: str, legal: Iterable[str]) -> None:

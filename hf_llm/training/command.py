@@ -23,7 +23,8 @@ def main(recipe: str, about: str, job: type[Run]) -> int:
         job: what it does.
 
     Returns:
-        Exit status: 1 after an error, which is printed, 128 + its number after a signal.
+        Exit status: 2 after a user's mistake and 1 after another error, which are printed as one line; 128 + its
+        number after a signal.
     """
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     parser = argparse.ArgumentParser(
@@ -48,5 +49,5 @@ def main(recipe: str, about: str, job: type[Run]) -> int:
         stopped_by = job(config, Path(recipe).resolve().parents[1] / "model_cards" / "template.md").run()
     except (ValueError, CheckpointError, TrainingDiverged) as error:
         print(f"{Path(recipe).name}: error: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, ValueError) else 1
     return 128 + stopped_by if stopped_by else 0

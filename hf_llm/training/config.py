@@ -1,14 +1,22 @@
 """The configurations of runs: what all have in common, and that of pretraining."""
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from transformers import CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedTokenizerBase
+
+from hf_llm.data import ALGORITHMS, check_objective
 
 from ..models.checks import TABLES
 from ..models.configuration import LLMDecoderConfig, LLMEncoderDecoderConfig
 from .settings import check_keys, suggestion
+from .stacks import stack_of
+
+
+_SOME_VOCABULARY = 2**24  # of a configuration that is only to be checked
 
 
 @dataclass(kw_only=True)
@@ -47,6 +55,12 @@ class TokenizerSection:
     path: str | None = None
     algorithm: str = "bpe"
     vocab_size: int = 8192
+
+    def __post_init__(self):
+        if self.algorithm not in ALGORITHMS:
+            raise ValueError(
+                f"tokenizer.algorithm = {self.algorithm!r} is unknown{suggestion(self.algorithm, ALGORITHMS)}"
+            )
 
 
 @dataclass
@@ -133,10 +147,16 @@ class PretrainingConfig(RunConfig):
         check_model_fields(self.model)
         if not isinstance(self.objective.get("name"), str):
             raise ValueError("objective.name is missing: which objective of hf_llm.data.OBJECTIVES to train with")
+        stack = stack_of(CONFIG_MAPPING[self.model["model_type"]]).name
+        check_objective(self.objective["name"], stack, self.objective.keys() - {"name", "decoder_start_token_id"})
+        if self.word_vectors is not None and not Path(self.word_vectors).is_file():
+            raise ValueError(f"word_vectors = {self.word_vectors!r} is no file")
         if self.init_from is not None and self.word_vectors is not None:
             raise ValueError(f"word_vectors = {self.word_vectors!r} has no effect with init_from = {self.init_from!r}")
         if self.from_decoder is not None:
             self._check_from_decoder()
+        else:  # sizes are the decoder's otherwise
+            new_model_config(self.model, None, max(self.data.row_length, self.data.target_row_length or 0))
 
     def _check_from_decoder(self) -> None:
         """Nothing else says where weights and tokenizer come from, and the stack can start from a decoder."""
@@ -166,6 +186,34 @@ def check_model_fields(model: dict) -> None:
         own = [name for name in CONFIG_MAPPING if name.startswith("hf_llm")]
         raise ValueError(f"model.model_type = {model_type!r} is unknown{suggestion(str(model_type), own)}")
     _check_config_fields(CONFIG_MAPPING[model_type], {k: v for k, v in model.items() if k != "model_type"}, "model")
+
+
+def new_model_config(model: dict, tokenizer: PreTrainedTokenizerBase | None, length: int) -> PreTrainedConfig:
+    """A configuration from `model_type` and fields of its class.
+
+    Args:
+        tokenizer: decides vocabulary and special tokens where `model` does not; None if the configuration is only to
+            be checked.
+        length: of the longest row, which `max_position_embeddings` defaults to.
+
+    Raises:
+        ValueError: fields that are no model together.
+    """
+    fields = {k: v for k, v in model.items() if k != "model_type"}
+    config_class = CONFIG_MAPPING[model["model_type"]]
+    legal = {f.name for f in dataclasses.fields(config_class)}
+    ids = {name: getattr(tokenizer, name, None) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    vocab_size = _SOME_VOCABULARY if tokenizer is None else math.ceil(len(tokenizer) / 64) * 64
+    sizes = {"vocab_size": vocab_size, "max_position_embeddings": length}
+    try:
+        if "encoder" in config_class.sub_configs:
+            parts = {part: {**sizes, **ids, **fields.pop(part, {})} for part in ("encoder", "decoder")}
+            start = {"decoder_start_token_id": getattr(tokenizer, "pad_token_id", None)}
+            return config_class(**{**start, **ids, **fields}, **parts)
+        known = {k: v for k, v in {**sizes, **ids}.items() if k in legal}
+        return config_class(**{**known, **fields})
+    except ValueError as error:
+        raise ValueError(f"model: {error}") from error
 
 
 def _check_config_fields(config_class: type, settings: dict, where: str) -> None:

@@ -38,7 +38,7 @@ from hf_llm.data import (
 from ..surgery import build_from_decoder, encoder_config, encoder_decoder_config, load_decoder
 from ..surgery.tokens import prepare_tokenizer, token_fields
 from .arguments import MANAGED_IN_PRETRAINING, PretrainingArguments
-from .config import PretrainingConfig, TokenizerSection
+from .config import PretrainingConfig, TokenizerSection, new_model_config
 from .evaluation import IGNORED
 from .report import Results, fenced, last_logs
 from .resuming import check_architecture
@@ -227,8 +227,9 @@ class Pretraining(Run):
             ).float()
         if (source := self.config.init_from) is not None:
             with opening("init_from", source):
-                check_architecture(source, AutoConfig.from_pretrained(source).to_dict(), self.model_config)
-                return auto_class.from_pretrained(source, dtype=torch.float32)
+                saved = AutoConfig.from_pretrained(source).to_dict()
+            check_architecture(source, saved, self.model_config)
+            return auto_class.from_pretrained(source, dtype=torch.float32)
         model = auto_class.from_config(self.model_config)
         if self.config.word_vectors is not None:
             found = init_embeddings_from_word_vectors(model, self.tokenizer, self.config.word_vectors)
@@ -331,29 +332,6 @@ def build_model_config(config: PretrainingConfig, tokenizer: PreTrainedTokenizer
     """The model's configuration: the `model` section, with what tokenizer and data decide filled in."""
     length = max(config.data.row_length, config.data.target_row_length or 0)
     return new_model_config(config.model, tokenizer, length)
-
-
-def new_model_config(model: dict, tokenizer: PreTrainedTokenizerBase, length: int) -> PreTrainedConfig:
-    """A configuration from `model_type` and fields of its class.
-
-    Args:
-        tokenizer: decides vocabulary and special tokens where `model` does not.
-        length: of the longest row, which `max_position_embeddings` defaults to.
-    """
-    fields = {k: v for k, v in model.items() if k != "model_type"}
-    config_class = CONFIG_MAPPING[model["model_type"]]
-    legal = {f.name for f in dataclasses.fields(config_class)}
-    ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
-    sizes = {"vocab_size": math.ceil(len(tokenizer) / 64) * 64, "max_position_embeddings": length}
-    try:
-        if "encoder" in config_class.sub_configs:
-            parts = {part: {**sizes, **ids, **fields.pop(part, {})} for part in ("encoder", "decoder")}
-            start = {"decoder_start_token_id": tokenizer.pad_token_id}
-            return config_class(**{**start, **ids, **fields}, **parts)
-        known = {k: v for k, v in {**sizes, **ids}.items() if k in legal}
-        return config_class(**{**known, **fields})
-    except ValueError as error:
-        raise ValueError(f"model: {error}") from error
 
 
 def check_positions(config: PreTrainedConfig, lengths: tuple[int, ...]) -> None:

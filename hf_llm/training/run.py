@@ -15,7 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 from ..imports import import_variants
 from ..manifest import exclusive
 from ..publishing.pushing import RunPushes
-from .arguments import DEFAULTS, MANAGED
+from .arguments import DEFAULTS, MANAGED, check_trackers
 from .callbacks import ProgressLine, ReportAtSave, StopOnSignal
 from .checkpoints import clear_staging
 from .config import RunConfig
@@ -111,10 +111,12 @@ class Run:
         if not torch.accelerator.is_available():
             settings["use_cpu"] = True  # bf16 on a CPU must be asked for in transformers; here there is nothing else
         try:
-            return self.arguments_class(**settings, output_dir=self.config.output_dir, seed=self.config.seed)
+            args = self.arguments_class(**settings, output_dir=self.config.output_dir, seed=self.config.seed)
         except ValueError as error:
             text = str(error)
             raise ValueError(text if text.startswith("training.") else f"training: {text}") from error
+        check_trackers(args.report_to)
+        return args
 
     # ---- the run ----------------------------------------------------------------------------------------------------
 

@@ -39,21 +39,26 @@ _Loader.add_implicit_resolver(
 )
 
 
-def load_yaml(text: str) -> Any:
-    """Parse YAML safely. Raises `ValueError` with the parser's message."""
+def load_yaml(text: str, source: str = "text") -> Any:
+    """Parse YAML safely. Raises `ValueError`, one line: `source`, the place in it, and what is wrong there."""
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
     except yaml.YAMLError as error:
-        raise ValueError(f"not valid YAML: {error}") from error
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ValueError(f"{source}{place}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
 
 
 @contextlib.contextmanager
 def opening(name: str, path: str) -> Iterator[None]:
-    """Raise ValueError, which names the setting and its value, where no checkpoint or tokenizer is at a path."""
+    """Raise ValueError, one line with setting and value, where no checkpoint or tokenizer is at a path."""
     try:
         yield
-    except OSError as error:
-        raise ValueError(f"{name} = {path!r} cannot be opened: {error}") from error
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        if isinstance(error, OSError) and not Path(path).exists():
+            reason = "no such folder, and no such repository on the Hub, or it cannot be reached"
+        raise ValueError(f"{name} = {path!r} cannot be opened: {reason}") from error
 
 
 def load_settings(path: str | Path, overrides: list[str] = ()) -> dict:
@@ -63,7 +68,7 @@ def load_settings(path: str | Path, overrides: list[str] = ()) -> dict:
         ValueError: unreadable file, malformed YAML or override.
     """
     try:
-        settings = load_yaml(Path(path).read_text(encoding="utf-8"))
+        settings = load_yaml(Path(path).read_text(encoding="utf-8"), f"--config {path}")
     except OSError as error:
         raise ValueError(f"--config {path}: {error.strerror or error}") from error
     if not isinstance(settings, dict):
@@ -90,7 +95,7 @@ def parse_overrides(words: list[str]) -> list[tuple[str, Any]]:
         key, equals, value = word[2:].partition("=")
         if not equals and (value := next(words, None)) is None:
             raise ValueError(f"--{key}: a value must follow")
-        pairs.append((key, load_yaml(value)))
+        pairs.append((key, load_yaml(value, f"--{key} {value}")))
     return pairs
 
 
@@ -117,6 +122,7 @@ def build_section(cls: type, settings: Any, where: str = "") -> Any:
             value = build_section(section, value, key)
         else:
             check_type(value, hints[name], key)
+            check_range(name, value, key)
         values[name] = value
     return cls(**values)
 
@@ -142,15 +148,66 @@ def check_keys(settings: dict, legal: Collection[str], where: str) -> None:
 
 
 def suggestion(word: str, legal: Iterable[str]) -> str:
-    """`; did you mean 'x'?` where something legal is near, else the list of what is legal."""
+    """`; did you mean 'x'?` where something legal is near or contains the word, else the list of what is legal."""
     near = difflib.get_close_matches(word, legal, n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else f"; legal: {', '.join(sorted(legal))}"
+    if near and word in near[0]:  # a part of a name, such as `classification`, may be that of several
+        near = [name for name in legal if word in name]
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; legal: {', '.join(sorted(legal))}"
 
 
 def check_type(value: Any, hint: Any, where: str) -> None:
     """Check a YAML value against a simple type hint (`int`, `float`, `str | None`, `list[str]`, `dict`, `Any`)."""
     if not _matches(value, hint):
         raise ValueError(f"{where} = {value!r} is not of type {_type_text(hint)}")
+
+
+# numbers of all sections and of trainers' arguments, by the names of their fields -> what they must be
+RANGES = (
+    (("row_length",), lambda value: value >= 8, "at least 8"),
+    (("target_row_length",), lambda value: value >= 4, "at least 4"),
+    (("held_out_fraction",), lambda value: 0 <= value < 1, "at least 0 and less than 1"),
+    (("top_p",), lambda value: 0 < value <= 1, "greater than 0 and at most 1"),
+    (("max_steps",), lambda value: value == -1 or value >= 1, "at least 1, or -1 for num_train_epochs"),
+    (
+        (
+            "cpu_threads",
+            "num_proc",
+            "validation_rows",
+            "max_train_samples",
+            "max_validation_samples",
+            "max_test_samples",
+            "max_new_tokens",
+            "max_length",
+            "max_source_length",
+            "per_device_train_batch_size",
+            "per_device_eval_batch_size",
+            "global_batch_size",
+            "gradient_accumulation_steps",
+            "save_total_limit",
+        ),
+        lambda value: value >= 1,
+        "at least 1",
+    ),
+    (
+        ("num_train_epochs", "eval_steps", "save_steps", "logging_steps"),
+        lambda value: value > 0,
+        "greater than 0",
+    ),
+    (
+        ("seed", "count", "temperature", "learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "beta"),
+        lambda value: value >= 0,
+        "at least 0",
+    ),
+)
+
+
+def check_range(name: str, value: Any, where: str) -> None:
+    """Raise ValueError where a number is not what `RANGES` says of the field `name`."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return
+    for names, legal, meaning in RANGES:
+        if name in names and not legal(value):
+            raise ValueError(f"{where} = {value!r} must be {meaning}")
 
 
 def _type_text(hint: Any) -> str:
@@ -166,7 +223,7 @@ def _matches(value: Any, hint: Any) -> bool:
         return isinstance(value, list) and all(_matches(entry, item) for entry in value)
     if hint in (int, float):
         return isinstance(value, (int, hint)) and not isinstance(value, bool)
-    if hint in (bool, str, dict, types.NoneType):
+    if hint in (bool, str, dict, list, types.NoneType):
         return isinstance(value, hint)
     return True  # enums, nested and custom types are checked by the class that takes them
 
@@ -179,7 +236,7 @@ def check_training_fields(training: dict, arguments_class: type, managed: dict[s
         managed: fields that a configuration does not set, and what sets them instead.
 
     Raises:
-        ValueError: unknown or managed key, or a number field whose value is none.
+        ValueError: unknown or managed key, or a number field whose value is no number or out of range.
     """
     for key in training:
         if key in managed:
@@ -191,6 +248,7 @@ def check_training_fields(training: dict, arguments_class: type, managed: dict[s
     for key, value in training.items():
         if key in own or hints[key] in (int, float):
             check_type(value, hints[key], f"training.{key}")
+        check_range(key, value, f"training.{key}")
 
 
 # ---- help -----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from hf_llm.interop import from_native
 from hf_llm.interop.configurations import to_our_config
 from hf_llm.interop.loading import find_family
 from hf_llm.registration import NAME_TABLES
-from hf_llm.training.settings import check_keys
+from hf_llm.training.settings import check_keys, opening
 
 
 logger = logging.getLogger(__name__)
@@ -127,10 +127,8 @@ def open_model(
 
 
 def _read_config(section: ModelSection) -> PreTrainedConfig:
-    try:
+    with opening("model.path", section.path):
         return AutoConfig.from_pretrained(checkpoint_path(section.path), revision=section.revision)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"model.path = {section.path!r} is no checkpoint: {error}") from error
 
 
 def has_trained_head(section: ModelSection, auto_class: type) -> bool:
@@ -165,7 +163,9 @@ def _head_class(auto_class: type, config: PreTrainedConfig) -> type[PreTrainedMo
         import transformers
 
         heads = [name for name in NAME_TABLES if type(config) in getattr(transformers, name)._model_mapping]
-        raise ValueError(f"a {config.model_type} has no head for {auto_class.__name__}; it has: {', '.join(heads)}")
+        raise ValueError(
+            f"model: a {config.model_type} has no head for {auto_class.__name__}; it has: {', '.join(heads)}"
+        )
     return mapping[type(config)]
 
 

@@ -24,9 +24,9 @@ from transformers import (
 from hf_llm.data import check_vocabulary
 from hf_llm.metrics import METRICS
 from hf_llm.training.arguments import OptimizerArguments
-from hf_llm.training.config import TokenizerSection, check_model_fields
+from hf_llm.training.config import TokenizerSection, check_model_fields, new_model_config
 from hf_llm.training.optimizers import OptimizerByName
-from hf_llm.training.pretraining import kept_tokenizer, new_model_config
+from hf_llm.training.pretraining import kept_tokenizer
 from hf_llm.training.report import Results
 from hf_llm.training.settings import check_keys, suggestion
 
@@ -77,6 +77,7 @@ class Seq2SeqModel(ModelSection):
             raise ValueError("model: give either model.path, a checkpoint, or model.new, the fields of a new model")
         if self.new is not None:
             check_model_fields(self.new)
+            new_model_config(self.new, None, 1)
 
 
 @dataclass

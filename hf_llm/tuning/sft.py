@@ -170,9 +170,10 @@ class Sft(TuningRun):
             eval_dataset=self.data["validation"],
             processing_class=self.tokenizer,
         )
+        self.report_length("train")
+        self.report_length("validation")
         self.before = self.measure()
-        for split in self.data:
-            self.report_length(split)
+        self.report_length("test")
         self.answers_before = self.answers()
         return trainer
 
@@ -209,7 +210,7 @@ class Sft(TuningRun):
         """
         prepared = self.trainer.prepared[self.data[split]._fingerprint]
         limit, given = f"training.max_length = {self.args.max_length}", f"{prepared.given:,} examples of the {split}"
-        if prepared.left_out == prepared.given:
+        if prepared.left_out == prepared.given or self.args.max_length == 1:  # the first token is never predicted
             raise ValueError(f"{limit} leaves nothing to learn of the {split} split: raise it")
         for count, fate in (
             (prepared.cut, f"are longer than {limit} tokens and {prepared.fate}"),

@@ -33,7 +33,7 @@ def exit_status(recipe: str, job: Callable[[], None]) -> int:
         recipe: its file.
 
     Returns:
-        Exit status: 1 after an error, 128 + its number after a signal.
+        Exit status: 2 after an error, 128 + its number after a signal.
     """
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     disable_progress_bar()  # of loading and filtering: the result is all that is to be read
@@ -42,7 +42,7 @@ def exit_status(recipe: str, job: Callable[[], None]) -> int:
         job()
     except ValueError as error:
         print(f"{Path(recipe).name}: error: {error}", file=sys.stderr)
-        return 1
+        return 2
     except Stopped as error:
         print(f"{Path(recipe).name}: {error}", file=sys.stderr)
         return 128 + error.signal

@@ -52,5 +52,5 @@ def test_runs_that_cannot_be_compared(losses, message, compare, tmp_path, capsys
     run = tmp_path / "run"
     if losses is not None:
         write_run(run, losses)
-    assert compare(tmp_path / "x.png", "--runs", "a", run) == 1
+    assert compare(tmp_path / "x.png", "--runs", "a", run) == 2
     assert message in capsys.readouterr().err

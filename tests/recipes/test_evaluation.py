@@ -73,11 +73,11 @@ def test_configurations_are_valid(path):
         ("inspect_model nowhere --text a", "model = 'nowhere' cannot be opened"),
     ],
 )
-def test_an_error_of_the_user_is_one_line_and_exit_code_1(words, message, monkeypatch, capsys, tmp_path):
+def test_an_error_of_the_user_is_one_line_and_exit_code_2(words, message, monkeypatch, capsys, tmp_path):
     name, *arguments = words.split()
     recipe = recipe_of(name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
-    assert recipe.main() == 1
+    assert recipe.main() == 2
     error = capsys.readouterr().err
     assert error.startswith(f"{name}.py: error: ") and message in error

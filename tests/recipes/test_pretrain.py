@@ -31,8 +31,8 @@ def run_recipe(monkeypatch, *arguments: str) -> int:
     return ended.value.code
 
 
-def test_an_error_of_the_user_is_one_line_and_exit_code_1(monkeypatch, capsys):
-    assert run_recipe(monkeypatch, "--config", str(RECIPES / "configs" / "demo.yaml"), "--model.hiden_size", "8") == 1
+def test_an_error_of_the_user_is_one_line_and_exit_code_2(monkeypatch, capsys):
+    assert run_recipe(monkeypatch, "--config", str(RECIPES / "configs" / "demo.yaml"), "--model.hiden_size", "8") == 2
     error = capsys.readouterr().err
     assert error == "pretrain.py: error: unknown key 'model.hiden_size'; did you mean 'hidden_size'?\n"
 

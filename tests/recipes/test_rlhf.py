@@ -370,7 +370,7 @@ BAD = {
     "no reward": ("grpo", "prompts", {}, GROUPS, "name at least one"),
     "needless reward": ("dpo", "pairs", {"rewards": LETTERS}, {}, "takes no rewards"),
     "reward name": ("ppo", "prompts", {"rewards": [{"function": "lenght"}]}, ROLLOUTS, "did you mean 'length'"),
-    "reward options": ("ppo", "prompts", {"rewards": [{"function": "length"}]}, ROLLOUTS, "rewards.options of length"),
+    "reward options": ("ppo", "prompts", {"rewards": [{"function": "length"}]}, ROLLOUTS, "needs rewards.options.target"),
     "reward column": ("rloo", "chat prompts", {"rewards": [{"function": "answer"}]}, GROUPS, "column 'answer'"),
     "reward key": ("ppo", "prompts", {"rewards": [{"functoin": "length"}]}, ROLLOUTS, "did you mean 'function'"),
     "reward import": ("ppo", "prompts", {"rewards": [{"function": "no_such:x"}]}, ROLLOUTS, "cannot be imported"),
@@ -402,7 +402,7 @@ def test_bad_input_is_one_clear_error(recipe, run, checkpoints, case):
     for section in [changes.get("model", {}), *changes.get("rewards", [])]:  # names of checkpoints become their paths
         section.update({k: checkpoints[v] for k, v in section.items() if k != "options" and v in checkpoints})
     status, error = recipe(name, data, changes, training)
-    assert status == 1 and message in error.splitlines()[-1], error
+    assert status == 2 and message in error.splitlines()[-1], error
     assert not list(run.glob("checkpoint-*")) and not (run / "model.safetensors").exists()
 
 

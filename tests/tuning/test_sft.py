@@ -235,7 +235,6 @@ def test_chatml_begins_once():
         ({"training": {"gradient_checkpointing": True}}, "not set here: use training.activation_checkpointing"),
         ({"training": {"chat_template_path": "x"}}, "not set here: use data.chat_template"),
         ({"training": {"max_lenght": 2}}, "did you mean 'max_length'"),
-        ({"data": {"max_test_samples": 0}}, "max_test_samples = 0 leaves nothing"),
     ],
 )
 def test_bad_configurations(settings, checkpoints, files, changes, message):
@@ -324,7 +323,7 @@ def test_prompts_without_tokens_are_answered_from_the_beginning(settings, tmp_pa
 
 
 def test_a_length_that_leaves_nothing_to_learn(settings):
-    with pytest.raises(ValueError, match="max_length = 3 leaves nothing to learn of the test split"):
+    with pytest.raises(ValueError, match="max_length = 3 leaves nothing to learn of the train split"):
         train(settings(training={"max_length": 3, "assistant_only_loss": True}))
 
 

@@ -144,5 +144,5 @@ def test_the_page_holds_its_pictures(stack, language_models, tmp_path, monkeypat
     assert "<script" not in page and "http" not in page
 
     monkeypatch.setattr(sys, "argv", ["inspect_model.py", *words, "--predict", "ab"])
-    assert recipe.main() == 1
+    assert recipe.main() == 2
     assert "--predict 'ab' is 2 tokens; name a single one" in capsys.readouterr().err
