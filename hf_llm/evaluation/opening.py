@@ -128,7 +128,7 @@ def open_checkpoint(
         head = auto_class.__name__.removeprefix("AutoModel")
         raise ValueError(f"model = {path!r} has no trained head {head}: {', '.join(missing)} are missing")
     if adapter:
-        from hf_llm.tuning.adapters import merge_adapter  # needs PEFT
+        from hf_llm.surgery.adapters import merge_adapter  # needs PEFT
 
         model = merge_adapter(model, folder)
     return model.to(torch.accelerator.current_accelerator() or "cpu").eval(), tokenizer

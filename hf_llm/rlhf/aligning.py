@@ -11,9 +11,9 @@ from transformers.integrations import TensorBoardCallback
 from hf_llm.data.checkpoints import checkpoint_path
 from hf_llm.data.tasks import SPLITS
 from hf_llm.training.evaluation import preserved_rng
+from hf_llm.training.opening import is_encoder_decoder, open_config
 from hf_llm.training.report import Results, fenced
 from hf_llm.tuning.job import BASE, usage
-from hf_llm.tuning.models import is_encoder_decoder, open_config
 
 from .checks import check_prompts
 from .critic import NAME as CRITIC

@@ -10,12 +10,12 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, Trainer
 from trl import RewardConfig, RewardTrainer
 
+from hf_llm.training.opening import open_config
 from hf_llm.training.report import Results
 from hf_llm.tuning import figures
 from hf_llm.tuning.conversations import is_conversation
 from hf_llm.tuning.examples import check_tokens
 from hf_llm.tuning.job import TuningConfig, usage
-from hf_llm.tuning.models import open_config
 
 from .preferences import PreferenceData
 from .rewards import RewardModel, scored_ids

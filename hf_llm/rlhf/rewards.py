@@ -141,7 +141,7 @@ def open_reward_model(path: str, trust_remote_code: bool = False) -> PreTrainedM
             if Path(path, "adapter_config.json").is_file():
                 from peft import AutoPeftModelForSequenceClassification
 
-                from hf_llm.tuning.adapters import merge
+                from hf_llm.surgery.adapters import merge
 
                 merged = merge(AutoPeftModelForSequenceClassification.from_pretrained(path, num_labels=1, **options))
                 merged.config._name_or_path = path  # else its name is its base's

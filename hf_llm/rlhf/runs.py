@@ -10,10 +10,10 @@ from peft import PeftConfig, PeftModel
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
 
 from hf_llm.data.tasks import SPLITS
+from hf_llm.training.opening import open_tokenizer, text_limit
 from hf_llm.training.report import draw_history
 from hf_llm.tuning.conversations import check_calls, is_conversation, set_chat_template
 from hf_llm.tuning.job import TuningMixin, TuningRun
-from hf_llm.tuning.models import open_tokenizer, text_limit
 
 from .preferences import load_split
 from .rollout import ShufflesByEpoch

@@ -16,11 +16,11 @@ from torch.nn import functional
 from transformers import PreTrainedModel, set_seed
 from transformers.trainer_callback import ProgressCallback
 
+from hf_llm.training.opening import has_trained_head, open_config, open_model
 from hf_llm.training.report import Results
 
 from .adapters import has_virtual_tokens
 from .finetuning import FinetuneConfig, FinetuneTrainer, Finetuning
-from .models import has_trained_head, open_config, open_model
 from .task import IGNORED
 
 

@@ -15,6 +15,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
+from hf_llm.training.opening import is_encoder_decoder
 from hf_llm.training.report import Results
 from hf_llm.training.settings import suggestion
 
@@ -22,7 +23,6 @@ from .adapters import has_virtual_tokens
 from .examples import Encoder
 from .finetuning import Finetuning, LabelledData
 from .job import TuningConfig, TuningMixin, TuningRun
-from .models import is_encoder_decoder
 from .task import Task
 
 

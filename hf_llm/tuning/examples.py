@@ -9,9 +9,8 @@ import pyarrow.compute
 from datasets import ClassLabel, Dataset
 from transformers import BatchEncoding, PreTrainedConfig, PreTrainedTokenizerBase
 
+from hf_llm.training.opening import text_limit
 from hf_llm.training.settings import suggestion
-
-from .models import text_limit
 
 
 logger = logging.getLogger(__name__)

@@ -6,11 +6,11 @@ from typing import Any
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 
 from hf_llm.data.encoding import check_offsets
+from hf_llm.training.opening import open_config, open_tokenizer
 from hf_llm.training.report import Results
 
 from .examples import Encoder, check_columns, check_tokens, report_cut
 from .job import DataSection, TuningConfig, TuningMixin, TuningRun, usage
-from .models import open_config, open_tokenizer
 from .task import Task
 from .tasks import make_task
 

@@ -17,13 +17,13 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from hf_llm.data.tasks import SPLITS, load_task, parse_task
 from hf_llm.data.tasks import TASKS as DATA_SETS
 from hf_llm.training.config import RunConfig
+from hf_llm.training.opening import ModelSection, is_complete_checkpoint, open_model
 from hf_llm.training.report import Results
 from hf_llm.training.run import Run
 from hf_llm.training.trainer import RunTrainer
 
 from .adapters import AllocateRanks, add_adapter, check_peft_section, open_quantised, orthogonality_weighed
 from .examples import check_texts
-from .models import ModelSection, is_complete_checkpoint, open_model
 
 
 BASE = "base"  # folder of a run with the model that its adapter is for, where no other checkpoint is that
@@ -137,7 +137,7 @@ class TuningRun(Run):
         self, auto_class: type, tokenizer: PreTrainedTokenizerBase, num_samples: int, **fields
     ) -> PreTrainedModel | PeftModel:
         """
-        The model of the run, and its adapter if there is a `peft` section: see `models.open_model` and `adapt`.
+        The model of the run, and its adapter if there is a `peft` section: see `opening.open_model` and `adapt`.
 
         Args:
             num_samples: of the training split, for methods that plan over the run.
@@ -169,7 +169,7 @@ class TuningRun(Run):
         if self.args.push_to_hub:
             raise ValueError(
                 "training.push_to_hub = True needs a whole model, and peft trains an adapter: merge it when the run "
-                "is done (hf_llm.tuning.adapters.merge) and use `hf-llm publish`, or upload it with its own "
+                "is done (`hf-llm merge`) and use `hf-llm publish`, or upload it with its own "
                 "`push_to_hub`"
             )
         if not saved:

@@ -25,6 +25,7 @@ from hf_llm.data import check_vocabulary
 from hf_llm.metrics import METRICS
 from hf_llm.training.arguments import OptimizerArguments
 from hf_llm.training.config import TokenizerSection, check_model_fields, new_model_config
+from hf_llm.training.opening import ModelSection, is_encoder_decoder, open_config, open_tokenizer, text_limit
 from hf_llm.training.optimizers import OptimizerByName
 from hf_llm.training.pretraining import kept_tokenizer
 from hf_llm.training.report import Results
@@ -32,7 +33,6 @@ from hf_llm.training.settings import check_keys, suggestion
 
 from . import baselines
 from .job import TuningConfig, TuningMixin, TuningRun, usage
-from .models import ModelSection, is_encoder_decoder, open_config, open_tokenizer, text_limit
 from .pairs import PairCollator, PairsData, encode_pairs, report_cuts
 from .task import IGNORED
 

@@ -12,12 +12,12 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
 from hf_llm.training.evaluation import preserved_rng
+from hf_llm.training.opening import is_encoder_decoder, open_config, open_tokenizer, text_limit
 from hf_llm.training.report import Results
 
 from .adapters import has_virtual_tokens
 from .conversations import TURN_END, check_calls, read_texts, set_chat_template
 from .job import DataSection, TuningConfig, TuningMixin, TuningRun, usage
-from .models import is_encoder_decoder, open_config, open_tokenizer, text_limit
 
 
 logger = logging.getLogger(__name__)

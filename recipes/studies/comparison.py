@@ -15,10 +15,10 @@ from hf_llm.data.tasks import load_task
 from hf_llm.rlhf.preferences import PreferenceData, load_split, prompt_ids
 from hf_llm.rlhf.rewards import RewardModel, open_reward_model, open_reward_tokenizer
 from hf_llm.training.launching import set_cpu_threads
+from hf_llm.training.opening import ModelSection, open_model, open_tokenizer
 from hf_llm.training.settings import build_section, describe, load_settings
 from hf_llm.tuning.conversations import is_conversation
 from hf_llm.tuning.job import describe_dataset
-from hf_llm.tuning.models import ModelSection, open_model, open_tokenizer
 
 from .comparison_page import table_text, write_page
 from .judging import Judge, distinct_n, log_probs, sample_completions

@@ -45,7 +45,7 @@ STACK_CONFIGURATIONS = [
     ({"vocab_size": 0}, "`vocab_size=0` must be at least 1."),
     ({"num_hidden_layers": 0}, "`num_hidden_layers=0` must be at least 1."),
     ({"hidden_size": 30}, "`num_attention_heads=4` must divide `hidden_size=30`, or `head_dim` must be set."),
-    ({"num_attention_heads": 0}, "`num_attention_heads=0` must divide `hidden_size=32`"),
+    ({"num_attention_heads": 0}, "`num_attention_heads=0` must be at least 1"),
     ({"num_key_value_heads": 3}, "`num_key_value_heads=3` must divide `num_attention_heads=4`."),
     ({"num_key_value_heads": 0}, "`num_key_value_heads=0` must be at least 1."),
     ({"num_attention_heads": "4"}, "'num_attention_heads' expected int, got str (value: '4')"),

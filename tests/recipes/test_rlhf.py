@@ -370,7 +370,7 @@ BAD = {
     "no reward": ("grpo", "prompts", {}, GROUPS, "name at least one"),
     "needless reward": ("dpo", "pairs", {"rewards": LETTERS}, {}, "takes no rewards"),
     "reward name": ("ppo", "prompts", {"rewards": [{"function": "lenght"}]}, ROLLOUTS, "did you mean 'length'"),
-    "reward options": ("ppo", "prompts", {"rewards": [{"function": "length"}]}, ROLLOUTS, "needs rewards.options.target"),
+    "reward options": ("ppo", "prompts", {"rewards": [{"function": "length"}]}, ROLLOUTS, "rewards.options.target"),
     "reward column": ("rloo", "chat prompts", {"rewards": [{"function": "answer"}]}, GROUPS, "column 'answer'"),
     "reward key": ("ppo", "prompts", {"rewards": [{"functoin": "length"}]}, ROLLOUTS, "did you mean 'function'"),
     "reward import": ("ppo", "prompts", {"rewards": [{"function": "no_such:x"}]}, ROLLOUTS, "cannot be imported"),

@@ -22,16 +22,9 @@ from hf_llm import (
 from hf_llm.deferred import when_imported
 from hf_llm.presets import CONFIGS
 from hf_llm.registration import add_adapter_targets
+from hf_llm.surgery.adapters import merge, merge_adapter, open_adapter
 from hf_llm.tuning import adapters
-from hf_llm.tuning.adapters import (
-    METHODS,
-    AllocateRanks,
-    add_adapter,
-    check_peft_section,
-    merge,
-    merge_adapter,
-    open_adapter,
-)
+from hf_llm.tuning.adapters import METHODS, AllocateRanks, add_adapter, check_peft_section
 
 
 AUTO_CLASSES = {
@@ -296,7 +289,7 @@ def test_an_adapter_of_another_base_is_refused(bases, tmp_path):
 
 @pytest.mark.parametrize("method", VIRTUAL)
 def test_virtual_tokens_are_refused_where_peft_is_older_than_transformers(method, bases, monkeypatch):
-    monkeypatch.setattr(adapters, "CACHE", "cache")
+    monkeypatch.setattr("hf_llm.surgery.adapters.CACHE", "cache")
     monkeypatch.setattr(peft, "__version__", "0.21.2")
     with pytest.raises(ValueError, match=f"peft.method = '{method}': behind virtual tokens, PEFT 0.21.2"):
         add_adapter(tiny_model("decoder"), {"method": method, **FIELDS[method]})

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 import hf_llm
-from hf_llm.tuning.adapters import merge_adapter, open_adapter
+from hf_llm.surgery.adapters import merge_adapter, open_adapter
 from hf_llm.tuning.distillation import (
     Distillation,
     DistillationSection,

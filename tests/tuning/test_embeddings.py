@@ -9,7 +9,7 @@ import torch
 from peft import AutoPeftModelForFeatureExtraction
 from transformers import AutoModel, AutoTokenizer
 
-from hf_llm.tuning.adapters import merge_adapter
+from hf_llm.surgery.adapters import merge_adapter
 from hf_llm.tuning.embeddings import Embeddings, SentencePairs, embed, embedding_head, ranks
 
 from .small_models import SHORT_TRAINING, save_checkpoint, sentences, write_config, write_jsonl

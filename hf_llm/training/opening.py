@@ -14,7 +14,8 @@ from hf_llm.interop import from_native
 from hf_llm.interop.configurations import to_our_config
 from hf_llm.interop.loading import find_family
 from hf_llm.registration import NAME_TABLES
-from hf_llm.training.settings import check_keys, opening
+
+from .settings import check_keys, opening
 
 
 logger = logging.getLogger(__name__)
@@ -116,7 +117,7 @@ def open_model(
             model.generation_config = imported.generation_config
         model.config._name_or_path = model.name_or_path = path
     if section.adapter is not None:
-        from .adapters import merge_adapter
+        from hf_llm.surgery.adapters import merge_adapter  # needs PEFT
 
         model = merge_adapter(model, section.adapter)
     if tokenizer is not None:
