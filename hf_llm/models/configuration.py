@@ -539,7 +539,7 @@ class LLMEncoderConfig(LLMStackConfig):
         check_choice("classifier_activation", self.classifier_activation, ACT2FN)
 
 
-_MIRRORED = (
+MIRRORED = (
     "hidden_size",
     "num_hidden_layers",
     "num_attention_heads",
@@ -631,7 +631,7 @@ class LLMEncoderDecoderConfig(_Common, PreTrainedConfig):
     hf_llm_version: str | None = None
 
     def __post_init__(self, **kwargs):
-        mirrored = {field: kwargs.pop(field) for field in _MIRRORED if field in kwargs}
+        mirrored = {field: kwargs.pop(field) for field in MIRRORED if field in kwargs}
         encoder, decoder = self.encoder or {}, self.decoder or {}
         if isinstance(encoder, dict):
             self.encoder = _half("encoder", **{"tie_word_embeddings": self.tie_word_embeddings, **encoder})
@@ -655,7 +655,7 @@ class LLMEncoderDecoderConfig(_Common, PreTrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         output = super().to_dict()
-        output.update({field: getattr(self, field) for field in _MIRRORED})
+        output.update({field: getattr(self, field) for field in MIRRORED})
         return output
 
     def validate_heads(self):
@@ -695,5 +695,5 @@ class LLMEncoderDecoderConfig(_Common, PreTrainedConfig):
                     )
 
 
-for _field in _MIRRORED:
+for _field in MIRRORED:
     setattr(LLMEncoderDecoderConfig, _field, _mirror(_field))

@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from .. import registration
 from .configurations import check_decoder, encoder_config, encoder_decoder_config
-from .weights import check_cross_attention, move_weights, silence_cross_attention
+from .weights import check_cross_attention, move_weights, silence
 
 
 __all__ = ["attach", "build_from_decoder", "encoder_config", "encoder_decoder_config", "load_decoder"]
@@ -72,7 +72,8 @@ def build_from_decoder(
     model = model_class._from_config(config, dtype=decoder.dtype).to(decoder.device).eval()
     kept = move_weights(decoder, model, cross_attention, known_tokens)
     if config.is_encoder_decoder and cross_attention == "zero":
-        silence_cross_attention(model.base_model.decoder)
+        for layer in model.base_model.decoder.layers:
+            silence(layer, "cross_attn")
     if kept:
         logger.warning("Newly initialised, for the decoder has no such weights: %s", ", ".join(kept))
     return model

@@ -118,16 +118,18 @@ def _bare(model: PreTrainedModel, name: str) -> str:
 
 
 @torch.no_grad()
-def silence_cross_attention(decoder: nn.Module) -> None:
-    """Make the output of every cross-attention of a decoder stack zero: by the norm on it, where there is one with a
-    weight, or else by its last projection (which is how a gradient reaches it that is neither zero nor huge)."""
-    for layer in decoder.layers:
-        norm = getattr(layer, f"cross_attn_{layer.placement.output}", None)
-        if isinstance(norm, LayerNorm) and norm.weight is not None:
-            norm.weight.fill_(norm.weight_init - 1.0)
-            silent = norm
-        else:
-            layer.cross_attn.o_proj.weight.zero_()
-            silent = layer.cross_attn.o_proj
-        if silent.bias is not None:
-            silent.bias.zero_()
+def silence(layer: nn.Module, branch: str) -> None:
+    """Make what a branch of a layer ("self_attn", "cross_attn", "mlp") writes into the residual stream zero: by the
+    norm on it, where there is one with a weight, or else by its last projections (which is how a gradient reaches it
+    that is neither zero nor huge)."""
+    norm = getattr(layer, f"{branch}_{layer.placement.output}", None)
+    if isinstance(norm, LayerNorm) and norm.weight is not None:
+        nn.init.constant_(norm.weight, norm.weight_init - 1.0)
+        if norm.bias is not None:
+            nn.init.zeros_(norm.bias)
+        return
+    for module in getattr(layer, branch).modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            # of experts, whose matrices are one parameter, by its name
+            if getattr(module, "writes_residual", False) or name.startswith("down_proj"):
+                nn.init.zeros_(parameter)

@@ -12,7 +12,8 @@ from hf_llm.data import ALGORITHMS, check_objective
 
 from ..models.checks import TABLES
 from ..models.configuration import LLMDecoderConfig, LLMEncoderDecoderConfig
-from .settings import check_keys, suggestion
+from .opening import ModelSection
+from .settings import build_section, check_keys, suggestion
 from .stacks import stack_of
 
 
@@ -47,14 +48,17 @@ class RunConfig:
 class TokenizerSection:
     """
     Attributes:
-        path: an existing tokenizer; without it one is trained on the training split and kept in the run.
+        path: an existing tokenizer; without it one is trained on the training split and kept in the run, or that of
+            `model.path` is taken.
         algorithm: of `hf_llm.data.train_tokenizer`.
         vocab_size: number of tokens of a new one.
+        add: special tokens that it is given beside its own: chat markers, sentinels, a mask.
     """
 
     path: str | None = None
     algorithm: str = "bpe"
     vocab_size: int = 8192
+    add: list[str] = field(default_factory=list)
 
     def __post_init__(self):
         if self.algorithm not in ALGORITHMS:
@@ -126,10 +130,11 @@ class PretrainingConfig(RunConfig):
     """Everything that defines a pretraining run.
 
     Attributes:
-        model: `model_type` and fields of that configuration class; `vocab_size`, special token ids and
-            `max_position_embeddings` default to what tokenizer and data need.
+        model: a new model, `model_type` and fields of that configuration class, whose `vocab_size`, special token ids
+            and `max_position_embeddings` default to what tokenizer and data need; or a checkpoint to go on with,
+            `path` and what else a `hf_llm.training.opening.ModelSection` has: weights, architecture and tokenizer are
+            its own, and `fields` changes the configuration.
         objective: `name` and options of `hf_llm.data.make_objective`.
-        init_from: checkpoint whose weights the run starts from (same architecture).
         from_decoder: decoder whose weights, tokenizer and sizes an encoder or encoder-decoder starts from.
         word_vectors: word2vec or GloVe file whose vectors the token embeddings start from, where a token is a word.
     """
@@ -139,35 +144,57 @@ class PretrainingConfig(RunConfig):
     tokenizer: TokenizerSection = field(default_factory=TokenizerSection)
     data: DataSection = field(default_factory=DataSection)
     samples: SamplesSection = field(default_factory=SamplesSection)
-    init_from: str | None = None
     from_decoder: FromDecoderSection | None = None
     word_vectors: str | None = None
 
     def __post_init__(self):
-        check_model_fields(self.model)
         if not isinstance(self.objective.get("name"), str):
             raise ValueError("objective.name is missing: which objective of hf_llm.data.OBJECTIVES to train with")
-        stack = stack_of(CONFIG_MAPPING[self.model["model_type"]]).name
-        check_objective(self.objective["name"], stack, self.objective.keys() - {"name", "decoder_start_token_id"})
         if self.word_vectors is not None and not Path(self.word_vectors).is_file():
             raise ValueError(f"word_vectors = {self.word_vectors!r} is no file")
-        if self.init_from is not None and self.word_vectors is not None:
-            raise ValueError(f"word_vectors = {self.word_vectors!r} has no effect with init_from = {self.init_from!r}")
+        if self.checkpoint is not None:
+            self._check_checkpoint()
+            return
+        check_model_fields(self.model)
         if self.from_decoder is not None:
             self._check_from_decoder()
-        else:  # sizes are the decoder's otherwise
-            new_model_config(self.model, None, max(self.data.row_length, self.data.target_row_length or 0))
+        stack = stack_of(CONFIG_MAPPING[self.model["model_type"]]).name
+        check_objective(self.objective["name"], stack, self.objective.keys() - {"name", "decoder_start_token_id"})
+        if self.from_decoder is None:  # whose sizes they are otherwise
+            new_model_config(self.model, None, self.longest_row)
+
+    @property
+    def checkpoint(self) -> ModelSection | None:
+        """The checkpoint that the run goes on with, if it is not one of a new model."""
+        return build_section(ModelSection, self.model, "model") if "path" in self.model else None
+
+    @property
+    def longest_row(self) -> int:
+        """Tokens of the longest row of inputs or targets."""
+        return max(self.data.row_length, self.data.target_row_length or 0)
+
+    def _check_checkpoint(self) -> None:
+        """Nothing else says where weights and tokenizer come from."""
+        if self.from_decoder is not None or self.word_vectors is not None:
+            name = "word_vectors" if self.from_decoder is None else "from_decoder"
+            raise ValueError(f"{name} has no effect with model.path = {self.checkpoint.path!r}: set one of them")
+        if self.tokenizer != TokenizerSection(self.tokenizer.path, add=self.tokenizer.add):
+            raise ValueError(
+                f"tokenizer: algorithm and vocab_size are of a new tokenizer, and model.path = "
+                f"{self.checkpoint.path!r} has one; tokenizer.path names another"
+            )
+        if self.checkpoint.tokenizer or self.checkpoint.add_tokens:
+            raise ValueError("model.tokenizer and model.add_tokens: use tokenizer.path and tokenizer.add")
 
     def _check_from_decoder(self) -> None:
         """Nothing else says where weights and tokenizer come from, and the stack can start from a decoder."""
-        names = {"init_from": self.init_from, "word_vectors": self.word_vectors, "tokenizer.path": self.tokenizer.path}
-        for key, value in names.items():
+        for key, value in {"word_vectors": self.word_vectors, "tokenizer.path": self.tokenizer.path}.items():
             if value is not None:
                 raise ValueError(f"{key} = {value!r} has no effect with from_decoder: set one of them")
         model_type = self.model["model_type"]
         if model_type == LLMDecoderConfig.model_type:
             raise ValueError(
-                f"model.model_type = {model_type!r} has no use for from_decoder: init_from goes on with a decoder"
+                f"model.model_type = {model_type!r} has no use for from_decoder: model.path goes on with a decoder"
             )
         if model_type != LLMEncoderDecoderConfig.model_type:
             for name in ("tied", "cross_attention"):

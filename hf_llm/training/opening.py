@@ -1,7 +1,10 @@
 """Open what a run starts from: a checkpoint of ours or a native one, with the head that the job needs."""
 
+import contextlib
 import dataclasses
 import logging
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -14,13 +17,14 @@ from hf_llm.interop import from_native
 from hf_llm.interop.configurations import to_our_config
 from hf_llm.interop.loading import find_family
 from hf_llm.registration import NAME_TABLES
+from hf_llm.surgery.depth import own_fields, silence_appended, with_depth, with_layers
 
 from .settings import check_keys, opening
 
 
 logger = logging.getLogger(__name__)
 
-_TABLE_POSITIONS = ("learned", "sinusoidal")  # kinds of positions that end where their table ends
+TABLE_POSITIONS = ("learned", "sinusoidal")  # kinds of positions that end where their table ends
 
 
 @dataclass
@@ -35,7 +39,12 @@ class ModelSection:
         adapter: a PEFT adapter for this checkpoint that is merged into it first (an SFT adapter before DPO, say).
         dtype: of the weights while training.
         attn_implementation: backend of the attention; chosen by the model if None.
-        fields: fields of the model's configuration to change (`classifier_dropout`, `classifier_pooling`, ...).
+        fields: fields of the model's configuration to change (`residual_dropout`, `rope_parameters`,
+            `sliding_window`, `classifier_pooling`, ...; of an encoder-decoder's halves as `encoder: {...}`). With
+            `num_hidden_layers`, the last layers are dropped, or layers appended that change nothing at first
+            (`hf_llm.surgery.depth`).
+        add_tokens: special tokens that the tokenizer is given ("<|im_start|>", "[MASK]", ...); embeddings grow, and
+            the new ones start around the mean of the others (`resize_token_embeddings`).
     """
 
     path: str
@@ -45,6 +54,7 @@ class ModelSection:
     dtype: str = "float32"
     attn_implementation: str | None = None
     fields: dict = field(default_factory=dict)
+    add_tokens: list[str] = field(default_factory=list)
 
     def __post_init__(self):
         if not isinstance(getattr(torch, str(self.dtype), None), torch.dtype):
@@ -70,6 +80,8 @@ def open_tokenizer(section: ModelSection, **options) -> PreTrainedTokenizerBase:
         if tokenizer.eos_token is None:
             raise ValueError(f"model: the tokenizer at {path} has neither a padding nor an end token")
         tokenizer.pad_token = tokenizer.eos_token
+    if section.add_tokens:
+        tokenizer.add_special_tokens({"extra_special_tokens": section.add_tokens}, replace_extra_special_tokens=False)
     return tokenizer
 
 
@@ -98,33 +110,48 @@ def open_model(
         config = imported.config
         source = {"pretrained_model_name_or_path": None, "state_dict": imported.state_dict()}
     model_class = _head_class(auto_class, config)
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # what is missing is said below, in one line
-    try:
+    fields, depths = _split_depths(config, {**section.fields, **fields})
+    with _quiet():  # what is missing is said below, in one line
+        if depths:
+            whole, found = model_class.from_pretrained(**source, config=config, dtype=dtype, output_loading_info=True)
+            weights = {name: w for name, w in whole.state_dict().items() if name not in found["missing_keys"]}
+            source = {"pretrained_model_name_or_path": None, "state_dict": with_layers(weights, config, depths)}
         model, found = model_class.from_pretrained(
             **source,
-            config=_set_fields(config, {**section.fields, **fields}),
+            config=_set_fields(config, fields, depths),
             dtype=dtype,
             attn_implementation=section.attn_implementation,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    finally:
-        transformers_logging.set_verbosity(verbosity)
     _report_new(path, model, sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}))
-    if imported is not None:
+    if source["pretrained_model_name_or_path"] is None:
         if model.can_generate():
-            model.generation_config = imported.generation_config
+            model.generation_config = (imported or whole).generation_config
         model.config._name_or_path = model.name_or_path = path
+    silence_appended(model, config)
     if section.adapter is not None:
         from hf_llm.surgery.adapters import merge_adapter  # needs PEFT
 
         model = merge_adapter(model, section.adapter)
     if tokenizer is not None:
+        if (rows := _grown_vocabulary(section, model.config, tokenizer)) is not None:
+            model.resize_token_embeddings(rows)
         check_vocabulary(tokenizer, model.config.get_text_config(decoder=True).vocab_size)
         if model.config.pad_token_id is None:
             model.config.pad_token_id = tokenizer.pad_token_id
     return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out transformers' warnings."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
 
 
 def _read_config(section: ModelSection) -> PreTrainedConfig:
@@ -144,8 +171,14 @@ def is_encoder_decoder(section: ModelSection) -> bool:
     return _read_config(section).is_encoder_decoder
 
 
-def open_config(section: ModelSection, auto_class: type) -> PreTrainedConfig:
-    """The model's configuration as one of ours, before any weight is read.
+def open_config(
+    section: ModelSection, auto_class: type | None = None, tokenizer: PreTrainedTokenizerBase | None = None
+) -> PreTrainedConfig:
+    """The model's configuration as one of ours, with its `fields` changed, before any weight is read.
+
+    Args:
+        auto_class: of transformers, says which head is wanted, if any.
+        tokenizer: the run's; where it has tokens that were added, the vocabulary is as large.
 
     Raises:
         ValueError: the path is no checkpoint, cannot be imported, or the stack has no head for `auto_class`.
@@ -153,8 +186,24 @@ def open_config(section: ModelSection, auto_class: type) -> PreTrainedConfig:
     config = _read_config(section)
     if not config.model_type.startswith("hf_llm_"):
         config = to_our_config(find_family(config.model_type), config)
-    _head_class(auto_class, config)
-    return _set_fields(config, section.fields)
+    if auto_class is not None:
+        _head_class(auto_class, config)
+    config = _set_fields(config, *_split_depths(config, section.fields))
+    if tokenizer is not None:
+        if (rows := _grown_vocabulary(section, config, tokenizer)) is not None:
+            for part in [getattr(config, name) for name in config.sub_configs] or [config]:
+                part.vocab_size = rows
+        if config.pad_token_id is None:
+            config.pad_token_id = tokenizer.pad_token_id
+    return config
+
+
+def _grown_vocabulary(
+    section: ModelSection, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
+) -> int | None:
+    """Rows of embeddings that hold the tokens of `section.add_tokens`, a multiple of 64; None if they do already."""
+    grows = section.add_tokens and len(tokenizer) > config.get_text_config(decoder=True).vocab_size
+    return math.ceil(len(tokenizer) / 64) * 64 if grows else None
 
 
 def _head_class(auto_class: type, config: PreTrainedConfig) -> type[PreTrainedModel]:
@@ -170,14 +219,35 @@ def _head_class(auto_class: type, config: PreTrainedConfig) -> type[PreTrainedMo
     return mapping[type(config)]
 
 
-def _set_fields(config: PreTrainedConfig, fields: dict) -> PreTrainedConfig:
-    """The configuration with some fields changed and checked."""
-    known = {*config.to_dict(), *(f.name for f in dataclasses.fields(config)), "num_labels", "id2label", "label2id"}
+def _set_fields(config: PreTrainedConfig, fields: dict, depths: dict[str, int]) -> PreTrainedConfig:
+    """The configuration with some fields and numbers of layers changed and checked."""
+    saved, changed = own_fields(with_depth(config, depths)), {}
+    known = {*saved, *(f.name for f in dataclasses.fields(config)), "num_labels", "id2label", "label2id"}
     check_keys(fields, known, "model.fields")
+    for name, value in fields.items():
+        changed[name] = {**saved[name], **value} if name in config.sub_configs else value
     try:
-        return type(config)(**{**config.to_dict(), **fields})
+        return type(config)(**{**saved, **changed})
     except ValueError as error:
         raise ValueError(f"model.fields: {error}") from error
+
+
+def _split_depths(config: PreTrainedConfig, fields: dict) -> tuple[dict, dict[str, int]]:
+    """The fields without those that change a number of layers, and the new numbers (see `surgery.depth`)."""
+    rest, depths = {}, {}
+    for name, value in fields.items():
+        if name in config.sub_configs and isinstance(value, dict):
+            value, inner = _split_depths(getattr(config, name), value)
+            if inner:
+                depths[name] = inner[""]
+        if name == "num_hidden_layers" and not config.sub_configs:
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"model.fields.num_hidden_layers = {value!r} must be a whole number, at least 1")
+            if value != config.num_hidden_layers:
+                depths[""] = value
+        else:
+            rest[name] = value
+    return rest, depths
 
 
 def _report_new(path: str, model: PreTrainedModel, new: list[str]) -> None:
@@ -197,14 +267,14 @@ def is_complete_checkpoint(section: ModelSection, model: PreTrainedModel) -> boo
     config = _read_config(section)
     same_class = (config.architectures or [None])[0] == type(model).__name__
     same_head = (config.id2label, config.problem_type) == (model.config.id2label, model.config.problem_type)
-    changed = section.fields or section.adapter is not None or section.revision is not None
+    changed = section.fields or section.add_tokens or section.adapter is not None or section.revision is not None
     return same_class and same_head and not changed
 
 
 def text_limit(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The longest text, in tokens, that the model can read, or None if nothing ends."""
     stacks = [getattr(config, name, config) for name in ("encoder", "decoder")]
-    ends = [s for s in stacks if getattr(s, "position_embedding", None) in _TABLE_POSITIONS]  # one of ours
+    ends = [s for s in stacks if getattr(s, "position_embedding", None) in TABLE_POSITIONS]  # one of ours
     limits = [stack.max_position_embeddings for stack in ends]
     if tokenizer.model_max_length < 1e9:  # transformers' way of saying that there is no limit is 1e30
         limits.append(tokenizer.model_max_length)

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import logging
 import math
 import signal
 from collections.abc import Iterable, Iterator
@@ -40,6 +41,7 @@ from ..surgery.tokens import prepare_tokenizer, token_fields
 from .arguments import MANAGED_IN_PRETRAINING, PretrainingArguments
 from .config import PretrainingConfig, TokenizerSection, new_model_config
 from .evaluation import IGNORED
+from .opening import TABLE_POSITIONS, open_config, open_model, open_tokenizer
 from .report import Results, fenced, last_logs
 from .resuming import check_architecture
 from .run import Run
@@ -51,7 +53,8 @@ from .trainer import DATA_STATE, PretrainTrainer
 from .word_vectors import init_embeddings_from_word_vectors
 
 
-_TABLE_POSITIONS = ("learned", "sinusoidal")  # kinds of positions that end where their table ends
+logger = logging.getLogger(__name__)
+
 _TOKENIZER_DOCUMENTS = 100_000  # of a stream, to train a tokenizer on
 _CORPUS_FIGURES = ("documents", "tokens", "bytes", "rows", "bytes_per_token", "fill")
 _USAGE = """from transformers import {auto_class}, AutoTokenizer
@@ -95,7 +98,10 @@ class Pretraining(Run):
 
     def prepare(self) -> PretrainTrainer:
         config = self.config
-        self.stack = stack_of(CONFIG_MAPPING[config.model["model_type"]])
+        if config.checkpoint is None:
+            self.stack = stack_of(CONFIG_MAPPING[config.model["model_type"]])
+        else:
+            self.stack = stack_of(open_config(config.checkpoint))
         self.columns = ("source", "target") if config.objective["name"] == "supervised" else ("text",)
         with self.args.main_process_first():  # the first process fills the caches that the others read
             self.tokenizer, self.model_config = self.open_tokenizer_and_config()
@@ -127,6 +133,8 @@ class Pretraining(Run):
 
     def open_tokenizer_and_config(self) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig]:
         section = self.config.from_decoder
+        if self.config.checkpoint is not None:
+            return self.open_checkpoint()
         if section is None:
             tokenizer = self.open_tokenizer()
             return tokenizer, build_model_config(self.config, tokenizer)
@@ -140,11 +148,29 @@ class Pretraining(Run):
             return tokenizer, encoder_config(self.decoder.config, **fields)
         return tokenizer, encoder_decoder_config(self.decoder.config, section.tied, **fields)
 
+    def open_checkpoint(self) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig]:
+        """Tokenizer and configuration of `model.path`; the latter with `model.fields`, room for the tokens that
+        `tokenizer.add` names, and positions for rows that are longer than its own."""
+        given = self.config.tokenizer
+        section = dataclasses.replace(self.config.checkpoint, tokenizer=given.path, add_tokens=given.add)
+        tokenizer, config = open_tokenizer(section), open_config(section)
+        length, fields = self.config.longest_row, dict(section.fields)
+        for name in config.sub_configs or [None]:
+            part = config if name is None else getattr(config, name)
+            if part.max_position_embeddings < length and part.position_embedding not in TABLE_POSITIONS:
+                logger.warning("max_position_embeddings is %d from here on, as long as rows are", length)
+                longer = {"max_position_embeddings": length}
+                fields |= longer if name is None else {name: {**fields.get(name, {}), **longer}}
+        self.source = dataclasses.replace(section, fields=fields)
+        return tokenizer, open_config(self.source, tokenizer=tokenizer)
+
     def open_tokenizer(self) -> PreTrainedTokenizerBase:
         section = self.config.tokenizer
         if section.path is not None:
             with opening("tokenizer.path", section.path):
-                return AutoTokenizer.from_pretrained(section.path)
+                tokenizer = AutoTokenizer.from_pretrained(section.path)
+            tokenizer.add_special_tokens({"extra_special_tokens": section.add}, replace_extra_special_tokens=False)
+            return tokenizer
         documents = itertools.islice(self.documents("train"), _TOKENIZER_DOCUMENTS)
         return kept_tokenizer(
             self.run_dir / "tokenizer",
@@ -152,6 +178,7 @@ class Pretraining(Run):
             self.config.to_dict()["data"]["corpus"],
             (document[column] for document in documents for column in self.columns),
             stack=self.stack.name,
+            extra_special_tokens=section.add,
             show_progress=not self.args.disable_tqdm,
         )
 
@@ -216,7 +243,7 @@ class Pretraining(Run):
     # ---- model ------------------------------------------------------------------------------------------------------
 
     def make_model(self) -> PreTrainedModel:
-        """The model in float32: new, or with the weights of `init_from` or `from_decoder`."""
+        """The model: new, in float32, or with the weights of `model.path` or `from_decoder`."""
         set_seed(self.config.seed)
         auto_class, section = self.stack.auto_class, self.config.from_decoder
         if section is not None:
@@ -225,11 +252,8 @@ class Pretraining(Run):
             return build_from_decoder(
                 model_class, self.model_config, decoder, section.cross_attention, self.known_tokens
             ).float()
-        if (source := self.config.init_from) is not None:
-            with opening("init_from", source):
-                saved = AutoConfig.from_pretrained(source).to_dict()
-            check_architecture(source, saved, self.model_config)
-            return auto_class.from_pretrained(source, dtype=torch.float32)
+        if self.config.checkpoint is not None:
+            return open_model(self.source, auto_class, self.tokenizer)
         model = auto_class.from_config(self.model_config)
         if self.config.word_vectors is not None:
             found = init_embeddings_from_word_vectors(model, self.tokenizer, self.config.word_vectors)
@@ -286,8 +310,8 @@ class Pretraining(Run):
         start = "from scratch"
         if config.from_decoder is not None:
             start = f"from the decoder {config.from_decoder.path}"
-        elif config.init_from is not None:
-            start = f"from the weights of {config.init_from}"
+        elif config.checkpoint is not None:
+            start = f"from the weights of {config.checkpoint.path}"
         article = "An" if self.stack.name.startswith("e") else "A"
         return (
             f"{article} {self.stack.name} of {sizes[0]:.1f} M parameters, {sizes[1]:.1f} M of them in embeddings, "
@@ -330,8 +354,7 @@ def kept_tokenizer(
 
 def build_model_config(config: PretrainingConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
     """The model's configuration: the `model` section, with what tokenizer and data decide filled in."""
-    length = max(config.data.row_length, config.data.target_row_length or 0)
-    return new_model_config(config.model, tokenizer, length)
+    return new_model_config(config.model, tokenizer, config.longest_row)
 
 
 def check_positions(config: PreTrainedConfig, lengths: tuple[int, ...]) -> None:
@@ -346,7 +369,7 @@ def check_positions(config: PreTrainedConfig, lengths: tuple[int, ...]) -> None:
     parts = {"": config} if len(lengths) == 1 else {"encoder.": config.encoder, "decoder.": config.decoder}
     fields = ("row_length", "target_row_length")
     for (name, part), field, length in zip(parts.items(), fields, lengths, strict=False):
-        if getattr(part, "position_embedding", None) in _TABLE_POSITIONS and length > part.max_position_embeddings:
+        if getattr(part, "position_embedding", None) in TABLE_POSITIONS and length > part.max_position_embeddings:
             raise ValueError(
                 f"data.{field} = {length} is longer than model.{name}max_position_embeddings = "
                 f"{part.max_position_embeddings} allows with position_embedding = {part.position_embedding!r}"

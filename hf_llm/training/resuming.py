@@ -17,7 +17,6 @@ logger = logging.getLogger(__name__)
 _FREE = (
     "output_dir",
     "resume",
-    "init_from",
     "from_decoder",
     "word_vectors",
     "cpu_threads",
@@ -88,12 +87,13 @@ def find_checkpoint(run_dir: Path, resume: str) -> Path | None:
 
 
 def check_same_run(checkpoint: Path, facts: dict) -> None:
-    """Check that a checkpoint belongs to the run that `facts` describes.
+    """Check that a checkpoint belongs to the run that `facts` describes, or a part of its facts.
 
     Raises:
         ValueError: model, data, objective, seed, optimizer or batch size differ; all differences are named.
     """
     saved = json.loads((checkpoint / RUN_CONFIG).read_text(encoding="utf-8"))
+    saved = {name: value for name, value in saved.items() if name in facts}
     different = [d for d in differences(saved, facts) if not _below(d[0], _FREE)]
     fatal = [d for d in different if _below(d[0], _FIXED)]
     if fatal:

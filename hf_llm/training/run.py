@@ -143,6 +143,8 @@ class Run:
                 clear_staging(self.run_dir)
             with self.args.main_process_first():  # it waits for a run before this one that is still saving
                 self.checkpoint = find_checkpoint(self.run_dir, self.config.resume)
+            if self.checkpoint is not None:  # before anything is made that a refused run should not have changed
+                check_same_run(self.checkpoint, self.config.to_dict())
             self.trainer = self.prepare()
             return self.train() or self.finish()
 
@@ -150,9 +152,10 @@ class Run:
         """Train to the end, or until a signal, which is returned. ValueError: the checkpoint is of another run."""
         trainer, args = self.trainer, self.trainer.args
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        trainer.run_facts = {**self.config.to_dict(), **self.facts(), "global_batch_size": batch}
+        facts = {**self.facts(), "global_batch_size": batch}
+        trainer.run_facts = {**self.config.to_dict(), **facts}
         if self.checkpoint is not None:
-            check_same_run(self.checkpoint, trainer.run_facts)
+            check_same_run(self.checkpoint, facts)
             logger.warning("resuming from %s", self.checkpoint)
         trainer.remove_callback(ProgressCallback)
         trainer.remove_callback(PrinterCallback)

@@ -373,7 +373,7 @@ def test_empty_texts(checkpoints, tmp_path):
     bare = AutoTokenizer.from_pretrained(checkpoints / "encoder")
     bare._tokenizer.post_processor = TemplateProcessing("$A", "$A $B")
     bare.save_pretrained(tmp_path / "bare")
-    message = refusal(path, ["--model.tokenizer", str(tmp_path / "bare")])
+    message = refusal(path, ["--model.tokenizer", str(tmp_path / "bare"), "--output_dir", str(tmp_path / "other")])
     first = load_task(data, "train")["text"][:].index("")
     assert f"data: the text of example {first} of train has no tokens, and the tokenizer adds none" in message
 

@@ -101,10 +101,10 @@ def settings(**more) -> dict:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"init_from": "z"}, "init_from = 'z' has no effect with from_decoder"),
-        ({"word_vectors": "z"}, "word_vectors = 'z' has no effect with from_decoder"),
+        ({"model": {"path": "z"}}, "from_decoder has no effect with model.path = 'z'"),
+        ({"word_vectors": __file__}, "word_vectors = .* has no effect with from_decoder"),
         ({"tokenizer": {"path": "z"}}, "tokenizer.path = 'z' has no effect with from_decoder"),
-        ({"model": {"model_type": "hf_llm_decoder"}}, "init_from goes on with a decoder"),
+        ({"model": {"model_type": "hf_llm_decoder"}}, "model.path goes on with a decoder"),
         ({"from_decoder": {"path": "y", "tied": True}}, "from_decoder.tied = True is for an encoder-decoder"),
         (
             {"from_decoder": {"path": "y", "cross_attention": "zero"}},

@@ -46,10 +46,10 @@ def test_a_wrong_key_or_type_is_one_clear_error(override, message, write_config)
 
 
 def test_overrides_win_and_are_yaml(write_config):
-    words = ["--training.learning_rate", "1e-3", "--data.corpus=[a, b]", "--init_from", "null", "--seed", "3"]
+    words = ["--training.learning_rate", "1e-3", "--data.corpus=[a, b]", "--seed", "3"]
     config = Pretraining.load(write_config(minimal()), words)
     assert config.training == {"max_steps": 3, "learning_rate": 0.001}
-    assert (config.data.corpus, config.init_from, config.seed) == (["a", "b"], None, 3)
+    assert (config.data.corpus, config.seed) == (["a", "b"], 3)
 
 
 @pytest.mark.parametrize("words", [["x"], ["--a"], ["--"], ["--a", "[1"]])

@@ -301,12 +301,12 @@ def test_a_checkpoint_of_another_architecture_or_run_is_refused(settings, tmp_pa
     pretrain(Pretraining.from_dict(settings(max_steps=2)))
     other = settings(max_steps=4)
     other["model"]["intermediate_size"] = 96
-    with pytest.raises(ValueError, match="another architecture: intermediate_size is 64 there and 96 here"):
+    with pytest.raises(ValueError, match="another run: model.intermediate_size is 64 there and 96 here"):
         pretrain(Pretraining.from_dict(other))
-    other["output_dir"] = str(tmp_path / "fresh")
-    other["init_from"] = str(tmp_path / "run")
-    with pytest.raises(ValueError, match="another architecture: intermediate_size"):
-        pretrain(Pretraining.from_dict(other))
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match="another run: tokenizer.vocab_size is 480 there and 500 here"):
+        pretrain(Pretraining.from_dict({**settings(), "tokenizer": {"vocab_size": 500}}))
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match="another run: seed is 0 there and 1 here"):
         pretrain(Pretraining.from_dict({**settings(), "seed": 1}))
     with pytest.raises(ValueError, match="resume = 'never', but output_dir = .* has checkpoint-2"):
@@ -315,7 +315,7 @@ def test_a_checkpoint_of_another_architecture_or_run_is_refused(settings, tmp_pa
 
 @pytest.mark.parametrize(
     ("stack", "name"),
-    [("decoder", "tokenizer.path"), ("decoder", "init_from"), ("encoder", "from_decoder.path")],
+    [("decoder", "tokenizer.path"), ("decoder", "model.path"), ("encoder", "from_decoder.path")],
 )
 def test_a_path_without_a_checkpoint_is_one_clear_error(stack, name, settings, tmp_path, monkeypatch):
     def not_on_the_hub(path):
@@ -324,19 +324,13 @@ def test_a_path_without_a_checkpoint_is_one_clear_error(stack, name, settings, t
     monkeypatch.setattr("hf_llm.training.pretraining.load_decoder", not_on_the_hub)
     plan, path = settings(stack), str(tmp_path / "nowhere")
     section, _, field = name.partition(".")
-    plan[section] = {field: path} if field else path
+    plan[section] = {field: path}
+    if section == "model":
+        del plan["tokenizer"]
     if section == "from_decoder":
         plan |= {"model": {"model_type": "hf_llm_encoder"}, "tokenizer": {}}
     with pytest.raises(ValueError, match=f"{name} = '.*nowhere' cannot be opened"):
         pretrain(Pretraining.from_dict(plan))
-
-
-def test_init_from_starts_with_the_weights_of_a_model(settings, tmp_path):
-    pretrain(Pretraining.from_dict(settings(max_steps=2)))
-    plan = settings(max_steps=1, learning_rate=1e-30, weight_decay=0.0)
-    plan |= {"output_dir": str(tmp_path / "second"), "init_from": str(tmp_path / "run")}
-    pretrain(Pretraining.from_dict(plan))
-    assert same_weights(weights(tmp_path / "run"), weights(tmp_path / "second"))
 
 
 def test_a_stream_has_no_epochs(settings):
@@ -367,8 +361,6 @@ def test_embeddings_start_from_word_vectors(settings, tmp_path, capsys):
     vectors.write_text("".join(f"{word} {' '.join(['0.5'] * width)}\n" for word in ("the", "a", "zzzz")))
     pretrain(Pretraining.from_dict(plan | {"word_vectors": str(vectors)}))
     assert f"tokens start from {vectors}" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="word_vectors = .* has no effect with init_from"):
-        Pretraining.from_dict(plan | {"word_vectors": str(vectors), "init_from": "y"})
 
 
 def test_a_run_shorter_than_the_logging_interval_counts_all_its_tokens(settings, tmp_path):

@@ -154,7 +154,8 @@ def test_prompts_and_completions_of_messages(settings, files, checkpoints):
     card = Path(config.output_dir, "README.md").read_text()
     assert "The loss is over completions." in card and "<|im_start|>assistant" in card
     with pytest.raises(ValueError, match="no chat template.*data.chat_template"):
-        train(settings(data={"dataset": files["asked"]}, model={"tokenizer": checkpoints["no template"]}))
+        silent = {"data": {"dataset": files["asked"]}, "model": {"tokenizer": checkpoints["no template"]}}
+        train(settings(**silent, output_dir=f"{config.output_dir}-silent"))
 
 
 LONG = "red green blue one two three four five"
