@@ -2,7 +2,7 @@
 # constraints.txt); the tests add what they alone need. `make PYTHON=/path/to/python3.12 ...` chooses another interpreter.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-rlhf test test-all versions versions-ends conformance docs bench style check clean
+.PHONY: help demo demo-rlhf test test-all test-page versions versions-ends conformance docs bench style check clean
 
 # the first interpreter on PATH that is new enough
 ifndef PYTHON
@@ -43,6 +43,7 @@ help:
 	@echo "make demo-rlhf     pretraining, SFT, reward model, PPO and a report on it, on rated texts (20 minutes on a CPU)"
 	@echo "make test          the fast tests"
 	@echo "make test-all      every test, the slow ones included"
+	@echo "make test-page     the page of hf-llm demo, with Gradio and, if it is there, Chromium"
 	@echo "make versions      the models' tests with other versions of transformers (minutes for each)"
 	@echo "make conformance   transformers' own model tests on the three stacks, beside native controls"
 	@echo "make docs          the documentation, with the API reference, into .cache/site"
@@ -120,6 +121,17 @@ $(SUITE)/.ready: .cache/versions/$(NEWEST)/.ready tests/conformance/fetch.py $(w
 
 conformance: $(SUITE)/.ready
 	$(TEST_ENV) PYTHONPATH=$(SUITE) $(call version_python,$(NEWEST)) -m pytest -n $(WORKERS) $(STACKS:%=tests/conformance/%.py)
+
+# the page of `hf-llm demo`, in an environment that sees the packages of .venv behind Gradio and what that wants
+.cache/versions/page/.ready: $(INSTALLED_DEV)
+	$(BIN)/python -m venv --clear .cache/versions/page
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	    > $$($(call version_python,page) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/venv.pth
+	$(call version_python,page) -m pip install --quiet --disable-pip-version-check gradio==6.31.0
+	touch $@
+
+test-page: .cache/versions/page/.ready
+	$(TEST_ENV) $(call version_python,page) -m pytest tests/use/test_page.py
 
 docs: $(INSTALLED_DEV)
 	NO_MKDOCS_2_WARNING=1 HF_HUB_OFFLINE=1 $(BIN)/python -m mkdocs build --strict --quiet

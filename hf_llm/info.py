@@ -52,7 +52,10 @@ def build_on_meta(source: str, trust_remote_code: bool = False) -> PreTrainedMod
             config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         except OSError as error:
             near = ", ".join(nearest_names(source))
-            raise OSError(f"{error}\n{source!r} is no preset either. The nearest: {near}.") from error
+            raise OSError(
+                f"{source!r} is neither a preset, nor a checkpoint or config.json here, nor a Hub id that can be "
+                f"reached. The nearest presets: {near}."
+            ) from error
     candidates = [auto._model_mapping[type(config)] for auto in AUTO_CLASSES if type(config) in auto._model_mapping]
     if not candidates:
         raise ValueError(f"no model class is registered for model_type {config.model_type!r} of {source}")

@@ -1,9 +1,9 @@
-"""Open a model that was trained here, in a process of its own, and print what it makes of some prompts.
+"""Open a language model, as anybody would open it, and print what it makes of some prompts.
 
     python recipes/generate.py outputs/demo [--prompt TEXT ...] [--max-new-tokens 96] [--temperature 0.6]
 
-Without --prompt, the prompts of the run's configuration are used. The model is opened as anybody would open it, by
-transformers' Auto classes with the code that was saved beside the weights.
+Without --prompt, the prompts in the configuration of the run that made the model are used. transformers' Auto classes
+open it, with the code that was saved beside the weights. For files and other kinds of models: `hf-llm predict`.
 """
 
 import argparse
@@ -32,10 +32,20 @@ def main() -> int:
 
     if not (options.model / "config.json").is_file():
         print(f"generate.py: error: {options.model} holds no model (config.json is missing)", file=sys.stderr)
-        return 1
+        return 2
     import_variants(options.imports)
     prompts = options.prompt or run_prompts(options.model)
-    stack = stack_of(AutoConfig.from_pretrained(options.model))
+    config = AutoConfig.from_pretrained(options.model)
+    stack, architecture = stack_of(config), (config.architectures or [""])[0]
+    if not architecture.endswith(("LM", "ForConditionalGeneration")):
+        print(
+            f"generate.py: error: {options.model} is a {architecture}, no language model: use hf-llm predict",
+            file=sys.stderr,
+        )
+        return 2
+    if not prompts:
+        print(f"generate.py: error: no run is recorded in {options.model}: give --prompt TEXT", file=sys.stderr)
+        return 2
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     model = stack.auto_class.from_pretrained(options.model, trust_remote_code=True)
     settings = {"max_new_tokens": options.max_new_tokens, "temperature": options.temperature, "seed": options.seed}

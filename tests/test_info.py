@@ -14,11 +14,11 @@ from transformers import (
 )
 
 from hf_llm import LLMDecoderConfig, LLMEncoderConfig, LLMEncoderDecoderConfig
-from hf_llm.cli import main
 from hf_llm.info import build_on_meta, cache_bytes, parameter_groups, report, runs, shapes
 from hf_llm.presets import preset_config
 from hf_llm.scale import STRATEGIES, sent_bytes, tensor_parallel, training_bytes
 from hf_llm.training.throughput import flops_per_token
+from hf_llm_cli import main
 
 
 SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -196,11 +196,12 @@ def test_architecture_that_the_core_does_not_cover(tmp_path):
 def test_misspelt_preset(capsys):
     with pytest.raises(SystemExit):
         main(["info", "lama-3-8b"])
-    assert "'lama-3-8b' is no preset either. The nearest: llama-3-8b" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "'lama-3-8b' is neither a preset, nor a checkpoint" in error and "nearest presets: llama-3-8b" in error
 
 
 def test_no_config(tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_info:
         main(["info", str(tmp_path)])
-    assert exit_info.value.code == 1
+    assert exit_info.value.code == 2
     assert str(tmp_path) in capsys.readouterr().err

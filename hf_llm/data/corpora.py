@@ -98,8 +98,8 @@ def load_corpus(
 
 def _load_split(spec, split, held_out_fraction, streaming, columns):
     """One source's documents of one split, with the wanted columns only; never empty."""
-    dataset = _open(spec, streaming)
     wanted = list(columns or [spec.text_column])
+    dataset = _open(spec, streaming, wanted)
     existing = column_names(dataset)
     if missing := [c for c in wanted if c not in existing]:
         field = "columns" if columns else "text_column"
@@ -126,8 +126,8 @@ def _in_split(*values, fraction: float, held_out: bool) -> bool:
     return (sources.place("\0".join(values)) < fraction) == held_out
 
 
-def _open(spec: CorpusSpec, streaming: bool):
-    """The whole source, all columns, before any split."""
+def _open(spec: CorpusSpec, streaming: bool, columns: list[str]):
+    """The whole source, before any split, with these columns at least."""
     if documents := named(spec.name, CORPORA, TASKS):
         if spec.name in CORPORA:
             dataset = datasets.Dataset.from_dict({"text": list(documents())})
@@ -135,7 +135,7 @@ def _open(spec: CorpusSpec, streaming: bool):
             dataset = _as_text(load_task({"name": spec.name, "part": spec.part}, "train"), spec.text_column)
         return dataset.to_iterable_dataset() if streaming else dataset
     if files := sources.local_files(spec.name, "corpus"):
-        return sources.read_files(spec.name, "corpus", {"train": files}, streaming)["train"]
+        return sources.read_files(spec.name, "corpus", {"train": files}, streaming, columns=columns)["train"]
     options = {"split": spec.hub_split, "revision": spec.revision, "streaming": streaming}
     return sources.read_hub(spec.name, "corpus", CORPORA, TASKS, name=spec.config, **options)
 

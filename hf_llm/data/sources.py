@@ -29,11 +29,14 @@ from . import python_stdlib
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 # suffix -> (datasets builder, its options)
 FILE_FORMATS = {
-    **dict.fromkeys((".txt", ".md", ".rst", ".py"), ("text", {"sample_by": "document", "encoding_errors": "replace"})),
-    **dict.fromkeys((".jsonl", ".json", ".jsonl.gz"), ("json", {})),
+    **dict.fromkeys((".txt", ".md", ".rst", ".py"), ("text", {"encoding_errors": "replace"})),
+    **dict.fromkeys((".jsonl", ".json", ".ndjson"), ("json", {})),
     ".csv": ("csv", {}),
+    ".tsv": ("csv", {"sep": "\t"}),
     ".parquet": ("parquet", {}),
+    ".arrow": ("arrow", {}),
 }
+COMPRESSIONS = (".gz", ".xz", ".bz2", ".zst")  # suffixes after those; `datasets` unpacks them (.zst: with zstandard)
 
 
 @dataclass(frozen=True)
@@ -146,33 +149,82 @@ def local_files(name: str, noun: str) -> list[str]:
 
 
 def _file_format(name: str) -> tuple[str, dict] | None:
-    return next((f for suffix, f in FILE_FORMATS.items() if name.lower().endswith(suffix)), None)
+    name = name.lower()
+    name = name.removesuffix(next((suffix for suffix in COMPRESSIONS if name.endswith(suffix)), ""))
+    return FILE_FORMATS.get(Path(name).suffix)
 
 
-def read_files(name: str, noun: str, files: dict[str, list[str]], streaming: bool = False) -> dict:
-    """Local files as data sets, by split.
+def read_files(
+    name: str,
+    noun: str,
+    files: dict[str, list[str]],
+    streaming: bool = False,
+    text_by: str = "document",
+    columns: list[str] | None = None,
+) -> dict:
+    """Local files as data sets, by split. Files of several kinds are read kind by kind, one after the other.
+
+    Args:
+        text_by: what a row of a text file is, a "document" (the whole file) or a "line".
+        columns: are read, and need be alike in all files; the others may differ. None reads every column.
 
     Raises:
-        ValueError: files of several kinds, of an unknown one, or that cannot be read.
+        ValueError: files of an unknown kind, without a byte, or that cannot be read, in which case the file is named.
     """
     paths = [path for several in files.values() for path in several]
-    formats = {_file_format(path) and _file_format(path)[0] for path in paths}
-    if None in formats or len(formats) > 1:
-        kinds = sorted({Path(path).suffix for path in paths})
+    if unknown := [path for path in paths if _file_format(path) is None]:
         raise ValueError(
-            f"{noun} {name!r}: files with suffixes {kinds}; all must be of one kind, text (.txt, .md, .rst, .py), "
-            "JSON lines (.jsonl, .json), .csv or .parquet; name the kinds apart as a mixture"
+            f"{noun} {name!r}: {unknown[0]} is of no known kind; legal suffixes are {', '.join(FILE_FORMATS)}, and "
+            f"{', '.join(COMPRESSIONS)} after these"
         )
-    builder, options = _file_format(paths[0])
     if not any(Path(path).stat().st_size for path in paths):
         raise ValueError(f"{noun} {name!r}: empty, no file has a single byte")
-    try:
-        read = datasets.load_dataset(builder, data_files=files, streaming=streaming, **options)
-        for dataset in read.values():
-            column_names(dataset)  # a stream is first read here
-    except (datasets.exceptions.DatasetGenerationError, OSError, ValueError, StopIteration) as error:
-        raise ValueError(f"{noun} {name!r}: cannot be read as {builder}: {error.__cause__ or error}") from error
-    return dict(read)
+    found: dict[str, list] = {split: [] for split in files}
+    for kind in dict.fromkeys(map(_kind, paths)):
+        builder, options = _file_format(paths[[_kind(path) for path in paths].index(kind)])
+        if builder == "text":
+            options = {**options, "sample_by": text_by}
+        some = {split: [path for path in several if _kind(path) == kind] for split, several in files.items()}
+        some = {split: several for split, several in some.items() if several}
+        load = functools.partial(datasets.load_dataset, builder, streaming=streaming, **options)
+        try:
+            if streaming and builder == "json" and columns:  # whose columns are those of the first file, else
+                raise ValueError("read one by one")
+            for split, dataset in load(data_files=some).items():
+                found[split].append(_only(dataset, columns))
+        except (datasets.exceptions.DatasetGenerationError, OSError, ValueError, StopIteration) as error:
+            for split, path in ((split, path) for split, several in some.items() for path in several):
+                try:  # one by one: other columns may differ, or else it shows which file it is
+                    dataset = _only(load(data_files=path, split="train"), columns)
+                except (datasets.exceptions.DatasetGenerationError, OSError, ValueError, StopIteration) as own:
+                    reason = own.__cause__ or own
+                    raise ValueError(f"{noun} {name!r}: cannot read {path} as {builder}: {reason}") from own
+                if columns is None:
+                    continue
+                found[split].append(dataset)
+            if columns is None:
+                raise ValueError(f"{noun} {name!r}: its files differ in their columns: {error.__cause__}") from error
+    return {
+        split: parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
+        for split, parts in found.items()
+        if parts
+    }
+
+
+def _kind(path: str) -> tuple:
+    builder, options = _file_format(path)
+    return builder, *options.items()
+
+
+def _only(dataset: datasets.Dataset | datasets.IterableDataset, columns: list[str] | None):
+    """The data set with the given columns alone, if it has them all. A stream is first read here."""
+    if not columns or not set(columns) <= set(column_names(dataset)):
+        return dataset
+    dataset = dataset.select_columns(columns)
+    for name in columns:
+        if (dataset.features or {}).get(name) == datasets.Value("large_string"):  # which pandas makes of CSV
+            dataset = dataset.cast_column(name, datasets.Value("string"))
+    return dataset
 
 
 def read_hub(name: str, noun: str, /, *tables: dict, **options) -> dict | datasets.Dataset | datasets.IterableDataset:

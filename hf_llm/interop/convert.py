@@ -169,6 +169,11 @@ def import_model(family: Family, native: PreTrainedModel, consume: bool = False)
 def export_model(family: Family, model: PreTrainedModel, consume: bool = False) -> PreTrainedModel:
     """The native model of one of ours, which is emptied if `consume` (see `import_model`)."""
     head, config = head_name(model), model.config
+    if config.model_type != f"hf_llm_{family.stack}":
+        raise InteropError(
+            f"{family.name} is an architecture of {family.stack}s, and this model a {config.model_type}: leave --as "
+            "out, and the nearest that can express it is chosen."
+        )
     native_config = to_native_config(family, config, head)
     arguments = family.base_arguments if head == "Model" else {}
     native = empty(native_class(family, head), native_config, **arguments)

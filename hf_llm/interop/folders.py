@@ -1,5 +1,6 @@
 """Exchange between folders: a checkpoint in, one out, with tokenizer, chat template and generation configuration."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -57,6 +58,31 @@ def move_adapter(source: str, destination: str | Path, base: str) -> None:
         _carry_tokenizer(source, folder)
 
 
+def merge_folder(source: str, destination: str | Path, base: str | None = None) -> PreTrainedModel:
+    """Write the base of a PEFT adapter, ours or native, to a new folder, with the adapter merged into its weights.
+
+    Args:
+        base: a path or Hub id, in place of the one that the adapter names.
+
+    The folder appears when it is complete, or not at all.
+
+    Raises:
+        ValueError: no adapter is there, its base cannot be opened, or it cannot be merged (see `surgery.adapters`).
+    """
+    from ..surgery.adapters import merge_adapter  # needs PEFT
+
+    note = cached_file(source, "adapter_config.json", _raise_exceptions_for_missing_entries=False)
+    if note is None:
+        raise InteropError(f"{source} is no PEFT adapter: it has no adapter_config.json.")
+    base = base or json.loads(Path(note).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    with _new_folder(destination) as folder:
+        named = (read_config(base).get("architectures") or ["AutoModel"])[0]
+        model = merge_adapter(load_strictly(getattr(transformers, named), base), source)
+        model.save_pretrained(folder)
+        _carry_tokenizer(source, folder) or _carry_tokenizer(base, folder)
+    return model
+
+
 def _load_ours(source: str, **kwargs) -> PreTrainedModel:
     config = read_config(source, **kwargs)
     named = (config.get("architectures") or [""])[0]
@@ -82,9 +108,11 @@ def _new_folder(destination: str | Path) -> Iterator[Path]:
         raise
 
 
-def _carry_tokenizer(source: str, folder: Path, **kwargs) -> None:
-    """The tokenizer with its chat template, if the checkpoint has one."""
+def _carry_tokenizer(source: str, folder: Path, **kwargs) -> bool:
+    """The tokenizer with its chat template, if the checkpoint has one. Returns whether it has."""
     hub = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
     quiet = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "gated_repo", "connection_errors")}
-    if any(cached_file(source, name, **hub, **quiet) for name in TOKENIZER_FILES):
+    has_one = any(cached_file(source, name, **hub, **quiet) for name in TOKENIZER_FILES)
+    if has_one:
         AutoTokenizer.from_pretrained(source, **hub).save_pretrained(folder)
+    return has_one

@@ -76,7 +76,7 @@ def published_files(folder: Path) -> list[str]:
 def read_folder(path: Path) -> Folder:
     """The checkpoint at `path`. Raises ValueError if that is none of hf_llm."""
     if (path / "adapter_config.json").is_file():
-        raise ValueError("an adapter alone: open it on its model, `merge_and_unload()` it, and save that")
+        raise ValueError("an adapter alone: `hf-llm merge ADAPTER DST` writes a checkpoint with it in its weights")
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except OSError as error:

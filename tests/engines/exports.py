@@ -12,7 +12,7 @@ from interop.test_encoders import CASES as ENCODERS
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from hf_llm import cli
+import hf_llm_cli as cli
 
 
 SMALL = {name: base for name, (base, _) in (LLAMA_LIKE | GPT_LIKE | ENCODER_DECODERS | ENCODERS).items()}

@@ -14,7 +14,7 @@ from ctranslate2.converters import TransformersConverter
 from interop.test_encoder_decoders import gemma_halves
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hf_llm import cli
+import hf_llm_cli as cli
 
 from .exports import export, prompts
 

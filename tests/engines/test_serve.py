@@ -24,7 +24,7 @@ def client(request, demo, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "hf_llm.cli", "serve", str(demo), "--device", "cpu", "--host", "127.0.0.1"]
+    command = [sys.executable, "-m", "hf_llm_cli", "serve", str(demo), "--device", "cpu", "--host", "127.0.0.1"]
     command += ["--port", str(port), *request.param]
     with open(tmp_path / "log", "w+") as log:
         server = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log)

@@ -8,7 +8,7 @@ from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 import hf_llm
-from hf_llm import cli
+import hf_llm_cli as cli
 from hf_llm.interop import InteropError
 from hf_llm.interop.folders import move_adapter
 

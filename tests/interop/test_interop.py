@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import hf_llm
-from hf_llm import cli
+import hf_llm_cli as cli
 from hf_llm.interop import InteropError, nearest_family
 
 from . import parity
@@ -252,7 +252,7 @@ def test_bad_checkpoints_are_refused_and_nothing_is_written(case, damaged, tmp_p
     damage(damaged)
     with pytest.raises(ValueError, match=message):
         hf_llm.from_native(damaged)
-    with pytest.raises(SystemExit, match="1"):
+    with pytest.raises(SystemExit, match="2"):
         cli.main(["import", str(damaged), str(tmp_path / "out" / "model")])
     assert capsys.readouterr().err.startswith("hf-llm: ")
     assert list((tmp_path / "out").iterdir()) == []
@@ -272,21 +272,21 @@ def test_what_is_no_folder_is_refused(name, damaged):
 
 def test_a_refused_export_writes_nothing(tmp_path, capsys):
     decoder(clip_qkv=1.0).save_pretrained(tmp_path / "ours")
-    with pytest.raises(SystemExit, match="1"):
+    with pytest.raises(SystemExit, match="2"):
         cli.main(["export", str(tmp_path / "ours"), str(tmp_path / "out" / "native")])
     assert "`clip_qkv=1.0`" in capsys.readouterr().err
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_only_our_checkpoints_are_exported(llama, tmp_path, capsys):
-    with pytest.raises(SystemExit, match="1"):
+    with pytest.raises(SystemExit, match="2"):
         cli.main(["export", str(llama), str(tmp_path / "out")])
     assert "is no checkpoint of hf_llm: `model_type='llama'`" in capsys.readouterr().err
 
 
 def test_a_destination_in_use_is_left_alone(llama, tmp_path, capsys):
     (tmp_path / "precious").write_text("keep me")
-    with pytest.raises(SystemExit, match="1"):
+    with pytest.raises(SystemExit, match="2"):
         cli.main(["import", str(llama), str(tmp_path)])
     assert "not empty" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]

@@ -6,7 +6,7 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import hf_llm
-from hf_llm import cli
+import hf_llm_cli as cli
 from hf_llm.interop import FAMILIES, InteropError
 from hf_llm.interop.family import renamed
 from hf_llm.interop.parts import BIASES, HEAD_DIM, llama_like, rope

@@ -12,7 +12,7 @@ import transformers
 from peft import LoraConfig, get_peft_model
 
 import hf_llm
-from hf_llm import cli
+import hf_llm_cli as cli
 from hf_llm.imports import PACKAGE, import_variants
 from hf_llm.interop import InteropError, to_native
 from hf_llm.models.attention import ATTENTIONS, Attention

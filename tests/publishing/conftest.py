@@ -46,7 +46,7 @@ def hf_llm_command():
 
     def run(*words, **environment) -> subprocess.CompletedProcess:
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **environment}
-        command = [sys.executable, "-m", "hf_llm.cli", *map(str, words)]
+        command = [sys.executable, "-m", "hf_llm_cli", *map(str, words)]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
 
     return run

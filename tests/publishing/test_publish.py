@@ -12,7 +12,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
-from hf_llm import cli
+import hf_llm_cli as cli
 from hf_llm.models.configuration import auto_map
 from hf_llm.publishing import CheckFailed, Report, Row, publish
 from hf_llm.publishing.folder import published_files

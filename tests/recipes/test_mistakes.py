@@ -142,7 +142,7 @@ MISTAKES = {
         ("--task token_classification", "the train split has no column 'words'"),
         ("--data.dataset empty.jsonl", "dataset 'empty.jsonl': empty"),
         ("--data.dataset nowhere.jsonl", "dataset 'nowhere.jsonl': no such file"),
-        ("--data.dataset broken.jsonl", "dataset 'broken.jsonl': cannot be read as json"),
+        ("--data.dataset broken.jsonl", "dataset 'broken.jsonl': cannot read"),
         ("--data.dataset nulls.jsonl", "has None as 'text', which is no text"),
         ("--data.dataset pairs.jsonl", "the train split has no column 'text'"),
         ("--data.dataset {name: labelled.jsonl, columns: {text: nope}}", "columns=['nope'] not found"),
