@@ -37,7 +37,7 @@ def table(result: dict) -> str:
     """A result as text for a terminal."""
     lines = []
     if result["metrics"]:
-        lines.append(f"{result['model']}: {result['task']} on {data_name(result)}")
+        lines.append(f"{result['model']}: {result['task']} on {data_name(result)} ({result['rows']:,} scored)")
         width = max(map(len, result["metrics"]))
         for name, value in result["metrics"].items():
             shown = f"{value:14,.4f}" if isinstance(value, float) else f"{value:9,}"

@@ -6,17 +6,24 @@ Every corpus comes out as a `datasets.Dataset` (or `IterableDataset`) of documen
 corpus or on the machine, and two copies of a document never straddle it.
 """
 
+import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import datasets
+import pyarrow.compute
 
 from . import sources
+from .documents import SplitDocuments, split_documents, split_single
 from .sources import CORPORA, TASKS, column_names, named
 from .tasks import load_task
 
 
-SPLITS = ("train", "validation")
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "all")
+_SMALL = 1000  # documents of a corpus of which one at least is held out
 
 
 @dataclass(frozen=True)
@@ -26,22 +33,26 @@ class CorpusSpec:
     Attributes:
         name: a key of `CORPORA` or of `hf_llm.data.tasks.TASKS` (of which only training examples are read, so that
             what its tasks hold out stays unseen), a local file, folder or glob, or a dataset's name on the Hub.
-        weight: share of documents drawn from this source in a mixture (relative to the others' weights).
+        weight: share of the text (bytes) that comes from this source in a mixture, relative to the others' weights.
+            None in all of them reads each source once, and counts as 1 beside others.
         text_column: column that holds the text (labelled sets, jsonl, parquet, Hub); of conversations, a line is a
             message.
         config: the Hub dataset's configuration name.
         revision: the Hub dataset's git revision.
         part: of a labelled set, "1/2" or the like, as in [`hf_llm.data.tasks.TaskSpec`].
         hub_split: split of the Hub dataset that is read, before the held-out split is taken from it.
+        split_documents: how texts are cut into documents, `{by: blank_lines | paragraphs | words, max_words: N}` (see
+            [`hf_llm.data.documents.SplitDocuments`]). None leaves texts as they are, but cuts a corpus of one text.
     """
 
     name: str
-    weight: float = 1.0
+    weight: float | None = None
     text_column: str = "text"
     config: str | None = None
     revision: str | None = None
     part: str | None = None
     hub_split: str = "train"
+    split_documents: Mapping | None = None
 
     def __post_init__(self):
         if not isinstance(self.name, str) or not self.name.strip():
@@ -50,7 +61,9 @@ class CorpusSpec:
             )
         if self.part is not None and not named(self.name, TASKS):
             raise ValueError(f"corpus {self.name!r}: part={self.part!r} is for labelled sets: {', '.join(TASKS)}")
-        if not self.weight > 0:
+        if self.split_documents is not None:
+            sources.parse_options(SplitDocuments, self.split_documents, f"corpus {self.name!r}: split_documents")
+        if self.weight is not None and not self.weight > 0:
             raise ValueError(f"corpus {self.name!r}: weight={self.weight!r} must be a number above 0")
 
 
@@ -62,18 +75,23 @@ def load_corpus(
     streaming: bool = False,
     columns: Sequence[str] | None = None,
     seed: int = 0,
+    report: list[dict] | None = None,
 ) -> datasets.Dataset | datasets.IterableDataset:
-    """Loads one split of a corpus or of a weighted mixture of corpora.
+    """Loads one split of a corpus or of a mixture of corpora.
 
     Args:
         spec: a name, path, glob or Hub id; a mapping with `CorpusSpec`'s fields; or a list of those, which is a
-            mixture. Mixed training documents are drawn with the given weights until every source has been read
-            through once (smaller sources repeat); held-out documents are simply put one after the other.
-        split: "train" or "validation".
-        held_out_fraction: expected share of documents in the validation split, in [0, 1). With 0 all is train.
+            mixture. Without weights every document of every source comes once. With weights, training documents are
+            drawn so that shares of text are those of the weights, until every source has been read through once
+            (smaller sources repeat; how often is logged). Held-out documents are put one after the other.
+        split: "train", "validation", or "all", which is both.
+        held_out_fraction: expected share of documents in the validation split, in [0, 1). With 0 all is train. Of
+            fewer than a thousand documents, one at least is held out.
         streaming: return an `IterableDataset`, read from the files or the Hub as it is iterated.
         columns: columns to keep instead of `text`, e.g. ("source", "target") for supervised pairs.
         seed: of the mixture's draws.
+        report: a list that is given a record for each source: `source`, and of what is not streamed `documents`,
+            `bytes` and `epochs`, how often it is read.
 
     Raises:
         ValueError: unknown name, missing column, an empty or unreadable corpus, an empty split.
@@ -86,14 +104,52 @@ def load_corpus(
     specs = [sources.parse_spec(CorpusSpec, s, "corpus") for s in (spec if is_list else [spec])]
     if not specs:
         raise ValueError("corpus=[]: a mixture needs at least one source")
+    is_weighted = any(s.weight is not None for s in specs)
+    weights = [1.0 if s.weight is None else s.weight for s in specs]
     parts = [_load_split(s, split, held_out_fraction, streaming, columns) for s in specs]
+    sizes = [_size(part, len(parts) > 1) for part in parts]
+    mixed = len(parts) > 1 and split == "train" and is_weighted
+    probabilities = _probabilities(weights, sizes) if mixed else None
+    records = [{"source": s.name, **({} if streaming else size)} for s, size in zip(specs, sizes, strict=True)]
+    if not streaming:
+        epochs = _epochs(probabilities, sizes) if mixed else [1.0] * len(parts)
+        records = [record | {"epochs": round(times, 2)} for record, times in zip(records, epochs, strict=True)]
+        for record in records if mixed else ():
+            logger.warning(
+                "corpus %(source)s: %(documents)d documents, %(bytes)d bytes, read %(epochs).2f times", record
+            )
+    if report is not None:
+        report.extend(records)
     if len(parts) == 1:
         return parts[0]
-    if split == "validation":
+    if not mixed:
         return datasets.concatenate_datasets(parts)
-    total = sum(s.weight for s in specs)
-    probabilities = [s.weight / total for s in specs]
     return datasets.interleave_datasets(parts, probabilities, seed=seed, stopping_strategy="all_exhausted")
+
+
+def _size(dataset: datasets.Dataset | datasets.IterableDataset, count_bytes: bool) -> dict[str, int]:
+    """`documents` and, if asked for, their `bytes` (of UTF-8, all columns); of a stream, of its first documents."""
+    if isinstance(dataset, datasets.IterableDataset):
+        rows = list(dataset.take(100)) if count_bytes else []
+        return {"documents": len(rows), "bytes": sum(len(v.encode()) for row in rows for v in row.values())}
+    size = {"documents": len(dataset)}
+    if count_bytes:
+        tables = dataset.with_format("arrow").iter(1000)
+        columns = (column for table in tables for column in table.itercolumns())
+        size["bytes"] = sum(pyarrow.compute.sum(pyarrow.compute.binary_length(c)).as_py() for c in columns)
+    return size
+
+
+def _probabilities(weights: list[float], sizes: list[dict]) -> list[float]:
+    """Shares of documents that give shares of text, since documents of one source may be longer than another's."""
+    shares = [w * size["documents"] / size["bytes"] for w, size in zip(weights, sizes, strict=True)]
+    return [share / sum(shares) for share in shares]
+
+
+def _epochs(probabilities: list[float], sizes: list[dict]) -> list[float]:
+    """How often each source is read until all have been."""
+    total = max(size["documents"] / p for p, size in zip(probabilities, sizes, strict=True))
+    return [p * total / size["documents"] for p, size in zip(probabilities, sizes, strict=True)]
 
 
 def _load_split(spec, split, held_out_fraction, streaming, columns):
@@ -108,7 +164,16 @@ def _load_split(spec, split, held_out_fraction, streaming, columns):
     if not columns and spec.text_column != "text":
         dataset = dataset.rename_column(spec.text_column, "text")
         wanted = ["text"]
-    rule = {"fraction": held_out_fraction, "held_out": split == "validation"}
+    if spec.split_documents is not None:
+        manner = sources.parse_options(SplitDocuments, spec.split_documents, "split_documents")
+        dataset = split_documents(dataset, wanted[0], manner)
+    elif not streaming and not columns:
+        dataset = split_single(dataset, wanted[0], spec.name)
+    if not streaming and 1 < len(dataset) < _SMALL and held_out_fraction:
+        places = [_place(*row.values()) for row in dataset if _is_text(*row.values())]
+        held_out_fraction = max(held_out_fraction, math.nextafter(min(places, default=0.0), 1.0))
+    held_out = {"train": False, "validation": True, "all": None}[split]
+    rule = {"fraction": held_out_fraction, "held_out": held_out}
     progress = {} if streaming else {"desc": f"Selecting the {split} split"}
     dataset = dataset.filter(_in_split, input_columns=wanted, fn_kwargs=rule, **progress)
     if next(iter(dataset), None) is None:
@@ -119,11 +184,17 @@ def _load_split(spec, split, held_out_fraction, streaming, columns):
     return dataset
 
 
-def _in_split(*values, fraction: float, held_out: bool) -> bool:
+def _in_split(*values, fraction: float, held_out: bool | None) -> bool:
     """Filter: keeps non-blank documents of one split. A pair is hashed as one document."""
-    if not all(isinstance(v, str) and v.strip() for v in values):
-        return False
-    return (sources.place("\0".join(values)) < fraction) == held_out
+    return _is_text(*values) and (held_out is None or (_place(*values) < fraction) == held_out)
+
+
+def _is_text(*values) -> bool:
+    return all(isinstance(v, str) and v.strip() for v in values)
+
+
+def _place(*values: str) -> float:
+    return sources.place("\0".join(values))
 
 
 def _open(spec: CorpusSpec, streaming: bool, columns: list[str]):

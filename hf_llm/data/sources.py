@@ -126,6 +126,15 @@ def parse_spec(cls: type, spec: object, noun: str, options: Callable[[str], list
     return cls(**values)
 
 
+def parse_options(cls: type, options: object, where: str):
+    """An instance of a dataclass from a mapping of its fields. Raises ValueError, which names the legal ones."""
+    legal = [f.name for f in fields(cls)]
+    if not isinstance(options, Mapping) or (unknown := [key for key in options if key not in legal]):
+        wrong = options if not isinstance(options, Mapping) else unknown
+        raise ValueError(f"{where}: {wrong!r}; expected a mapping with the keys {', '.join(legal)}")
+    return cls(**options)
+
+
 def local_files(name: str, noun: str) -> list[str]:
     """Files that a path or glob names, in the order of their paths; [] when the name is not a path.
 

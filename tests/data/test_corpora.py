@@ -8,6 +8,7 @@ import datasets
 import pytest
 
 from hf_llm.data import load_corpus
+from hf_llm.data.documents import SplitDocuments
 from hf_llm.data.sources import place
 from hf_llm.data.tasks import TASKS, Task, load_task
 
@@ -191,3 +192,79 @@ def test_a_folder_of_several_kinds_some_of_them_compressed(tmp_path, streaming):
     found = load_corpus(str(tmp_path), held_out_fraction=0, streaming=streaming)
     texts = {"plain\ntext", "json lines", "commas", "tabs, and commas", "zipped", "packed", "columns"}
     assert {row["text"] for row in found} == texts
+
+
+POEM = "\n\n".join(f"  line {i} of a poem\nand another, {'long ' * (i % 7)}one" for i in range(90)) + "\n"
+
+
+@pytest.mark.parametrize("by", ["blank_lines", "paragraphs", "words"])
+@pytest.mark.parametrize("text", [POEM, "\n \n" + POEM, "one line " * 300, "x"])
+def test_documents_of_a_text_are_the_text(by, text):
+    parts = list(SplitDocuments(by, 20)(text))
+    assert "".join(parts) == text
+    assert all(part.strip() for part in parts)
+    if by == "words":
+        assert max(len(part.split()) for part in parts) <= 20
+    if by == "blank_lines" and text is POEM:
+        assert len(parts) == 90 and all(part.startswith("  line") for part in parts)
+
+
+@pytest.mark.parametrize("text", [POEM, POEM.replace("\n", " ")])
+def test_one_text_file_has_a_held_out_part(text, tmp_path, caplog):
+    (tmp_path / "input.txt").write_text(text)
+    both = [[row["text"] for row in load_corpus(str(tmp_path / "input.txt"), s)] for s in ("train", "validation")]
+    assert len(both[0]) > 20 and both[1] and not set(both[0]) & set(both[1])
+    assert sorted("".join(both[0] + both[1])) == sorted(text)
+    assert "is one text: cut into" in caplog.text
+    spec = {"name": str(tmp_path / "input.txt"), "split_documents": {"by": "words", "max_words": 5}}
+    assert max(len(row["text"].split()) for row in load_corpus(spec, "all")) == 5
+
+
+def test_a_small_corpus_holds_one_document_out(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": f"document {i}"} for i in range(5)])
+    held_out = load_corpus(path, "validation", held_out_fraction=0.001)["text"][:]
+    assert len(held_out) == 1 and held_out[0] not in load_corpus(path, held_out_fraction=0.001)["text"][:]
+    assert len(load_corpus(path, "all", held_out_fraction=0.001)) == 5
+
+
+def test_sources_without_weights_are_read_once(tmp_path):
+    paths = [
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"text": f"{name} {i}"} for i in range(count)])
+        for name, count in (("a", 3), ("b", 400))
+    ]
+    report = []
+    texts = load_corpus(paths, held_out_fraction=0, report=report)["text"][:]
+    assert len(texts) == len(set(texts)) == 403
+    assert [(r["documents"], r["epochs"]) for r in report] == [(3, 1.0), (400, 1.0)]
+
+
+def test_weights_are_shares_of_text(tmp_path, caplog):
+    """Documents of one source are ten times as long; half of the text comes from each, and repeats are told."""
+    specs = [
+        {
+            "name": write_jsonl(tmp_path / f"{name}.jsonl", [{"text": name * size + f"{i:4}"} for i in range(300)]),
+            "weight": 1,
+        }
+        for name, size in (("a", 96), ("b", 996))
+    ]
+    report = []
+    texts = load_corpus(specs, held_out_fraction=0, report=report)["text"][:]
+    share = sum(len(text) for text in texts if text.startswith("a")) / sum(map(len, texts))
+    assert share == pytest.approx(0.5, abs=0.06)
+    assert [r["epochs"] for r in report] == [10.0, 1.0] and "read 10.00 times" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"split_documents": {"by": "lines"}}, "split_documents.by = 'lines' is unknown; legal: blank_lines"),
+        ({"split_documents": {"max_words": 0}}, "split_documents.max_words = 0 must be a whole number, at least 1"),
+        (
+            {"split_documents": {"size": 3}},
+            r"split_documents: \['size'\]; expected a mapping with the keys by, max_words",
+        ),
+    ],
+)
+def test_bad_ways_to_split(spec, message):
+    with pytest.raises(ValueError, match=message):
+        load_corpus({"name": "python-stdlib", **spec})

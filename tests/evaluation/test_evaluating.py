@@ -242,3 +242,12 @@ def test_bad_models_and_data(decoder, tokenizers, tmp_path):
         evaluate(config_of("model", path, *common))
     with pytest.raises(ValueError, match="has no trained head ForSequenceClassification: score"):
         evaluate(config_of("model", decoder, *labelled, "task", "text-classification"))
+
+
+def test_all_rows_of_a_file_are_scored(decoder, tmp_path):
+    """Unless a split is named; how many they were is in the result."""
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps({"text": f"def function_{i}(x): return {i}"}) + "\n" for i in range(40)))
+    assert evaluate(config_of("model", decoder, "data", str(path)))["rows"] == 40
+    held_out = evaluate(config_of("model", decoder, "data", str(path), "split", "validation"))["rows"]
+    assert 0 < held_out < 15

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import signal
 
 import pytest
@@ -368,3 +369,23 @@ def test_a_run_shorter_than_the_logging_interval_counts_all_its_tokens(settings,
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["step"] == 3
     assert 0 < metrics["tokens"] <= 3 * 4 * 48
+
+
+def test_own_files(settings, tmp_path, card_template):
+    """One text file to train on, another to validate on, a third beside it: the card tells what was read."""
+    texts = {name: "\n\n".join(f"{name} {i} is a paragraph" for i in range(200)) for name in ("one", "two", "three")}
+    for name, text in texts.items():
+        (tmp_path / f"{name}.txt").write_text(text)
+    plan = settings(max_steps=2)
+    corpus = [str(tmp_path / "one.txt"), str(tmp_path / "two.txt")]
+    plan["data"] |= {"corpus": corpus, "held_out_fraction": 0, "validation": str(tmp_path / "three.txt")}
+    plan["data"]["split_documents"] = {"by": "blank_lines"}
+    run = Pretraining(Pretraining.from_dict(plan), card_template)
+    run.run()
+    assert run.corpus_report["documents"] == 400 and run.validation_report["documents"] == 200
+    card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert "The validation set is one of its own" in card and "three.txt" in card
+    assert re.search(r"one\.txt\s*\|\s*200 \|", card), card
+    plan["data"]["validation"] = None
+    with pytest.raises(ValueError, match="data.held_out_fraction = 0 leaves nothing to .*data.validation"):
+        Pretraining.from_dict(plan)
