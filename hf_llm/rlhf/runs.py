@@ -21,7 +21,7 @@ from .rollout import ShufflesByEpoch
 
 logger = logging.getLogger(__name__)
 
-# (heading, keys of the log) of the rows of `curves.png`, of which a run has those that its trainer logs
+# (heading, keys of the log) of the panels of `curves.png`, of which a run has those that its trainer logs
 PANELS = (
     ("loss", ("loss",)),
     ("accuracy", ("accuracy", "rewards/accuracies")),
@@ -30,10 +30,15 @@ PANELS = (
     ("implicit reward", ("rewards/chosen", "rewards/rejected")),
     ("log-probability", ("logps/chosen", "logps/rejected")),
     ("reward", ("reward", "total_reward")),
+    ("rewards by source", ("rewards/*/mean",)),
     ("KL (nats)", ("kl",)),
+    ("KL coefficient", ("kl_coef",)),
     ("tokens", ("completions/mean_length",)),
+    ("ended by EOS (share)", ("eos_rate",)),
     ("entropy", ("entropy", "policy/entropy")),
+    ("clipped (share)", ("policy/clip_fraction", "value/clip_fraction")),
     ("value loss", ("value/loss",)),
+    ("explained variance", ("value/explained_variance",)),
 )
 
 

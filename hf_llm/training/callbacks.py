@@ -20,7 +20,7 @@ class ProgressLine(ProgressCallback):
     """One line: steps, time left, loss, tokens per second, share of peak FLOPs; and one line per evaluation."""
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.current_step = state.global_step
+        self.current_step, self.shown = state.global_step, {}
         if state.is_world_process_zero:
             interactive = sys.stderr.isatty()
             timing = {"mininterval": 0.5 if interactive else 15.0, "smoothing": 0.1, "dynamic_ncols": interactive}
@@ -33,7 +33,8 @@ class ProgressLine(ProgressCallback):
         if self.training_bar is None:
             return
         if "loss" in logs:
-            self.training_bar.set_postfix_str(progress_text(logs), refresh=False)
+            self.shown |= logs  # rewards are logged only by the step that begins a rollout
+            self.training_bar.set_postfix_str(progress_text(self.shown), refresh=False)
         elif text := evaluation_text(logs):
             self.training_bar.write(f"step {state.global_step}: {text}", file=sys.stderr)
 
@@ -42,7 +43,8 @@ class ProgressLine(ProgressCallback):
 _PROGRESS = {
     "loss": "loss {:.3f}",
     "reward": "reward {:.3f}",
-    "objective/kl": "KL {:.2f}",
+    "kl": "KL {:.2f}",
+    "rewards/accuracies": "accuracy {:.2f}",
     "tokens_per_second": "{:,.0f} tokens/s",
     "mfu": "{:.0%} of peak FLOPs",
 }
@@ -56,8 +58,9 @@ def progress_text(logs: dict) -> str:
 
 
 def evaluation_text(logs: dict) -> str:
-    """One line about an evaluation, or nothing if these are not the figures of one."""
-    shown = [f"{name.replace('_', ' ')} {value:,.4f}" for name, value in measures(logs).items()]
+    """At most six figures of an evaluation, those of the progress line first; or nothing if there are none."""
+    figures = sorted(measures(logs).items(), key=lambda figure: figure[0] not in _PROGRESS)[:6]
+    shown = [f"{name.replace('_', ' ')} {value:,.4f}" for name, value in figures]
     return "validation " + ", ".join(shown) if shown else ""
 
 

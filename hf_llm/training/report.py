@@ -1,7 +1,9 @@
 """The report of a run, written from its own facts: curves, figures, `metrics.json`, model card."""
 
+import fnmatch
 import functools
 import json
+import math
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -153,20 +155,28 @@ def draw_figures(directory: Path, figures: dict[str, Callable]) -> None:
 
 
 def draw_history(figure, history: list[dict], panels: Panels | None = None) -> None:
-    """Draw curves over optimizer steps, a row for each panel, of each key on training and on validation data.
+    """Draw curves over optimizer steps, of each key on training and on validation data: one panel below the other, or
+    in two columns where there are more than three.
 
     Args:
         figure: matplotlib `Figure`.
         history: `TrainerState.log_history`, where figures on validation data are called `eval_<key>`.
-        panels: headings and keys; default: the loss, and whatever else was measured on validation data.
+        panels: headings and keys (or patterns of `fnmatch`); default: the loss, and whatever else was measured
+            on validation data.
     """
     if panels is None:
         others = {name for entry in history for name in measures(entry)} - {"loss"}
         panels = [("loss", ("loss",)), *((name.replace("_", " "), (name,)) for name in sorted(others))]
-    logged = {key for entry in history for key in entry}
-    panels = [p for p in panels if any({key, f"eval_{key}"} & logged for key in p[1])] or panels[:1]
-    figure.set_size_inches(8, 1 + 2.2 * len(panels))
-    for axes, (heading, keys) in zip(figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0], panels):
+    logged = sorted({key.removeprefix("eval_") for entry in history for key in entry})
+    found = {heading: [key for name in names for key in fnmatch.filter(logged, name)] for heading, names in panels}
+    found = {heading: keys for heading, keys in found.items() if keys} or {panels[0][0]: []}
+    columns = 1 if len(found) <= 3 else 2
+    rows = math.ceil(len(found) / columns)
+    figure.set_size_inches(8 if columns == 1 else 11, 1 + 2.2 * rows)
+    grid = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
+    for axes in grid[len(found) :]:
+        axes.set_axis_off()
+    for axes, (heading, keys) in zip(grid, found.items()):
         for key in keys:
             if points := _points(history, key):
                 steps, values = zip(*points)
@@ -177,11 +187,15 @@ def draw_history(figure, history: list[dict], panels: Panels | None = None) -> N
             if points := _points(history, f"eval_{key}"):
                 axes.plot(*zip(*points), "o-", markersize=3.5, linewidth=1.4, label=f"{key}, validation")
         axes.set_ylabel(heading, fontsize="small")
+        axes.ticklabel_format(axis="y", useOffset=False)
         axes.grid(alpha=0.25)
         axes.spines[["right", "top"]].set_visible(False)
         if axes.lines:
-            axes.legend(frameon=False, fontsize="small")
-    axes.set_xlabel("optimizer step")
+            place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0}  # above the curves
+            axes.legend(frameon=False, fontsize="x-small", ncols=2, **place)
+    for axes in grid[max(len(found) - columns, 0) : len(found)]:
+        axes.set_xlabel("optimizer step")
+        axes.tick_params(labelbottom=True)
 
 
 def _points(history: list[dict], key: str) -> list[tuple[int, float]]:

@@ -1,6 +1,7 @@
 """Reward models score what they were trained on; functions are checked."""
 
 import asyncio
+import sys
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 from trl import RewardConfig, RewardTrainer
 
+from hf_llm.rlhf.reward_functions import make_reward_function
 from hf_llm.rlhf.rewards import RewardModel, checked
 
 from . import toys
@@ -225,3 +227,17 @@ def test_saved_reward_models_open_with_the_stock_class(tmp_path):
     stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "rm")
     own = run.reward_models[0].model.state_dict()
     assert all(torch.equal(own[name], weight) for name, weight in stock.state_dict().items())
+
+
+def test_a_reward_function_of_a_file_imports_its_neighbours_and_takes_options(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "polite_words.py").write_text("WORDS = {'please'}\n")
+    (tmp_path / "my_polite_rewards.py").write_text(
+        "from polite_words import WORDS\n\n\n"
+        "def politeness(completions, scale=1.0, **columns):\n"
+        "    return [scale * bool(WORDS & set(text.split())) for text in completions]\n"
+    )
+    for name in ("my_polite_rewards.py:politeness", "my_polite_rewards:politeness"):
+        reward = make_reward_function(name, {"scale": 2.0}, [])
+        assert reward.__name__ == "politeness" and reward(completions=["please go", "go"]) == [2.0, 0.0]

@@ -278,33 +278,44 @@ def test_continuous_batching_leaves_the_weights_in_their_precision(bf16, tmp_pat
     assert 1 <= toys.logged(run, "completions/min_length")[0] <= toys.logged(run, "completions/max_length")[0] <= 6
 
 
-class Engine:
-    """In vLLM's place: it is sent weights by name, and samples with its own copy of the model."""
+class Server:
+    """In place of TRL's client of a vLLM server: takes weights by name and samples with them."""
 
-    def __init__(self, model, temperature, max_completion_length, **kwargs):
-        self.source, self.syncs = model, 0
-        self.own = toys.decoder(seed=9)
-        self.sampling = {"do_sample": True, "temperature": temperature, "max_new_tokens": max_completion_length}
+    def __init__(self, **kwargs):
+        self.own, self.syncs = toys.decoder(seed=9), 0
 
-    def sync_weights(self):
-        assert {name for name, _ in self.source.named_parameters()} == dict(self.own.named_parameters()).keys()
-        self.own.load_state_dict(self.source.state_dict())
+    def init_communicator(self, device): ...
+
+    def reset_prefix_cache(self): ...
+
+    def update_named_params(self, metadata, named_params):
+        expected = dict(self.own.named_parameters())
+        received = dict(named_params)
+        assert [name for name, *_ in metadata] == list(received) and received.keys() == expected.keys()
+        with torch.no_grad():
+            for name, weight in received.items():
+                expected[name].copy_(weight)
         self.syncs += 1
 
-    def generate(self, prompts, images, num_generations, profiler):
-        rows = [self.own.generate(torch.tensor([ids]), **self.sampling)[0, len(ids) :].tolist() for ids in prompts]
-        return prompts, rows, None, None
+    def generate(self, prompts, temperature, max_tokens, **kwargs):
+        sampling = {"do_sample": True, "temperature": temperature, "max_new_tokens": max_tokens}
+        rows = [self.own.generate(torch.tensor([ids]), **sampling)[0, len(ids) :].tolist() for ids in prompts]
+        return {"prompt_ids": prompts, "completion_ids": rows, "logprobs": None}
 
 
-def test_vllm_is_sent_the_policy_alone(tmp_path, monkeypatch):
-    """Before each rollout, without the critic; what it samples is trained on as if the policy had."""
-    monkeypatch.setattr("trl.trainer.rloo_trainer.VLLMGeneration", Engine)
-    run = toys.trainer(tmp_path, use_vllm=True)
+@pytest.mark.parametrize("arguments", [{}, {"peft_config": lora()}], ids=["full", "LoRA"])
+@pytest.mark.parametrize("critic", ["policy", "shared"])
+def test_vllm_is_sent_the_policy_alone(critic, arguments, tmp_path, monkeypatch):
+    """Before each rollout, without the critic, by TRL's own code; samples count as the policy's own."""
+    monkeypatch.setattr("trl.generation.vllm_generation.is_vllm_available", lambda: True)
+    monkeypatch.setattr("trl.generation.vllm_generation.VLLMClient", Server)
+    run = toys.trainer(tmp_path, arguments=arguments, use_vllm=True, vllm_mode="server", critic=critic)
     before = weights(run.model)
     run.train()
-    assert run.vllm_generation.syncs == 3 and changed(before, run.model)
+    server = run.vllm_generation.vllm_client
+    assert server.syncs == 3 and changed(before, run.model)
     assert toys.logged(run, "policy/ratio_max")[0] == 1 and len(toys.logged(run, "reward")) == 3
-    assert changed(weights(run.vllm_generation.own), run.model)  # the last rollout's weights, and steps since
+    assert any(not weight.equal(fresh) for weight, fresh in zip(server.own.parameters(), toys.decoder().parameters()))
 
 
 # ---- saving and logs -----------------------------------------------------------------------------------------------
@@ -353,9 +364,14 @@ def test_logs_and_tables(tmp_path, capsys):
     assert set(rows[0]) == {"prompt", "completion", "share_of_a", "kl", "total_reward", "advantage"}
     assert rows[0]["share_of_a"] == pytest.approx(toys.share_of_a(None, [rows[0]["completion"]])[0])
     assert "share_of_a" in capsys.readouterr().out
-    draw_history(figure := Figure(), run.state.log_history, PANELS)
-    drawn = {axes.get_ylabel(): len(axes.lines) for axes in figure.axes}  # the loss twice, smoothed too
-    assert drawn == {"loss": 2, "reward": 2, "KL (nats)": 1, "tokens": 1, "entropy": 1, "value loss": 1}
+    draw_history(figure := Figure(layout="constrained"), run.state.log_history, PANELS)
+    drawn = {axes.get_ylabel(): len(axes.lines) for axes in figure.axes if axes.axison}
+    assert drawn.pop("loss") == drawn.pop("reward") == drawn.pop("clipped (share)") == 2  # the loss: smoothed too
+    assert drawn == dict.fromkeys(
+        ("rewards by source", "KL (nats)", "KL coefficient", "tokens", "ended by EOS (share)")
+        + ("entropy", "value loss", "explained variance"),
+        1,
+    )
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):

@@ -32,6 +32,9 @@ def test_the_last_logs_are_those_of_training_and_of_evaluation():
 def test_texts():
     assert progress_text(HISTORY[0]) == "loss 6.000, 50 tokens/s, 25% of peak FLOPs"
     assert progress_text({"loss": 1.0, "tokens_per_second": 2000.0}) == "loss 1.000, 2,000 tokens/s"
+    assert progress_text({"loss": 1.0, "reward": 0.5, "kl": 2.0}) == "loss 1.000, reward 0.500, KL 2.00"
+    many = {f"eval_{name}": 1.0 for name in ("a", "b", "c", "d", "e", "kl", "f", "reward")}
+    assert [part.split()[-2] for part in evaluation_text(many).split(", ")] == ["kl", "reward", "a", "b", "c", "d"]
     assert evaluation_text(HISTORY[2]) == "validation loss 4.5000, perplexity 90.0000, bits per byte 2.2500"
     assert [duration_text(s) for s in (5, 65, 7500)] == ["5 s", "1 min 5 s", "2 h 5 min"]
     assert fenced("```\ncode\n```") == "````text\n```\ncode\n```\n````"
