@@ -15,8 +15,8 @@ from transformers import AutoTokenizer
 import hf_llm
 from hf_llm import LLMDecoderForCausalLM, cli
 from hf_llm.manifest import write_manifest
+from hf_llm.models.common import auto_map
 from hf_llm.models.compat import TESTED_TRANSFORMERS
-from hf_llm.models.configuration import auto_map
 from hf_llm.publishing import Row, check
 from hf_llm.publishing.bare import outcome
 from hf_llm.publishing.checking import (
