@@ -2,7 +2,7 @@
 # constraints.txt); the tests add what they alone need. `make PYTHON=/path/to/python3.12 ...` chooses another interpreter.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-rlhf test test-all test-page versions versions-ends conformance docs bench style check clean
+.PHONY: help demo demo-rlhf test test-all test-page engines versions versions-ends conformance docs bench style check clean
 
 # the first interpreter on PATH that is new enough
 ifndef PYTHON
@@ -44,6 +44,7 @@ help:
 	@echo "make test          the fast tests"
 	@echo "make test-all      every test, the slow ones included"
 	@echo "make test-page     the page of hf-llm demo, with Gradio and, if it is there, Chromium"
+	@echo "make engines       the exports in other engines (CTranslate2, ONNX Runtime, MLX; llama.cpp where it is built)"
 	@echo "make versions      the models' tests with other versions of transformers (minutes for each)"
 	@echo "make conformance   transformers' own model tests on the three stacks, beside native controls"
 	@echo "make docs          the documentation, with the API reference, into .cache/site"
@@ -132,6 +133,15 @@ conformance: $(SUITE)/.ready
 
 test-page: .cache/versions/page/.ready
 	$(TEST_ENV) $(call version_python,page) -m pytest tests/use/test_page.py
+
+# engines that exports are tried with and that want packages of their own
+.cache/engines/mlx/.ready:
+	$(PYTHON) -m venv --clear .cache/engines/mlx
+	.cache/engines/mlx/bin/pip install --quiet --disable-pip-version-check 'mlx[cpu]==0.32.4' mlx-lm==0.32.2 transformers==5.23.0
+	touch $@
+
+engines: $(INSTALLED_DEV) .cache/engines/mlx/.ready
+	$(TEST_ENV) $(BIN)/pytest -n $(WORKERS) tests/engines
 
 docs: $(INSTALLED_DEV)
 	NO_MKDOCS_2_WARNING=1 HF_HUB_OFFLINE=1 $(BIN)/python -m mkdocs build --strict --quiet

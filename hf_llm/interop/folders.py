@@ -18,6 +18,12 @@ from .convert import export_model
 from .loading import HUB_ARGUMENTS, load_strictly, read_config
 
 
+# model_type ("": of all) -> fields that mlx-lm, CTranslate2 and others read, and what they are called here
+REPEATED = {
+    "": {"rope_theta": "rope_theta", "partial_rotary_factor": "partial_rotary_factor"},
+    "gpt_neox": {"rotary_emb_base": "rope_theta", "rotary_pct": "partial_rotary_factor"},
+    "qwen3_moe": {"num_experts": "num_local_experts", "head_dim": "head_dim"},
+}
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
 
 
@@ -42,8 +48,23 @@ def export_folder(source: str, destination: str | Path, family: str | None = Non
         model = _load_ours(source, **kwargs)
         native = export_model(target_family(model, family), model, consume=True)
         native.save_pretrained(folder)
+        _repeat_fields(folder / "config.json")
         _carry_tokenizer(source, folder, **kwargs)
     return native
+
+
+def _repeat_fields(path: Path) -> None:
+    """Write fields of a native config.json a second time, under the names and in the places that other engines read
+    and transformers 5 has left (see `REPEATED`); transformers takes them for what they are."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    rope = config.get("rope_parameters") or {}  # a dict for each kind of layers where these differ: then left alone
+    known = config | {name: value for name, value in rope.items() if not isinstance(value, dict)}
+    if "num_attention_heads" in known and "hidden_size" in known:
+        known.setdefault("head_dim", known["hidden_size"] // known["num_attention_heads"])
+    for name, source in (REPEATED[""] | REPEATED.get(config["model_type"], {})).items():
+        if source in known:
+            config.setdefault(name, known[source])
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def move_adapter(source: str, destination: str | Path, base: str) -> None:

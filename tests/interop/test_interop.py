@@ -1,5 +1,6 @@
 """Checkpoints in folders, both ways: what is carried along, which family is chosen, and what is refused."""
 
+import copy
 import json
 import shutil
 
@@ -14,7 +15,8 @@ import hf_llm_cli as cli
 from hf_llm.interop import InteropError, nearest_family
 
 from . import parity
-from .cases_llama_like import SMALL
+from .cases_gpt_like import GPT_LIKE
+from .cases_llama_like import LLAMA_LIKE, SMALL
 
 
 CHAT = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
@@ -327,3 +329,23 @@ def test_a_checkpoint_without_a_tokenizer(tmp_path):
     decoder().save_pretrained(tmp_path / "ours")
     cli.main(["export", str(tmp_path / "ours"), str(tmp_path / "native")])
     assert not list((tmp_path / "native").glob("tokenizer*"))
+
+
+@pytest.mark.parametrize("family", ["llama", "stablelm", "gpt_neox", "qwen3_moe"])
+def test_fields_are_repeated_for_other_engines(family, tmp_path):
+    """At the top of config.json, and transformers opens the same model."""
+    base, _ = (LLAMA_LIKE | GPT_LIKE)[family]
+    rope = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}
+    rope = rope if family in ("stablelm", "gpt_neox") else {k: v for k, v in rope.items() if "partial" not in k}
+    native = parity.native_model(family, **(copy.deepcopy(base) | {"rope_parameters": rope}))
+    hf_llm.from_native(native).save_pretrained(tmp_path / "ours")
+    cli.main(["export", str(tmp_path / "ours"), str(tmp_path / "native"), "--as", family])
+    written = json.loads((tmp_path / "native" / "config.json").read_text())
+    for ours, theirs in {"rope_theta": "rope_theta", "partial_rotary_factor": "partial_rotary_factor"}.items():
+        assert written.get(theirs) == rope.get(ours)
+    assert (written.get("rotary_pct") == 0.5) == (family == "gpt_neox")
+    assert ("num_experts" in written and "head_dim" in written) == (family == "qwen3_moe")
+    opened = type(native).from_pretrained(tmp_path / "native")
+    assert opened.config.rope_parameters == native.config.rope_parameters
+    ids = parity.inputs()
+    assert torch.equal(opened(ids).logits, native.eval()(ids).logits)
