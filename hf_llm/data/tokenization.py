@@ -11,7 +11,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import PreTrainedTokenizerFast
 
 
@@ -153,6 +163,8 @@ def _train_char(documents, settings, unk) -> Tokenizer:
     return _assembled(model, pre_tokenizers.Split(Regex(r"(?m)[\s\S]"), "isolated"), decoders.Fuse())
 
 
+# whose words bring the space before them along, so that a mask in a word's place must take it, too
+SPACE_BEFORE_WORDS = ("bpe", "unigram")
 ALGORITHMS = {
     "bpe": Algorithm(_train_bpe, needs_unk=False, alphabet=256),
     "byte": Algorithm(_train_byte, needs_unk=False, alphabet=256),
@@ -207,11 +219,14 @@ def train_tokenizer(
         texts = map(normalizer().normalize_str, texts)
     settings = {"vocab_size": vocab_size, "special_tokens": specials, "show_progress": show_progress}
     tokenizer = scheme.train(texts, settings, roles.get("unk_token"))
-    tokenizer.add_special_tokens(specials)
+    mask = roles.get("mask_token")
+    if mask is not None and algorithm in SPACE_BEFORE_WORDS:
+        roles["mask_token"] = AddedToken(mask, lstrip=True, special=True)
+    tokenizer.add_special_tokens([roles["mask_token"] if token == mask else token for token in specials])
     if normalizer is not None:
         tokenizer.normalizer = normalizer()
     single, pair = (template.format(**roles) for template in TEMPLATES[stack])
-    ids = [(token, tokenizer.token_to_id(token)) for token in roles.values()]
+    ids = [(str(token), tokenizer.token_to_id(str(token))) for token in roles.values()]
     tokenizer.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=ids)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

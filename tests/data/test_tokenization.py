@@ -140,3 +140,13 @@ def test_bad_options(options, message):
 def test_byte_warns_of_a_vocabulary_size():
     with pytest.warns(UserWarning, match="vocab_size=5000 has no effect"):
         train_tokenizer(["text"], "byte", 5000, show_progress=False)
+
+
+@pytest.mark.parametrize("algorithm", ["bpe", "unigram", "wordpiece", "word"])
+def test_a_mask_takes_the_place_of_a_word_with_its_space(algorithm):
+    texts = ["She studied physics in Hamburg."] * 50
+    tokenizer = train_tokenizer(texts, algorithm, 600, stack="encoder", show_progress=False)
+    masked, whole = tokenizer("She [MASK] physics.")["input_ids"], tokenizer("She studied physics.")["input_ids"]
+    after = tokenizer(" physics.", add_special_tokens=False)["input_ids"]
+    place = masked.index(tokenizer.mask_token_id)
+    assert masked[place + 1 : -1] == after and masked[:place] == whole[:place]
