@@ -6,7 +6,7 @@ Importing this package registers its models with transformers' Auto classes, and
 
 from . import backends, presets, registration, surgery
 from .imports import import_variants
-from .models.configuration import VERSION as __version__
+from .models.common import VERSION as __version__
 from .models.configuration import LLMDecoderConfig, LLMEncoderConfig, LLMEncoderDecoderConfig
 from .models.decoder import (
     LLMDecoderForCausalLM,

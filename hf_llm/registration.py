@@ -7,7 +7,7 @@ import transformers
 from transformers.models.auto import modeling_auto
 
 from .deferred import when_imported
-from .models import configuration, decoder, encoder, encoder_decoder
+from .models import common, configuration, decoder, encoder, encoder_decoder
 
 
 STACKS = {
@@ -37,7 +37,7 @@ OWN_ROWS = {"TRANSFORMERS_MODELS_TO_LNTUNING_TARGET_MODULES_MAPPING": [*NORMS, "
 def model_classes(stack: str) -> list[type]:
     """The body of a stack and all its heads."""
     config_class, module = STACKS[stack]
-    names = {target.split(".")[1]: None for target in configuration.auto_map(stack).values()}
+    names = {target.split(".")[1]: None for target in common.auto_map(stack).values()}
     return [getattr(module, name) for name in names if name != config_class.__name__]
 
 
@@ -48,7 +48,7 @@ def register() -> None:
     for stack, (config_class, module) in STACKS.items():
         transformers.AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
         config_class.register_for_auto_class()
-        for auto_name, target in configuration.auto_map(stack).items():
+        for auto_name, target in common.auto_map(stack).items():
             if auto_name == "AutoConfig":
                 continue
             model_class = getattr(module, target.split(".")[1])

@@ -12,7 +12,7 @@ import transformers
 from transformers import PreTrainedModel
 
 from .. import registration
-from ..models.configuration import auto_map
+from ..models.common import auto_map
 from .configurations import InteropError, to_native_config, to_our_config
 from .family import Family
 from .ops import Op, rename

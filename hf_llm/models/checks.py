@@ -1,8 +1,13 @@
 """What a configuration must satisfy, checked once, when it is made. Each message names the field, its value and what
-is legal."""
+is legal.
+
+Rules of single fields are tables: legal values (`STACK_CHOICES`), ranges (`RANGES`), and what a field needs of others
+(`NEEDS`). `@strict` calls every method `validate_*`.
+"""
 
 import functools
-from typing import Any
+from collections.abc import Collection
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
@@ -19,6 +24,16 @@ from .positions import POSITIONS
 TABLES = (NORMS, PLACEMENTS, POSITIONS, ATTENTIONS, FEED_FORWARDS)  # of the fields that name a variant
 ROPE_TYPES = ("default", *ROPE_INIT_FUNCTIONS)
 LAYER_TYPES = ("full_attention", "sliding_attention")
+SPECIAL_TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
+
+STACK_CHOICES = {
+    "parallel_norms": (1, 2),
+    "qk_norm": (None, "head", "per_head", "full"),
+    "position_ids_source": ("arange", "attention_mask", "input_ids"),
+    "embedding_projection": (None, "tokens", "embeddings"),
+    "residual_init": ("depth_scaled", "normal", "zero"),
+    "hidden_act": ACT2FN,
+}
 
 LATENT_FIELDS = ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
 AT_LEAST_ONE = (
@@ -32,6 +47,7 @@ AT_LEAST_ONE = (
     "max_position_embeddings",
     "sliding_window",
     "embedding_size",
+    "cross_attention_hidden_size",
     "num_experts",
     "moe_intermediate_size",
     "shared_expert_intermediate_size",
@@ -55,20 +71,13 @@ PROBABILITIES = (
     "classifier_dropout",
     "router_jitter_noise",
 )
-# what the halves of an encoder-decoder need not have in common to share their layers
-FREE_IN_SHARED_LAYERS = (
-    *PROBABILITIES,
-    "vocab_size",
-    "tie_word_embeddings",
-    "layer_types",
-    "sliding_window",
-    "relative_attention_num_buckets",
-    "classifier_bias",
-    "pad_token_id",
-    "bos_token_id",
-    "eos_token_id",
-    "hf_llm_version",
+RANGES = (
+    (AT_LEAST_ONE, lambda value: value >= 1, "at least 1"),
+    (POSITIVE, lambda value: value > 0, "greater than 0"),
+    (NOT_NEGATIVE, lambda value: value >= 0, "at least 0"),
+    (PROBABILITIES, lambda value: 0 <= value < 1, "in [0, 1)"),
 )
+
 EXPERT_FIELDS = (
     "moe_intermediate_size",
     "shared_expert_intermediate_size",
@@ -76,6 +85,28 @@ EXPERT_FIELDS = (
     "router_bias",
     "expert_bias",
 )
+# fields that are set -> whether the configuration has what they need -> what that is
+NEEDS = (
+    (("rope_layers",), lambda c: c.rotates, "needs `position_embedding='rope'`, not {c.position_embedding!r}"),
+    (
+        ("relative_attention_bias_per_layer",),
+        lambda c: c.position_embedding == "relative_bias",
+        "needs `position_embedding='relative_bias'`, not {c.position_embedding!r}",
+    ),
+    (EXPERT_FIELDS, lambda c: c.num_experts is not None, "means nothing without `num_experts`"),
+    (
+        ("shared_expert_gate",),
+        lambda c: c.shared_expert_intermediate_size is not None,
+        "means nothing without `shared_expert_intermediate_size`",
+    ),
+    (("output_router_logits",), lambda c: c.is_moe, "needs sparse layers: there are no routers without them"),
+    (
+        ("swiglu_limit", "swiglu_alpha"),
+        lambda c: c.feed_forward == "gated",
+        "needs `feed_forward='gated'`, not {c.feed_forward!r}",
+    ),
+)
+LISTS_OF_LAYERS = ("layer_types", "mlp_layer_types", "rope_layers", "layer_sharing")
 
 
 class ConfigurationError(StrictDataclassError, ValueError):
@@ -111,37 +142,44 @@ def check_token_ids(field: str, ids: int | list[int] | None, vocab_size: int) ->
             raise ValueError(f"`{field}={token}` is outside the vocabulary: `vocab_size={vocab_size}`.")
 
 
-class StackChecks:
-    """The checks of one stack (mixed into its configuration; `@strict` calls every `validate_*` method)."""
+class CommonChecks:
+    """The checks of single fields, by tables."""
+
+    choices: ClassVar[dict[str, Collection]] = {}  # legal values of fields
 
     def validate_choices(self):
-        """Every field that names a variant names one that exists."""
-        for entry in self.entries:
-            if hasattr(entry, "check"):
-                entry.check(self)
-        check_choice("parallel_norms", self.parallel_norms, (1, 2))
-        check_choice("qk_norm", self.qk_norm, (None, "head", "per_head", "full"))
-        check_choice("position_ids_source", self.position_ids_source, ("arange", "attention_mask", "input_ids"))
-        check_choice("embedding_projection", self.embedding_projection, (None, "tokens", "embeddings"))
-        check_choice("residual_init", self.residual_init, ("depth_scaled", "normal", "zero"))
-        check_choice("hidden_act", self.hidden_act, ACT2FN)
+        """Every field that names a choice names one that exists."""
+        for field, legal in self.choices.items():
+            check_choice(field, getattr(self, field), legal)
 
-    def check_ranges(self):
+    def validate_ranges(self):
         """Numbers are in their ranges."""
-        for fields, legal, meaning in (
-            (AT_LEAST_ONE, lambda value: value >= 1, "at least 1"),
-            (POSITIVE, lambda value: value > 0, "greater than 0"),
-            (NOT_NEGATIVE, lambda value: value >= 0, "at least 0"),
-            (PROBABILITIES, lambda value: 0 <= value < 1, "in [0, 1)"),
-        ):
+        for fields, legal, meaning in RANGES:
             for field in fields:
                 value = getattr(self, field, None)
                 if value is not None and not legal(value):
                     raise ValueError(f"`{field}={value}` must be {meaning}.")
 
+
+class StackChecks:
+    """The checks of one stack (mixed into its configuration)."""
+
+    def validate_entries(self):
+        """What the chosen variants ask of the configuration."""
+        for entry in self.entries:
+            if hasattr(entry, "check"):
+                entry.check(self)
+
+    def validate_needs(self):
+        """Fields are used with what they need, and say something."""
+        for fields, has, need in NEEDS:
+            for field in fields:
+                value = getattr(self, field)
+                if value is not None and value is not False and not has(self):
+                    raise ValueError(f"`{field}={value!r}` {need.format(c=self)}.")
+
     def validate_sizes(self):
-        """Sizes that were derived are in their ranges, too, and divide where they must."""
-        self.check_ranges()
+        """Sizes divide where they must."""
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"`num_key_value_heads={self.num_key_value_heads}` must divide "
@@ -163,7 +201,7 @@ class StackChecks:
                 f"`sliding_window={self.sliding_window}` has no layer to slide in: set `layer_types`, for instance "
                 "'S' (all layers) or 'SSSL' (every fourth layer sees everything)."
             )
-        for field in ("layer_types", "mlp_layer_types", "rope_layers", "layer_sharing"):
+        for field in LISTS_OF_LAYERS:
             value = getattr(self, field)
             if value is not None and len(value) != self.num_hidden_layers:
                 raise ValueError(
@@ -178,43 +216,21 @@ class StackChecks:
             if len(set(self.mlp_layer_types or ["dense"])) > 1:
                 raise ValueError("`layer_sharing` needs the same kind of feed-forward in every layer.")
 
-    def validate_positions(self):
-        """Fields of one kind of positions are used with that kind, and say something."""
-        if self.rope_layers is not None and not self.rotates:
-            raise ValueError(f"`rope_layers` needs `position_embedding='rope'`, not {self.position_embedding!r}.")
-        self._check_rope_types()
-        for layer_type, width in self.rotary_dim.items():
-            if width < 2 or width % 2 or width > self.head_dim:
-                raise ValueError(
-                    f"RoPE of `{layer_type}` rotates {width} of `head_dim={self.head_dim}` dimensions: the number "
-                    "must be even, at least 2 and at most head_dim (see `partial_rotary_factor`)."
-                )
-        self._check_longrope()
-        if self.relative_attention_bias_per_layer and self.position_embedding != "relative_bias":
+    def validate_relative_bias(self):
+        """Buckets for single distances exist, and the longest distance lies behind them."""
+        if self.position_embedding != "relative_bias":
+            return
+        exact = self.relative_attention_num_buckets // (4 if self.is_bidirectional else 2)
+        if exact < 1 or self.relative_attention_max_distance <= exact:
             raise ValueError(
-                "`relative_attention_bias_per_layer=True` needs `position_embedding='relative_bias'`, "
-                f"not {self.position_embedding!r}."
+                f"`relative_attention_num_buckets={self.relative_attention_num_buckets}` has {exact} buckets for "
+                "single distances: there must be one at least, and "
+                f"`relative_attention_max_distance={self.relative_attention_max_distance}` must be greater."
             )
-        if self.position_embedding == "relative_bias":
-            exact = self.relative_attention_num_buckets // (4 if self.is_bidirectional else 2)
-            if exact < 1 or self.relative_attention_max_distance <= exact:
-                raise ValueError(
-                    f"`relative_attention_num_buckets={self.relative_attention_num_buckets}` has {exact} buckets for "
-                    "single distances: there must be one at least, and "
-                    f"`relative_attention_max_distance={self.relative_attention_max_distance}` must be greater."
-                )
-        if self.position_ids_source == "input_ids" and self.pad_token_id is None:
-            raise ValueError("`position_ids_source='input_ids'` counts tokens that are not `pad_token_id`: set it.")
 
-    def validate_rope(self):
-        """As in transformers, but a missing key is an error of value."""
-        try:
-            super().validate_rope()
-        except KeyError as error:
-            raise ValueError(error.args[0]) from error
-
-    def _check_rope_types(self):
-        """The scaling exists, and parameters that are nested by layer type leave none out."""
+    def validate_positions(self):
+        """Each layer type that rotates has RoPE parameters, a scaling that exists, a number of dimensions that can be
+        rotated, and a factor for each pair of them."""
         if not self.rotates:
             return
         nested = self.nested_rope_parameter_keys(self.rope_parameters)
@@ -223,13 +239,14 @@ class StackChecks:
                 raise ValueError(
                     f"`rope_parameters` has no entry for the layer type {layer_type!r}: add one, or None for no RoPE."
                 )
-        for parameters in self.rope_of_layer_types.values():
+        for layer_type, parameters in self.rope_of_layer_types.items():
             check_choice("rope_parameters['rope_type']", parameters.get("rope_type", "default"), ROPE_TYPES)
-
-    def _check_longrope(self):
-        """A factor for each rotated pair of dimensions."""
-        for layer_type, width in self.rotary_dim.items():
-            parameters = self.rope_of_layer_types[layer_type]
+            width = self.rotary_dim[layer_type]
+            if width < 2 or width % 2 or width > self.head_dim:
+                raise ValueError(
+                    f"RoPE of `{layer_type}` rotates {width} of `head_dim={self.head_dim}` dimensions: the number "
+                    "must be even, at least 2 and at most head_dim (see `partial_rotary_factor`)."
+                )
             for field in ("short_factor", "long_factor"):
                 factors = parameters.get(field)
                 if factors is not None and len(factors) != width // 2:
@@ -238,28 +255,29 @@ class StackChecks:
                         f"the {width} dimensions that RoPE rotates: {width // 2}."
                     )
 
+    def validate_rope(self):
+        """As in transformers, but a missing key is an error of value."""
+        try:
+            super().validate_rope()
+        except KeyError as error:
+            raise ValueError(error.args[0]) from error
+
     def validate_experts(self):
-        """Experts: the fields that need each other."""
-        if self.mlp_layer_types is not None and "sparse" in self.mlp_layer_types and not self.num_experts:
+        """Sparse layers have experts, enough of them, and of a kind that exists."""
+        if "sparse" in (self.mlp_layer_types or ()) and not self.num_experts:
             raise ValueError("`mlp_layer_types` has sparse layers but `num_experts` is not set.")
-        for field in EXPERT_FIELDS:
-            if getattr(self, field) and self.num_experts is None:
-                raise ValueError(f"`{field}={getattr(self, field)}` means nothing without `num_experts`.")
-        if self.output_router_logits and not self.is_moe:
-            raise ValueError("`output_router_logits=True`: there are no routers without sparse layers.")
-        if self.shared_expert_gate and self.shared_expert_intermediate_size is None:
-            raise ValueError("`shared_expert_gate=True` means nothing without `shared_expert_intermediate_size`.")
-        if self.is_moe and not 1 <= self.num_experts_per_tok <= self.num_experts:
+        if not self.is_moe:
+            return
+        if not 1 <= self.num_experts_per_tok <= self.num_experts:
             raise ValueError(
                 f"`num_experts_per_tok={self.num_experts_per_tok}` must be between 1 and "
                 f"`num_experts={self.num_experts}`."
             )
-        if self.is_moe:
-            check_choice("feed_forward", self.feed_forward, ("gated", "plain"))  # of experts
-        if (self.swiglu_limit is not None or self.swiglu_alpha is not None) and self.feed_forward != "gated":
-            raise ValueError("`swiglu_limit` and `swiglu_alpha` need `feed_forward='gated'`.")
+        check_choice("feed_forward", self.feed_forward, ("gated", "plain"))  # of experts
 
     def validate_token_ids(self):
-        """Special tokens are in the vocabulary."""
-        for field in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        """Special tokens are in the vocabulary, and known where positions count others than them."""
+        for field in SPECIAL_TOKENS:
             check_token_ids(field, getattr(self, field), self.vocab_size)
+        if self.position_ids_source == "input_ids" and self.pad_token_id is None:
+            raise ValueError("`position_ids_source='input_ids'` counts tokens that are not `pad_token_id`: set it.")

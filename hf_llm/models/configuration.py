@@ -1,145 +1,28 @@
 """Configurations of the three stacks.
 
-A configuration *is* the architecture: every choice of the core is a field here, checked in one place, and nothing in
-the modeling code looks at a model's name. Fields come in groups: size, norms, positions, attention, feed-forward,
-embeddings and head, residual stream, training. Derived values (`head_dim`, `layer_types`, ...) are filled in when the
-configuration is made and are never changed afterwards.
+A configuration *is* the architecture: every choice of the core is a field here, checked in one place (`checks.py`),
+and nothing in the modeling code looks at a model's name. Fields come in groups: size, norms, positions, attention,
+feed-forward, embeddings and head, residual stream, training. Values that follow from them (`head_dim`, `layer_types`,
+...) are filled in when the configuration is made (`derived.py`) and are never changed afterwards.
 """
 
 import dataclasses
-from pathlib import Path
 from typing import Any, ClassVar
 
-from .compat import CACHE_NAMES, sub_config  # first: it refuses the versions of transformers that lack what follows
+from .compat import sub_config  # first: it refuses the versions of transformers that lack what follows
 
 
 # isort: split
-from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from .checks import (
-    FREE_IN_SHARED_LAYERS,
-    LAYER_TYPES,
-    TABLES,
-    StackChecks,
-    check_choice,
-    check_token_ids,
-    strict_configuration,
-)
-from .feedforward import FEED_FORWARDS
+from .checks import PROBABILITIES, SPECIAL_TOKENS, STACK_CHOICES, StackChecks, check_token_ids, strict_configuration
+from .common import CommonConfig
+from .derived import DerivedValues
 from .plans import ParallelPlans
-from .positions import POSITIONS
-from .table import SOURCES, load_variants, variants_module
-
-
-VERSION = "0.2.0"
-LAYER_TYPE_LETTERS = {"S": "sliding_attention", "L": "full_attention"}
-MLP_TYPE_LETTERS = {"D": "dense", "E": "sparse"}
-
-# Auto class -> suffix of the class that serves it: of every stack, and of one
-_AUTO_HEADS = {
-    "AutoModel": "Model",
-    "AutoModelForSequenceClassification": "ForSequenceClassification",
-    "AutoModelForTokenClassification": "ForTokenClassification",
-    "AutoModelForQuestionAnswering": "ForQuestionAnswering",
-}
-_OWN_AUTO_HEADS = {
-    "encoder": {"AutoModelForMaskedLM": "ForMaskedLM", "AutoModelForMultipleChoice": "ForMultipleChoice"},
-    "decoder": {"AutoModelForCausalLM": "ForCausalLM"},
-    "encoder_decoder": {"AutoModelForSeq2SeqLM": "ForConditionalGeneration"},
-}
-
-
-def auto_map(stack: str) -> dict[str, str]:
-    """The full `auto_map` of a stack: every Auto class and the file and class that serves it (all are saved)."""
-    prefix = "LLM" + "".join(part.capitalize() for part in stack.split("_"))
-    own = _OWN_AUTO_HEADS[stack]
-    heads = _AUTO_HEADS | own | {"AutoModelForPreTraining": next(iter(own.values()))}
-    heads = {auto: f"{stack}.{prefix}{suffix}" for auto, suffix in heads.items()}
-    return {"AutoConfig": f"configuration.{prefix}Config", **heads}
-
-
-def _tile(field: str, pattern: str, letters: dict[str, str], length: int) -> list[str]:
-    """`"SSSL"` tiled over `length` layers: `["sliding_attention"] * 3 + ["full_attention"] + ...`."""
-    if not pattern or set(pattern) - set(letters):
-        legal = ", ".join(f"{letter} ({meaning})" for letter, meaning in letters.items())
-        example = "".join(letters)
-        raise ValueError(f"`{field}={pattern!r}` must be a pattern of the letters {legal}, such as {example!r}.")
-    return [letters[pattern[i % len(pattern)]] for i in range(length)]
-
-
-class _Common:
-    """What all configurations share: fields are read as they are, are the same for all layers, and are saved with the
-    code that opens them."""
-
-    # Read this instead of `isinstance`: transformers loads each file of a local checkpoint with its own neighbours, so
-    # the class that `AutoConfig` returns is not the one that decoder.py imports.
-    is_stack: ClassVar[bool] = False  # one stack, whose fields are the architecture
-
-    # PreTrainedConfig checks `attribute_map` and per-layer overrides on every read. We have neither, and decoding one
-    # token reads about 100 fields.
-    __getattribute__ = object.__getattribute__
-
-    def __init_subclass__(cls, **kwargs):
-        super().__init_subclass__(**kwargs)
-        if cls.attribute_map:
-            cls.__getattribute__ = PreTrainedConfig.__getattribute__
-
-    @PreTrainedConfig.per_layer_config.setter
-    def per_layer_config(self, per_layer_config: dict | None) -> None:
-        """Refuses transformers' fields that differ between layers: fields of their own say what may."""
-        if per_layer_config:
-            raise ValueError(
-                f"`per_layer_config={per_layer_config}`: layers differ by `layer_types`, `mlp_layer_types`, "
-                "`rope_layers` and `layer_sharing` alone."
-            )
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """As in transformers, which opens a checkpoint of another architecture with no more than a warning."""
-        found = config_dict.get("model_type", cls.model_type)
-        if found != cls.model_type:
-            raise ValueError(
-                f"`model_type={found!r}`: this checkpoint is of another architecture, {cls.__name__} opens "
-                f"{cls.model_type!r}. Use an Auto class, or import a native checkpoint with `hf-llm import`."
-            )
-        if variants := config_dict.get("variants"):
-            load_variants()
-            if missing := ", ".join(name for name in variants if name not in SOURCES):
-                raise ValueError(
-                    f"This checkpoint has variants of its user's own, which are not imported: {missing}, beside its "
-                    "config.json. Pass the file to `hf_llm.import_variants` first (on the command line: `--imports`; "
-                    "in a recipe: `imports`)."
-                )
-        return super().from_dict(config_dict, **kwargs)
-
-    @property
-    def stacks(self) -> list["LLMStackConfig"]:
-        """The configurations of all stacks."""
-        return [self] if self.is_stack else [self.encoder, self.decoder]
-
-    @property
-    def own_choices(self) -> dict[str, str]:
-        """The user's own variants that are chosen, such as `attention_type='my_gated'`, and the files they are in."""
-        chosen = [(table, getattr(stack, table.setting)) for stack in self.stacks for table in TABLES]
-        return {f"{table.setting}={name!r}": table.files[name] for table, name in chosen if name in table.files}
-
-    def save_pretrained(self, save_directory, **kwargs):
-        """As in transformers; also writes the full `auto_map`, the version of this package, and files of variants."""
-        self.auto_map = auto_map(self.model_type.removeprefix("hf_llm_"))
-        self.hf_llm_version = VERSION
-        self.__dict__.pop("variants", None)
-        if files := sorted(set(self.own_choices.values())):
-            self.variants = files
-        super().save_pretrained(save_directory, **kwargs)
-        if files and self._auto_class is not None:
-            for name in files:
-                Path(save_directory, name).write_text(SOURCES[name], encoding="utf-8")
-            Path(save_directory, "variants.py").write_text(variants_module(files), encoding="utf-8")
 
 
 @strict_configuration
-class LLMStackConfig(StackChecks, ParallelPlans, _Common, PreTrainedConfig):
+class LLMStackConfig(StackChecks, DerivedValues, ParallelPlans, CommonConfig):
     r"""
     One stack of transformer layers. Not used by itself: see [`LLMDecoderConfig`] and [`LLMEncoderConfig`].
 
@@ -246,9 +129,9 @@ class LLMStackConfig(StackChecks, ParallelPlans, _Common, PreTrainedConfig):
         classifier_dropout, classifier_bias: before the last linear layer of a task head; whether that has a bias.
     """
 
-    keys_to_ignore_at_inference: ClassVar = CACHE_NAMES
     is_stack: ClassVar[bool] = True
     is_bidirectional: ClassVar[bool] = False
+    choices: ClassVar = STACK_CHOICES
 
     # Size
     vocab_size: int = 32000
@@ -322,7 +205,6 @@ class LLMStackConfig(StackChecks, ParallelPlans, _Common, PreTrainedConfig):
     output_router_logits: bool = False
 
     # Embeddings and head
-    tie_word_embeddings: bool = True
     embedding_multiplier: float | int | None = None
     embedding_size: int | None = None
     embedding_projection: str | None = None
@@ -346,126 +228,19 @@ class LLMStackConfig(StackChecks, ParallelPlans, _Common, PreTrainedConfig):
     embedding_initializer_range: float | int | None = None
     residual_init: str = "depth_scaled"
 
-    # Task heads
-    classifier_dropout: float | int = 0.0
-    classifier_bias: bool = True
-
-    # Tokens
-    pad_token_id: int | None = None
-    bos_token_id: int | None = None
-    eos_token_id: int | list[int] | None = None
-
-    hf_llm_version: str | None = None
-
     def __post_init__(self, **kwargs):
+        own = {
+            name: default for entry in self.entries for name, default in getattr(entry, "config_fields", {}).items()
+        }
+        self.check_keywords(kwargs, own)
+        for name, default in own.items():
+            setattr(self, name, kwargs.pop(name, default))
+        self.validate_ranges()
         for entry in self.entries:
-            for name, default in getattr(entry, "config_fields", {}).items():
-                setattr(self, name, kwargs.pop(name, default))
             if hasattr(entry, "configure"):
                 entry.configure(self)
-        self.check_ranges()
-        if self.num_key_value_heads is None:
-            self.num_key_value_heads = self.num_attention_heads
-        if self.head_dim is None:
-            if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
-                raise ValueError(
-                    f"`num_attention_heads={self.num_attention_heads}` must divide `hidden_size={self.hidden_size}`, "
-                    "or `head_dim` must be set."
-                )
-            self.head_dim = self.hidden_size // self.num_attention_heads
-        if self.intermediate_size is None:
-            gated = -(-8 * self.hidden_size // (3 * 64)) * 64
-            is_gated = FEED_FORWARDS[self.feed_forward].is_gated
-            self.intermediate_size = gated if is_gated else 4 * self.hidden_size
-        if self.attention_output_bias is None:
-            self.attention_output_bias = self.attention_bias
-        if self.layer_types is None:
-            self.layer_types = ["full_attention"] * self.num_hidden_layers
-        elif isinstance(self.layer_types, str):
-            self.layer_types = _tile("layer_types", self.layer_types, LAYER_TYPE_LETTERS, self.num_hidden_layers)
-        if isinstance(self.mlp_layer_types, str):
-            self.mlp_layer_types = _tile(
-                "mlp_layer_types", self.mlp_layer_types, MLP_TYPE_LETTERS, self.num_hidden_layers
-            )
-        elif self.mlp_layer_types is None and self.num_experts:
-            self.mlp_layer_types = ["sparse"] * self.num_hidden_layers
-        if self.num_experts and self.moe_intermediate_size is None:
-            self.moe_intermediate_size = self.intermediate_size
-        if not self.is_moe:
-            self.num_experts_per_tok, self.router_aux_loss_coef = None, 0.0
-        elif self.router_aux_loss_coef is None:
-            self.router_aux_loss_coef = 0.01
-        if self.is_moe and self.num_experts_per_tok is None:
-            self.num_experts_per_tok = 2
+        self.derive()
         super().__post_init__(**kwargs)
-
-    def convert_rope_params_to_dict(self, **kwargs):
-        """RoPE parameters exist only where positions are rotary, and may be nested by layer type."""
-        if not self.rotates:
-            if self.rope_parameters:
-                raise ValueError(
-                    f"`rope_parameters={self.rope_parameters}` needs `position_embedding='rope'`, "
-                    f"not {self.position_embedding!r}."
-                )
-            return kwargs
-        return super().convert_rope_params_to_dict(**kwargs)
-
-    def nested_rope_parameter_keys(self, rope_parameters) -> list[str]:
-        return [key for key in rope_parameters if key in LAYER_TYPES]
-
-    @property
-    def entries(self) -> list:
-        """The chosen entry of each table of variants."""
-        return [table[getattr(self, table.setting)] for table in TABLES]
-
-    @property
-    def is_moe(self) -> bool:
-        return bool(self.num_experts) and "sparse" in (self.mlp_layer_types or ())
-
-    @property
-    def query_dim(self) -> int:
-        """Width of a query's head, whose root divides the scores."""
-        return self.head_dim + (self.qk_nope_head_dim or 0)
-
-    @property
-    def output_size(self) -> int:
-        """Width of the last hidden state."""
-        return self.embedding_size if self.embedding_projection == "tokens" else self.hidden_size
-
-    @property
-    def rotates(self) -> bool:
-        """Whether positions rotate queries and keys."""
-        return POSITIONS[self.position_embedding].kind == "rotary"
-
-    @property
-    def rope_of_layer_types(self) -> dict[str, dict]:
-        """RoPE parameters of each layer type that rotates."""
-        if not self.rotates:
-            return {}
-        nested = self.nested_rope_parameter_keys(self.rope_parameters)
-        return {
-            layer_type: self.rope_parameters[layer_type] if nested else self.rope_parameters
-            for layer_type in dict.fromkeys(self.layer_types)
-            if not nested or self.rope_parameters.get(layer_type) is not None
-        }
-
-    @property
-    def rotary_dim(self) -> dict[str, int]:
-        """Rotated dimensions of a head for each layer type that rotates."""
-        return {
-            layer_type: int(self.head_dim * parameters.get("partial_rotary_factor", 1.0))
-            for layer_type, parameters in self.rope_of_layer_types.items()
-        }
-
-    @property
-    def longrope_limit(self) -> int | None:
-        """The length up to which longrope rotates by its short frequencies, or `None` without longrope."""
-        parameters = self.rope_parameters or {}
-        nested = [parameters[key] or {} for key in self.nested_rope_parameter_keys(parameters)]
-        limits = [
-            p["original_max_position_embeddings"] for p in nested or [parameters] if p.get("rope_type") == "longrope"
-        ]
-        return min(limits, default=None)
 
 
 @strict_configuration
@@ -488,6 +263,7 @@ class LLMDecoderConfig(LLMStackConfig):
 
     model_type: ClassVar[str] = "hf_llm_decoder"
     is_decoder: ClassVar[bool] = True  # for transformers' VisionEncoderDecoderModel, which asks
+    choices: ClassVar = STACK_CHOICES | {"alibi_dtype": (None, "bfloat16")}
 
     num_key_value_heads: int | None = 2
     classifier_bias: bool = False
@@ -495,9 +271,6 @@ class LLMDecoderConfig(LLMStackConfig):
     alibi_dtype: str | None = None
     add_cross_attention: bool = False
     cross_attention_hidden_size: int | None = None
-
-    def validate_alibi(self):
-        check_choice("alibi_dtype", self.alibi_dtype, (None, "bfloat16"))
 
     def validate_window(self):
         if self.sliding_window == 1:  # and transformers' caches would keep everything
@@ -522,6 +295,11 @@ class LLMEncoderConfig(LLMStackConfig):
 
     model_type: ClassVar[str] = "hf_llm_encoder"
     is_bidirectional: ClassVar[bool] = True
+    choices: ClassVar = STACK_CHOICES | {
+        "classifier_pooling": ("cls", "mean"),
+        "head_transform_act": (None, *ACT2FN),
+        "classifier_activation": ACT2FN,
+    }
 
     head_transform: bool = False
     head_transform_bias: bool = True
@@ -532,11 +310,6 @@ class LLMEncoderConfig(LLMStackConfig):
     classifier_activation: str = "tanh"
     classifier_norm: bool = False
     token_classifier_transform: bool = False
-
-    def validate_heads(self):
-        check_choice("classifier_pooling", self.classifier_pooling, ("cls", "mean"))
-        check_choice("head_transform_act", self.head_transform_act, (None, *ACT2FN))
-        check_choice("classifier_activation", self.classifier_activation, ACT2FN)
 
 
 MIRRORED = (
@@ -562,11 +335,17 @@ def _mirror(field: str) -> property:
 
 
 _HALVES = {"encoder": LLMEncoderConfig, "decoder": LLMDecoderConfig}
-_BASE_FIELDS = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+# what the halves need not have in common to share their layers
+_FREE_IN_SHARED_LAYERS = {
+    *(field.name for field in dataclasses.fields(CommonConfig)),
+    *PROBABILITIES,
+    "vocab_size",
+    "layer_types",
+    "sliding_window",
+    "relative_attention_num_buckets",
+}
 _FIELDS_OF_SHARED_LAYERS = [
-    field.name
-    for field in dataclasses.fields(LLMStackConfig)
-    if field.name not in _BASE_FIELDS and field.name not in FREE_IN_SHARED_LAYERS
+    field.name for field in dataclasses.fields(LLMStackConfig) if field.name not in _FREE_IN_SHARED_LAYERS
 ]
 
 
@@ -579,7 +358,7 @@ def _half(half: str, **fields) -> LLMStackConfig:
 
 
 @strict_configuration
-class LLMEncoderDecoderConfig(_Common, PreTrainedConfig):
+class LLMEncoderDecoderConfig(CommonConfig):
     r"""
     An encoder and a decoder with cross-attention (T5- and BART-like).
 
@@ -587,7 +366,6 @@ class LLMEncoderDecoderConfig(_Common, PreTrainedConfig):
         share_embeddings: encoder and decoder (and, if tied, the head) use one token embedding.
         share_layers: the encoder has the decoder's weights, all but the decoder's cross-attention and the relative
             position bias ("shared" in https://arxiv.org/abs/1907.12461).
-        tie_word_embeddings: the head's weight is the decoder's token embedding.
         decoder_start: what the decoder's inputs begin with where they are made from labels or, for task heads, from
             the source: `start_token` (`decoder_start_token_id`) or `last_token` (the last real token, which is a
             language code in mBART, moves to the front).
@@ -606,31 +384,29 @@ class LLMEncoderDecoderConfig(_Common, PreTrainedConfig):
     """
 
     model_type: ClassVar[str] = "hf_llm_encoder_decoder"
-    keys_to_ignore_at_inference: ClassVar = CACHE_NAMES
     base_model_fsdp_plan: ClassVar = {}  # the halves have theirs
     sub_configs_defaults: ClassVar = {half: sub_config(cls) for half, cls in _HALVES.items()}
     sub_configs: ClassVar = _HALVES  # the name of it until transformers 5.19
+    choices: ClassVar = {
+        "decoder_start": ("start_token", "last_token"),
+        "classifier_pooling": ("last", "eos", "next"),
+        "classifier_activation": ACT2FN,
+    }
 
     encoder: LLMEncoderConfig | dict | None = None
     decoder: LLMDecoderConfig | dict | None = None
     share_embeddings: bool = True
     share_layers: bool = False
-    tie_word_embeddings: bool = True
     is_encoder_decoder: bool = True
     use_cache: bool = True
     decoder_start: str = "start_token"
     classifier_pooling: str = "last"
     classifier_transform: bool = False
     classifier_activation: str = "tanh"
-    classifier_dropout: float | int = 0.0
-    classifier_bias: bool = True
-    pad_token_id: int | None = None
-    bos_token_id: int | None = None
-    eos_token_id: int | list[int] | None = None
     decoder_start_token_id: int | None = None
-    hf_llm_version: str | None = None
 
     def __post_init__(self, **kwargs):
+        self.check_keywords(kwargs, MIRRORED)
         mirrored = {field: kwargs.pop(field) for field in MIRRORED if field in kwargs}
         encoder, decoder = self.encoder or {}, self.decoder or {}
         if isinstance(encoder, dict):
@@ -642,7 +418,7 @@ class LLMEncoderDecoderConfig(_Common, PreTrainedConfig):
         if isinstance(decoder, dict) and self.encoder.output_size != self.decoder.hidden_size:
             if self.decoder.cross_attention_hidden_size is None:
                 self.decoder.cross_attention_hidden_size = self.encoder.output_size
-        for field in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        for field in SPECIAL_TOKENS:
             for stack in (self.encoder, self.decoder):
                 if getattr(stack, field) is None:
                     setattr(stack, field, getattr(self, field))
@@ -658,15 +434,10 @@ class LLMEncoderDecoderConfig(_Common, PreTrainedConfig):
         output.update({field: getattr(self, field) for field in MIRRORED})
         return output
 
-    def validate_heads(self):
-        check_choice("decoder_start", self.decoder_start, ("start_token", "last_token"))
-        check_choice("classifier_pooling", self.classifier_pooling, ("last", "eos", "next"))
-        check_choice("classifier_activation", self.classifier_activation, ACT2FN)
-
     def validate_token_ids(self):
         """Special tokens are in the vocabularies that they are looked up in."""
         check_token_ids("decoder_start_token_id", self.decoder_start_token_id, self.decoder.vocab_size)
-        for field in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        for field in SPECIAL_TOKENS:
             check_token_ids(field, getattr(self, field), max(self.encoder.vocab_size, self.decoder.vocab_size))
 
     def validate_halves(self):

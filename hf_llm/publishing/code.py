@@ -11,7 +11,7 @@ from pathlib import Path
 from transformers.dynamic_module_utils import get_relative_imports
 
 from .. import models
-from ..models.configuration import VERSION, auto_map
+from ..models.common import VERSION, auto_map
 from ..models.table import SOURCES, variants_module
 
 

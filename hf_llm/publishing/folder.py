@@ -23,7 +23,7 @@ from .. import registration
 from ..interop.loading import PICKLES
 from ..manifest import MANIFEST, defect
 from ..models.base import check_shards
-from ..models.configuration import VERSION, auto_map
+from ..models.common import VERSION, auto_map
 from .bare import NotApplicable
 from .code import KNOWN_FAULTS, differing, installed_code, tested_versions
 

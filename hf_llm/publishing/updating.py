@@ -16,7 +16,7 @@ from huggingface_hub.errors import HTTPError
 from packaging.version import InvalidVersion, Version
 
 from ..manifest import MANIFEST, exclusive
-from ..models.configuration import VERSION, auto_map
+from ..models.common import VERSION, auto_map
 from .checking import FAILED, Report, inspect, run_bare
 from .code import entry_files, foreign_variant, imported_files, installed_code, variant_files
 from .folder import Folder, read_folder

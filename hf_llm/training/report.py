@@ -16,7 +16,7 @@ from accelerate.utils import is_peft_model
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import Trainer, TrainingArguments
 
-from hf_llm.models.configuration import VERSION
+from hf_llm.models.common import VERSION
 
 from .callbacks import measures
 from .config import RunConfig

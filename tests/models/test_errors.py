@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     LlamaConfig,
@@ -44,6 +45,10 @@ STACK_CONFIGURATIONS = [
     # sizes
     ({"vocab_size": 0}, "`vocab_size=0` must be at least 1."),
     ({"num_hidden_layers": 0}, "`num_hidden_layers=0` must be at least 1."),
+    ({"hidden_size": 0}, "`hidden_size=0` must be at least 1."),
+    ({"hidden_size": -32}, "`hidden_size=-32` must be at least 1."),
+    ({"num_attention_heads": 0, "attention_type": "latent"}, "`num_attention_heads=0` must be at least 1."),
+    ({"max_position_embeddings": 0}, "`max_position_embeddings=0` must be at least 1."),
     ({"hidden_size": 30}, "`num_attention_heads=4` must divide `hidden_size=30`, or `head_dim` must be set."),
     ({"num_attention_heads": 0}, "`num_attention_heads=0` must be at least 1"),
     ({"num_key_value_heads": 3}, "`num_key_value_heads=3` must divide `num_attention_heads=4`."),
@@ -97,7 +102,10 @@ STACK_CONFIGURATIONS = [
     ),
     ({**rope(rope_type="default"), "position_embedding": "alibi"}, "needs `position_embedding='rope'`, not 'alibi'."),
     ({"rope_layers": [True]}, "`rope_layers` has 1 entries, but `num_hidden_layers=2`."),
-    ({"rope_layers": [True, False], "position_embedding": "none"}, "`rope_layers` needs `position_embedding='rope'`"),
+    (
+        {"rope_layers": [True, False], "position_embedding": "none"},
+        "`rope_layers=[True, False]` needs `position_",
+    ),
     ({"position_offset": -1}, "`position_offset=-1` must be at least 0."),
     ({"position_ids_source": "input_ids", "pad_token_id": None}, "counts tokens that are not `pad_token_id`: set it."),
     ({"relative_attention_bias_per_layer": True}, "needs `position_embedding='relative_bias'`, not 'rope'."),
@@ -123,7 +131,7 @@ STACK_CONFIGURATIONS = [
         "`shared_expert_intermediate_size=8` means nothing without `num_experts`.",
     ),
     ({"num_experts": 4, "shared_expert_gate": True}, "means nothing without `shared_expert_intermediate_size`."),
-    ({"feed_forward": "plain", "swiglu_limit": 7.0}, "`swiglu_limit` and `swiglu_alpha` need `feed_forward='gated'`."),
+    ({"feed_forward": "plain", "swiglu_limit": 7.0}, "`swiglu_limit=7.0` needs `feed_forward='gated'`, not 'plain'."),
     ({"per_layer_config": {0: {"head_dim": 4}}}, "`per_layer_config={0: {'head_dim': 4}}`: layers differ by"),
     # tokens
     ({"pad_token_id": 64}, "`pad_token_id=64` is outside the vocabulary: `vocab_size=64`."),
@@ -180,11 +188,37 @@ def test_impossible_fields_of_one_stack(config_class, fields, message):
         ({"pad_token_id": 32000}, "`pad_token_id=32000` is outside the vocabulary"),
         ({"per_layer_config": {0: {"head_dim": 4}}}, "`per_layer_config={0: {'head_dim': 4}}`: layers differ by"),
         ({"encoder": "bert"}, "'encoder' with value 'bert'"),
+        ({"classifier_dropout": 1.0}, "`classifier_dropout=1.0` must be in [0, 1)."),
+        (
+            {"encoder": {"hiden_size": 8}},
+            "encoder: `hiden_size` is not a field of LLMEncoderConfig; did you",
+        ),
+        ({"num_hidden_layer": 8}, "did you mean `num_hidden_layers`?"),
     ],
 )
 def test_impossible_encoder_decoders(fields, message):
     with refuses(message):
         LLMEncoderDecoderConfig(**fields)
+
+
+def test_a_keyword_that_is_nearly_a_field_is_refused():
+    with refuses("`sliding_windw` is not a field of LLMDecoderConfig; did you mean `sliding_window`?"):
+        LLMDecoderConfig(sliding_windw=4)
+
+
+@pytest.mark.parametrize("stack", MODELS)
+def test_a_saved_configuration_opens_with_any_keys(stack, tmp_path):
+    saved = tiny_config(stack).to_dict()
+    legacy = {"_attn_implementation_autoset": True, "torch_dtype": "float32", "rope_scaling": None}
+    unknown = {"hidden_sizes": [8], "of_a_later_version": 1, **legacy}
+    for half in ("encoder", "decoder"):
+        if half in saved:
+            saved[half]["hidden_sizes"] = [8]
+    config = type(tiny_config(stack)).from_dict({**saved, **unknown})
+    assert config.of_a_later_version == 1
+    config.save_pretrained(tmp_path)
+    reopened = AutoConfig.from_pretrained(tmp_path).to_dict()
+    assert reopened == {**config.to_dict(), "_name_or_path": str(tmp_path)}
 
 
 @pytest.mark.parametrize("stack", MODELS)

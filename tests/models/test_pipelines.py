@@ -21,7 +21,7 @@ from transformers.models.auto import modeling_auto
 from transformers.pipelines import SUPPORTED_TASKS
 
 from hf_llm import registration
-from hf_llm.models.configuration import auto_map
+from hf_llm.models.common import auto_map
 
 from .tiny import MODELS, STACKS, tiny_config
 

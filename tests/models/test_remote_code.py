@@ -16,8 +16,8 @@ import torch
 import transformers
 
 import hf_llm
+from hf_llm.models.common import auto_map
 from hf_llm.models.compat import TESTED_TRANSFORMERS, check_version
-from hf_llm.models.configuration import auto_map
 
 from .test_matrix import configurations
 from .tiny import EXPERTS, STACKS, inputs_of, redraw, tiny_config, tiny_model

@@ -23,7 +23,7 @@ from hf_llm import (
     LLMEncoderDecoderConfig,
     LLMEncoderDecoderForConditionalGeneration,
 )
-from hf_llm.models.configuration import auto_map
+from hf_llm.models.common import auto_map
 from hf_llm.models.positions import RotaryEmbedding
 
 from .tiny import EXPERTS, SIZES, STACKS, inputs_of, logits_of, redraw, tiny_config, tiny_model, tokens

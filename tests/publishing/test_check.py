@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 import hf_llm
-from hf_llm import LLMDecoderForCausalLM, cli
+import hf_llm_cli as cli
+from hf_llm import LLMDecoderForCausalLM
 from hf_llm.manifest import write_manifest
+from hf_llm.models.common import auto_map
 from hf_llm.models.compat import TESTED_TRANSFORMERS
-from hf_llm.models.configuration import auto_map
 from hf_llm.publishing import Row, check
 from hf_llm.publishing.bare import outcome
 from hf_llm.publishing.checking import (

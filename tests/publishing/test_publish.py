@@ -13,7 +13,7 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 import hf_llm_cli as cli
-from hf_llm.models.configuration import auto_map
+from hf_llm.models.common import auto_map
 from hf_llm.publishing import CheckFailed, Report, Row, publish
 from hf_llm.publishing.folder import published_files
 from hf_llm.training.checkpoints import list_checkpoints

@@ -10,7 +10,8 @@ import pytest
 from golden.make import ROOT
 from golden.reopen import reopen
 
-from hf_llm import __version__, cli
+import hf_llm_cli as cli
+from hf_llm import __version__
 from hf_llm.manifest import defect, write_manifest
 from hf_llm.publishing import Row, update, updating
 from hf_llm.publishing.checking import FAILED

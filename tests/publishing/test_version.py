@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 
 import hf_llm
 from hf_llm import __version__
-from hf_llm.models.configuration import auto_map
+from hf_llm.models.common import auto_map
 
 
 def assert_named(folder, stack: str) -> None:

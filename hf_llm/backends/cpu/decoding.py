@@ -100,40 +100,31 @@ def _linear(projection: nn.Linear) -> Function:
     return lambda states: torch.addmm(bias, states, weight)
 
 
-def _self_attention(attention: Attention, layer_idx: int) -> Callable:
-    """Of states (B, hidden), with cos and sin or `None`, a mask or `None`, and the cache."""
-    query_of, key_of, value_of = map(_linear, (attention.q_proj, attention.k_proj, attention.v_proj))
-    norm_query, norm_key, project = _norm(attention.q_norm), _norm(attention.k_norm), _linear(attention.o_proj)
-    width, scaling = attention.head_dim, attention.scaling
-
-    def attend(states: torch.Tensor, rotation, mask: torch.Tensor | None, cache: Cache) -> torch.Tensor:
-        batch = states.shape[0]
-        query = query_of(states).view(batch, -1, 1, width)
-        key = key_of(states).view(batch, -1, 1, width)
-        value = value_of(states).view(batch, -1, 1, width)
-        if norm_query is not None:
-            query, key = norm_query(query), norm_key(key)
-        if rotation is not None:
-            cos, sin = rotation
-            query, key = turn(query, cos, sin), turn(key, cos, sin)
-        key, value = cache.update(key, value, layer_idx)
-        return project(attend_to_cache(query, key, value, mask, scaling).view(batch, -1))
-
-    return attend
-
-
-def _cross_attention(attention: Attention, layer_idx: int) -> Callable:
-    """Of states (B, hidden), with a mask or `None`, and the cache of the source."""
+def _attention(attention: Attention, layer_idx: int) -> Callable:
+    """Of states (B, hidden), with a mask or `None`, the cache of what they attend to, and cos and sin or `None`.
+    Cross-attention reads its cache; self-attention adds the token to it first."""
     query_of, norm_query, project = _linear(attention.q_proj), _norm(attention.q_norm), _linear(attention.o_proj)
-    width, scaling = attention.head_dim, attention.scaling
+    key_of, norm_key, value_of = _linear(attention.k_proj), _norm(attention.k_norm), _linear(attention.v_proj)
+    width, scaling, crosses = attention.head_dim, attention.scaling, attention.is_cross_attention
 
-    def attend(states: torch.Tensor, mask: torch.Tensor | None, cache: Cache) -> torch.Tensor:
+    def attend(states: torch.Tensor, mask: torch.Tensor | None, cache: Cache, rotation=None) -> torch.Tensor:
         batch = states.shape[0]
         query = query_of(states).view(batch, -1, 1, width)
         if norm_query is not None:
             query = norm_query(query)
-        source = cache.layers[layer_idx]
-        return project(attend_to_cache(query, source.keys, source.values, mask, scaling).view(batch, -1))
+        if rotation is not None:
+            query = turn(query, *rotation)
+        if crosses:
+            source = cache.layers[layer_idx]
+            key, value = source.keys, source.values
+        else:
+            key, value = key_of(states).view(batch, -1, 1, width), value_of(states).view(batch, -1, 1, width)
+            if norm_key is not None:
+                key = norm_key(key)
+            if rotation is not None:
+                key = turn(key, *rotation)
+            key, value = cache.update(key, value, layer_idx)
+        return project(attend_to_cache(query, key, value, mask, scaling).view(batch, -1))
 
     return attend
 
@@ -178,8 +169,8 @@ class _Step:
     def make(cls, layer: TransformerLayer, layer_idx: int, layer_type: str, rotates: bool) -> "_Step":
         across = None
         if layer.cross_attn is not None:
-            across = _branch(layer, "cross_attn", _cross_attention(layer.cross_attn, layer_idx))
-        attend = _branch(layer, "self_attn", _self_attention(layer.self_attn, layer_idx))
+            across = _branch(layer, "cross_attn", _attention(layer.cross_attn, layer_idx))
+        attend = _branch(layer, "self_attn", _attention(layer.self_attn, layer_idx))
         return cls(layer_type, rotates, attend, across, _branch(layer, "mlp", _feed_forward(layer.mlp)))
 
 
@@ -227,7 +218,7 @@ class TokenSteps:
         for step in self.steps:
             layer_type = step.layer_type
             rotation = rotations.get(layer_type) if step.rotates else None
-            states = step.attend(states, rotation, attention[layer_type].mask, self_cache)
+            states = step.attend(states, attention[layer_type].mask, self_cache, rotation)
             if step.attend_across is not None:
                 states = step.attend_across(states, cross_attention.mask, cache.cross_attention_cache)
             states = step.feed(states)
