@@ -12,7 +12,8 @@ from hf_llm.data.checkpoints import checkpoint_path
 from hf_llm.data.tasks import SPLITS
 from hf_llm.training.evaluation import preserved_rng
 from hf_llm.training.opening import is_encoder_decoder, open_config
-from hf_llm.training.report import Results, fenced
+from hf_llm.training.report import Results
+from hf_llm.training.samples import fenced
 from hf_llm.tuning.job import BASE, usage
 
 from .checks import check_prompts
@@ -174,6 +175,9 @@ class Alignment(PreferenceRun):
             {"prompt": prompt, "completion": text, **{k: None if math.isnan(v) else v for k, v in given.items()}}
             for prompt, text, given in zip(prompts, texts, scores, strict=True)
         ]
+
+    def samples(self) -> list[tuple[str, str]]:
+        return [(_plain(row["prompt"]), _plain(row["completion"])) for row in self.complete()]
 
     def evaluate(self) -> Results:
         """Figures of the test split, and completions of its first prompts."""

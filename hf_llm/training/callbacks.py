@@ -12,6 +12,8 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
+from .samples import fenced
+
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +119,39 @@ class StopOnSignal(TrainerCallback):
             signal.signal(number, handler)
         if state.global_step >= state.max_steps:
             self.received = None
+
+
+class SamplesAtEvaluation(TrainerCallback):
+    """Show what the model makes of a few prompts whenever it is evaluated during training.
+
+    The history of the run (`TrainerState.log_history`) keeps the samples as an entry `{"step", "samples"}`, so that a
+    run that goes on from a checkpoint has them once.
+
+    Args:
+        draw: returns pairs of prompt and output; called on every process.
+        trackers: the trainer's callbacks, of which TensorBoard's shows the samples as a text.
+    """
+
+    def __init__(self, draw: Callable[[], list[tuple[str, str]]], trackers: list[TrainerCallback]):
+        self.draw, self.trackers, self.training = draw, trackers, False
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.training = True
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.training = False
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        if not self.training:
+            return
+        samples = self.draw()
+        if not state.is_world_process_zero or not samples:
+            return
+        state.log_history.append({"step": state.global_step, "samples": [list(sample) for sample in samples]})
+        for tracker in self.trackers:
+            if (writer := getattr(tracker, "tb_writer", None)) is not None:
+                text = "\n\n---\n\n".join(f"{fenced(prompt)}\n\n{fenced(output)}" for prompt, output in samples)
+                writer.add_text("samples", text, state.global_step)
 
 
 class ReportAtSave(TrainerCallback):

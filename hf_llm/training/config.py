@@ -31,6 +31,8 @@ class RunConfig:
         seed: of initialisation, dropout, data order and what else is drawn.
         cpu_threads: threads of a CPU run; default: `accelerate launch` sets one, the run takes all cores instead.
         imports: a file, or several, with variants of your own (see docs/your_own_variant.md).
+        samples_while_training: whether each evaluation also shows what the model makes of the prompts of its final
+            samples, in TensorBoard and as a table of the card.
     """
 
     output_dir: str
@@ -39,6 +41,7 @@ class RunConfig:
     seed: int = 0
     cpu_threads: int | None = None
     imports: str | list[str] = field(default_factory=list)
+    samples_while_training: bool = False
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)

@@ -40,12 +40,12 @@ from ..surgery import build_from_decoder, encoder_config, encoder_decoder_config
 from ..surgery.tokens import prepare_tokenizer, token_fields
 from .arguments import MANAGED_IN_PRETRAINING, PretrainingArguments
 from .config import PretrainingConfig, TokenizerSection, new_model_config
-from .evaluation import IGNORED
+from .evaluation import IGNORED, preserved_rng
 from .opening import TABLE_POSITIONS, open_config, open_model, open_tokenizer
-from .report import Results, fenced, last_logs
+from .report import Results, last_logs
 from .resuming import check_architecture
 from .run import Run
-from .samples import draw_samples
+from .samples import draw_samples, fenced
 from .settings import describe, opening
 from .stacks import STACKS, stack_of
 from .stream import StreamByIndex
@@ -306,7 +306,7 @@ class Pretraining(Run):
                 ],
             },
             files={"samples.md": "samples"},
-            samples=self.draw_samples(),
+            samples=self.samples_text(),
         )
 
     def about(self, corpus: str) -> str:
@@ -325,14 +325,20 @@ class Pretraining(Run):
             f"pretrained {start} with hf_llm on {corpus}."
         )
 
-    def draw_samples(self) -> str:
-        """Samples as Markdown, also written to `samples.md`."""
-        trainer, section = self.trainer, self.config.samples
-        samples = []
+    def samples(self) -> list[tuple[str, str]]:
+        trainer = self.trainer
         # a single process cannot run a sharded model
-        if self.args.should_save and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
-            samples = draw_samples(trainer.model, self.tokenizer, **dataclasses.asdict(section))
-        blocks = [f"**Prompt**\n\n{fenced(s.prompt)}\n\n**Output**\n\n{fenced(s.output)}\n" for s in samples]
+        if not self.args.should_save or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+            return []
+        with preserved_rng():
+            samples = draw_samples(trainer.model, self.tokenizer, **dataclasses.asdict(self.config.samples))
+        return [(sample.prompt, sample.output) for sample in samples]
+
+    def samples_text(self) -> str:
+        """Samples as Markdown, also written to `samples.md`."""
+        blocks = [
+            f"**Prompt**\n\n{fenced(prompt)}\n\n**Output**\n\n{fenced(output)}\n" for prompt, output in self.samples()
+        ]
         text = "\n---\n\n".join(blocks) or "No samples: give the run samples.prompts.\n"
         if self.args.should_save:
             (self.run_dir / "samples.md").write_text(text, encoding="utf-8")

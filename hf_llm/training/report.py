@@ -5,6 +5,7 @@ import functools
 import json
 import math
 import platform
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -288,12 +289,11 @@ def device_text(args: TrainingArguments) -> str:
     return f"{threads} CPU thread{'s' if threads > 1 else ''}"
 
 
-def fenced(text: str) -> str:
-    """A block of code in Markdown, with a fence that the text does not hold."""
-    fence = "```"
-    while fence in text:
-        fence += "`"
-    return f"{fence}text\n{text}\n{fence}"
+def samples_table(history: list[dict]) -> list[dict]:
+    """The samples of a history, each a row of a table in Markdown: step, prompt and output, cut at 200 characters."""
+    rows = [(entry["step"], *sample) for entry in history for sample in entry.get("samples", ())]
+    cells = [(step, *(textwrap.shorten(text, 200).replace("|", "\\|") for text in texts)) for step, *texts in rows]
+    return [dict(zip(("step", "prompt", "output"), row, strict=True)) for row in cells]
 
 
 def summary_text(directory: Path, facts: RunFacts, history: list[dict], results: Results) -> str:

@@ -21,6 +21,7 @@ _FREE = (
     "word_vectors",
     "cpu_threads",
     "samples",
+    "samples_while_training",
     "data.num_proc",
     "data.cache_dir",
     "data.validation_rows",

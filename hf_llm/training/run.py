@@ -16,12 +16,12 @@ from ..imports import import_variants
 from ..manifest import exclusive
 from ..publishing.pushing import RunPushes
 from .arguments import DEFAULTS, MANAGED, check_trackers
-from .callbacks import ProgressLine, ReportAtSave, StopOnSignal
+from .callbacks import ProgressLine, ReportAtSave, SamplesAtEvaluation, StopOnSignal
 from .checkpoints import clear_staging
 from .config import RunConfig
 from .evaluation import preserved_rng
 from .launching import check_launch, set_cpu_threads
-from .report import Results, RunFacts, summary_text, write_report
+from .report import Results, RunFacts, samples_table, summary_text, write_report
 from .resuming import check_same_run, find_checkpoint
 from .settings import build_section, check_training_fields, describe, load_settings
 
@@ -80,6 +80,10 @@ class Run:
         """The final figures. Called on every process when the model is trained and saved."""
         raise NotImplementedError
 
+    def samples(self) -> list[tuple[str, str]]:
+        """Pairs of prompt and output of the model as it is, for `samples_while_training`. Called on every process."""
+        raise NotImplementedError
+
     # ---- settings ---------------------------------------------------------------------------------------------------
 
     @classmethod
@@ -97,6 +101,8 @@ class Run:
         import_variants(settings.get("imports") or ())
         if isinstance(settings.get("training"), dict):
             check_training_fields(settings["training"], cls.arguments_class, MANAGED | cls.managed)
+        if settings.get("samples_while_training") is True and cls.samples is Run.samples:
+            raise ValueError(f"samples_while_training = True: {cls.__name__} trains no model that writes text")
         return build_section(cls.config_class, settings)
 
     @classmethod
@@ -162,7 +168,10 @@ class Run:
         stop = StopOnSignal()
         self.pushes = RunPushes(trainer) if args.push_to_hub else None
         report = ReportAtSave(self.report) if self.reports_at_save else None
-        for callback in (None if args.disable_tqdm else ProgressLine(), report, stop, self.pushes):
+        samples = None
+        if self.config.samples_while_training:
+            samples = SamplesAtEvaluation(self.samples, trainer.callback_handler.callbacks)
+        for callback in (None if args.disable_tqdm else ProgressLine(), samples, report, stop, self.pushes):
             if callback is not None:
                 trainer.add_callback(callback)
         trainer.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
@@ -185,6 +194,8 @@ class Run:
         """Evaluate, and write the report on the main process. Returns a summary for the terminal."""
         with preserved_rng():
             results = self.evaluate()
+        if shown := samples_table(self.trainer.state.log_history):
+            results.tables["Samples while training"] = shown
         facts = RunFacts.of(self.trainer, self.config)
         if self.args.should_save:
             write_report(self.run_dir, facts, self.trainer.state.log_history, results, self.card_template)

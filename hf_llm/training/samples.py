@@ -16,6 +16,14 @@ class Sample:
     output: str
 
 
+def fenced(text: str) -> str:
+    """A block of code in Markdown, with a fence that the text does not hold."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}text\n{text}\n{fence}"
+
+
 @torch.no_grad()
 def draw_samples(
     model: PreTrainedModel,

@@ -245,6 +245,9 @@ class Sft(TuningRun):
         model.train(was_training)
         return pairs
 
+    def samples(self) -> list[tuple[str, str]]:
+        return self.answers()
+
     def answer(self, model, prompt: str) -> tuple[str, str]:
         tokenizer = self.tokenizer
         ids = tokenizer(prompt, add_special_tokens=not self.is_chat)["input_ids"]

@@ -304,6 +304,27 @@ def test_ppo_with_a_reward_model_adapter_and_an_encoder_decoder(recipe, run, che
     assert set(row["after"]) == {"completion", "reward", "length"}
 
 
+@pytest.mark.parametrize("name", ["dpo", "ppo", pytest.param("grpo", marks=pytest.mark.slow)])
+def test_samples_at_each_evaluation_change_nothing(recipe, run, name):
+    changes, training = {"completions": {"count": 2, "max_new_tokens": 4}}, {"max_steps": 2}
+    training |= {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 2}
+    if name != "dpo":
+        changes["rewards"] = LETTERS
+    training |= {"ppo": {**ROLLOUTS, "num_iterations": 1}, "grpo": {**GROUPS, "max_steps": 2}}.get(name, {})
+    outcomes = []
+    for shown in (False, True):
+        shutil.rmtree(run, ignore_errors=True)
+        data = "pairs" if name == "dpo" else "prompts"
+        status, error = recipe(name, data, {**changes, "samples_while_training": shown}, training)
+        assert status == 0, error
+        outcomes.append(load_file(run / "model.safetensors"))
+    assert all(torch.equal(outcomes[1][weight], value) for weight, value in outcomes[0].items())
+    history = json.loads((run / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
+    drawn = [entry for entry in history if "samples" in entry]
+    assert [entry["step"] for entry in drawn] == [1, 2] and len(drawn[0]["samples"]) == 2
+    assert "## Samples while training" in (run / "README.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("name", ["dpo", pytest.param("grpo", marks=pytest.mark.slow)])
 def test_adapters_alone_are_saved_and_resumed(recipe, run, name):
     """The adapter, without a second frozen one, whose folder would stand in for it when the run goes on."""

@@ -9,6 +9,7 @@ import pytest
 import torch
 from processes import LENGTH, make_model, rows
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModelForCausalLM,
@@ -78,6 +79,32 @@ def test_a_run_leaves_an_open_model_and_a_report(stack, settings, tmp_path, card
     assert "Prompt" in (run / "samples.md").read_text(encoding="utf-8")
     assert not list(run.glob(".saving-*")) and not list(run.rglob("training_args.bin"))
     assert [c.name for c in checkpoints.list_checkpoints(run)] == ["checkpoint-4", "checkpoint-6"]
+
+
+def test_samples_while_training(settings, tmp_path, card_template, monkeypatch):
+    """At each evaluation, in TensorBoard and on the card; the weights are those of a run without, also resumed."""
+    runs = {}
+    for name, shown in (("without", False), ("with", True)):
+        plan = settings(report_to="tensorboard") | {"output_dir": str(tmp_path / name)}
+        runs[name] = Pretraining.from_dict(plan | {"samples_while_training": shown})
+    pretrain(runs["without"])
+    with monkeypatch.context() as patch:
+        stop_at(patch, 4)
+        assert pretrain(runs["with"], card_template) == signal.SIGTERM
+    assert pretrain(runs["with"], card_template) is None
+    folder = tmp_path / "with"
+    assert same_weights(weights(folder), weights(tmp_path / "without"))
+    state = json.loads((folder / "checkpoint-6" / "trainer_state.json").read_text(encoding="utf-8"))
+    drawn = {entry["step"]: entry["samples"] for entry in state["log_history"] if "samples" in entry}
+    evaluated = [entry["step"] for entry in state["log_history"] if "eval_loss" in entry]
+    assert list(drawn) == evaluated and drawn[6][0][0] == "def "
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    table = card.split("## Samples while training")[1].split("##")[0]
+    assert [row.split("|")[1].strip() for row in table.splitlines() if row.startswith("| ") and "def" in row] == [
+        str(step) for step in drawn
+    ]
+    logs = EventAccumulator(str(next((folder / "runs").iterdir()))).Reload()
+    assert any("samples" in tag for tag in logs.Tags()["tensors"])
 
 
 @pytest.mark.parametrize(("stack", "streaming"), [("decoder", False), ("encoder", True), ("encoder-decoder", False)])

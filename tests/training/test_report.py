@@ -5,7 +5,8 @@ import functools
 import pytest
 
 from hf_llm.training.callbacks import evaluation_text, progress_text
-from hf_llm.training.report import draw_figures, draw_history, duration_text, fenced, last_logs, notable_fields
+from hf_llm.training.report import draw_figures, draw_history, duration_text, last_logs, notable_fields, samples_table
+from hf_llm.training.samples import fenced
 
 
 HISTORY = [
@@ -42,3 +43,10 @@ def test_texts():
         "hidden_size": 8,
         "decoder.hidden_size": 4,
     }
+
+
+def test_samples_are_a_table_of_single_lines():
+    history = [{"step": 1, "loss": 2.0}, {"step": 3, "samples": [["a | b", "one\ntwo"], ["c", "word " * 90]]}]
+    rows = samples_table(history)
+    assert rows[0] == {"step": 3, "prompt": "a \\| b", "output": "one two"}
+    assert len(rows) == 2 and len(rows[1]["output"]) <= 200

@@ -116,6 +116,14 @@ def test_packed_documents_do_not_leak(settings, files):
     assert not torch.allclose(before[first:second], after[first:second])
 
 
+def test_samples_while_training(settings):
+    config = settings(samples_while_training=True, training={"max_steps": 2, "eval_steps": 1, "save_steps": 2})
+    train(config, TEMPLATE)
+    state = json.loads((Path(config.output_dir) / "checkpoint-2" / "trainer_state.json").read_text())
+    drawn = [entry for entry in state["log_history"] if "samples" in entry]
+    assert [entry["step"] for entry in drawn] == [1, 2] and "<|im_start|>user" in drawn[0]["samples"][0][0]
+
+
 def test_a_run_from_conversations_to_card(settings):
     """The stored loss is cross-entropy over the assistant's tokens of the test split; training lowers it."""
     config = settings(training={"assistant_only_loss": True, "max_steps": 20, "eval_steps": 20, "save_steps": 20})
