@@ -47,7 +47,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 def read_documents(options: argparse.Namespace, split: str) -> Iterator[str]:
     """Documents of a split, with a progress bar over them."""
-    weights = options.weights or [1.0] * len(options.corpus)
+    weights = options.weights or [None] * len(options.corpus)  # without weights each is read once
     spec = [
         {"name": name, "weight": weight, "text_column": options.text_column}
         for name, weight in zip(options.corpus, weights, strict=True)

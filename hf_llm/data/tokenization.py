@@ -11,7 +11,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import PreTrainedTokenizerFast
 
 
@@ -212,7 +222,10 @@ def train_tokenizer(
         tokenizer.normalizer = normalizer()
     single, pair = (template.format(**roles) for template in TEMPLATES[stack])
     ids = [(token, tokenizer.token_to_id(token)) for token in roles.values()]
-    tokenizer.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=ids)
+    tokenizer.post_processor = post_processor(tokenizer, single, pair, ids)
+    if mask := roles.get("mask_token"):
+        roles["mask_token"] = mask_token(mask, tokenizer.get_vocab())
+        tokenizer.add_special_tokens([roles["mask_token"]])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         **roles,
@@ -224,6 +237,18 @@ def train_tokenizer(
     if chat_template:
         fast.chat_template = CHAT_TEMPLATE if "bos_token" in roles else CHAT_TEMPLATE.removeprefix("{{ bos_token }}")
     return fast
+
+
+def mask_token(token: str, vocabulary: Iterable[str]) -> AddedToken:
+    """A mask that takes the space before it where the tokens of words have theirs, as RoBERTa's does: "a [MASK]"."""
+    return AddedToken(token, lstrip=any(t[0] in "Ġ▁" and len(t) > 1 for t in vocabulary if t), special=True)
+
+
+def post_processor(tokenizer: Tokenizer, single: str, pair: str, ids: list[tuple[str, int]]):
+    """What puts special tokens around texts, and leaves the spaces of byte-level tokens out of their offsets."""
+    template = processors.TemplateProcessing(single=single, pair=pair, special_tokens=ids)
+    is_byte_level = isinstance(tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel)
+    return processors.Sequence([processors.ByteLevel(trim_offsets=True), template]) if is_byte_level else template
 
 
 def _choose(field: str, value: str, table: dict):
