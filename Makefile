@@ -70,14 +70,14 @@ $(INSTALLED_DEV): $(INSTALLED)
 	touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml --num_cpu_threads_per_process 2 \
+	$(BIN)/accelerate launch --quiet --config_file recipes/accelerate/cpu.yaml --num_cpu_threads_per_process 2 \
 	    recipes/pretrain.py --config recipes/configs/demo.yaml --training.bf16 $(BF16)
 	$(BIN)/python recipes/generate.py outputs/demo
 
 # a stage that is done is not trained again, one that was stopped goes on
 demo-rlhf: $(RLHF)/report/metrics.json
 
-stage = $(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml --num_cpu_threads_per_process 2 \
+stage = $(BIN)/accelerate launch --quiet --config_file recipes/accelerate/cpu.yaml --num_cpu_threads_per_process 2 \
     recipes/$(1).py --config recipes/configs/demo-rlhf/$(2).yaml --training.bf16 $(BF16)
 
 $(RLHF)/pretrained/model.safetensors: | $(INSTALLED_RLHF)

@@ -1,8 +1,11 @@
 """The command line that the training recipes share."""
 
 import argparse
+import json
 import logging
+import os
 import sys
+import time
 from pathlib import Path
 
 import yaml
@@ -49,5 +52,14 @@ def main(recipe: str, about: str, job: type[Run]) -> int:
         stopped_by = job(config, Path(recipe).resolve().parents[1] / "model_cards" / "template.md").run()
     except (ValueError, CheckpointError, TrainingDiverged) as error:
         print(f"{Path(recipe).name}: error: {error}", file=sys.stderr)
+        tell_torchrun(f"{Path(recipe).name}: error: {error}")
         return 2 if isinstance(error, ValueError) else 1
     return 128 + stopped_by if stopped_by else 0
+
+
+def tell_torchrun(message: str) -> None:
+    """Write an error where torchrun looks for it, so that its report of failed processes ends with the error itself
+    (the format of `torch.distributed.elastic.multiprocessing.errors.ErrorHandler`)."""
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        details = {"py_callstack": message, "timestamp": str(int(time.time()))}
+        Path(path).write_text(json.dumps({"message": {"message": message, "extraInfo": details}}), encoding="utf-8")

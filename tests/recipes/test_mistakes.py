@@ -1,7 +1,9 @@
 """Mistakes on command lines: exit status 2, one line that names field, value and what is legal; nothing is written."""
 
 import json
+import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -282,3 +284,21 @@ def test_a_mistake(recipe, words, message, material, monkeypatch, capsys):
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith(f"{recipe}.py: error: ") and message in last
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [["accelerate", "launch", "--quiet", "--cpu"], ["torchrun", "--nproc-per-node", "2"]],
+    ids=lambda w: w[0],
+)
+def test_a_launcher_ends_with_the_error(launcher, material):
+    """`accelerate launch` with nothing after it, torchrun with the error as the cause in its report."""
+    (material / "run.yaml").write_text(yaml.safe_dump(SETTINGS["pretrain"]))
+    words = [*launcher, RECIPES / "pretrain.py", "--config", "run.yaml", "--model.hiden_size", "3"]
+    command = [Path(sys.executable).with_name(words[0]), *words[1:]]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
+    run = subprocess.run(command, cwd=material, env=environment, capture_output=True, text=True, timeout=120)
+    message = "pretrain.py: error: unknown key 'model.hiden_size'; did you mean 'hidden_size'?"
+    lines = [line.strip() for line in run.stderr.splitlines() if line.strip(" =")]
+    assert run.returncode != 0 and lines[-1].endswith(message), run.stderr
+    assert "Traceback" not in run.stderr or launcher[0] == "torchrun"
