@@ -28,7 +28,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--corpus", nargs="+", default=["python-stdlib"], help="names, paths, globs or Hub datasets")
     parser.add_argument("--weights", nargs="+", type=float, help="one per corpus, for a mixture")
     parser.add_argument("--text-column", default="text", help="column of the text in jsonl, parquet and Hub datasets")
-    parser.add_argument("--held-out-fraction", type=float, default=0.05, help="share of documents for the report")
+    parser.add_argument("--held-out-fraction", type=float, default=0.05, help="share for the report; 0 reports on all")
     parser.add_argument("--max-documents", type=int, help="train on the first so many documents, read as a stream")
     parser.add_argument("--algorithm", choices=list(ALGORITHMS), default="bpe")
     parser.add_argument("--vocab-size", type=int, help="entries, special tokens included; 8192 where not given")
@@ -47,7 +47,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 def read_documents(options: argparse.Namespace, split: str) -> Iterator[str]:
     """Documents of a split, with a progress bar over them."""
-    weights = options.weights or [1.0] * len(options.corpus)
+    weights = options.weights or [None] * len(options.corpus)  # without weights each is read once
     spec = [
         {"name": name, "weight": weight, "text_column": options.text_column}
         for name, weight in zip(options.corpus, weights, strict=True)
@@ -123,7 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> dict:
         show_progress=not options.quiet,
     )
     report = {"corpus": options.corpus, "stack": options.stack}
-    report |= tokenizer_report(tokenizer, read_documents(options, "validation"), options.algorithm)
+    split = "validation" if options.held_out_fraction else "train"
+    report |= tokenizer_report(tokenizer, read_documents(options, split), options.algorithm)
     tokenizer.save_pretrained(options.output)
     (options.output / "tokenizer_report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(report, indent=2))

@@ -36,11 +36,12 @@ class SplitDocuments:
 
     def __call__(self, text: str) -> Iterator[str]:
         """The documents of a text, in order; joined they are the text."""
-        unit = r"\S+\s*" if self.by == "words" else r"(?:(?!\n[ \t]*\n).)*(?:\n[ \t]*(?=\n))*\n?"
+        unit = r"\S+\s*" if self.by == "words" else r".*?(?:\n(?:[ \t]*\n)+|\Z)"
         limit = 0 if self.by == "blank_lines" else self.max_words
         parts, words = [], 0
         leading = text[: len(text) - len(text.lstrip())]
-        for part in re.findall(unit, text[len(leading) :], re.DOTALL):
+        for match in re.compile(unit, re.DOTALL).finditer(text, len(leading)):
+            part = match[0]
             count = len(part.split())
             if words and count and words + count > limit:
                 yield leading + "".join(parts)

@@ -1,7 +1,10 @@
 """From text to token ids, with what each token covers of the text: how many UTF-8 bytes, and where words begin."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import regex
+from tokenizers import decoders
 from transformers import PreTrainedTokenizerBase
 
 from .objectives import Objective
@@ -14,6 +17,8 @@ _WORD = rf"(?:\X(?<={_INNER})(?={_INNER}))*\X"
 WORDS = regex.compile(
     rf" ?[A-Za-z0-9_]++(?![^\x00-\x7F])| ?(?!\s){_WORD}|\s+(?= \S)|(?:(?=\s)\X)+(?<!{_INNER})|{_WORD}", regex.V1
 )
+
+PIECE = 1 << 18  # characters that are tokenized at a time: offsets of a book would take a hundred times its size
 
 
 def check_offsets(tokenizer: PreTrainedTokenizerBase, reader: str) -> None:
@@ -40,11 +45,38 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[t
         ValueError: a tokenizer without a backend of the tokenizers library, which does not tell what its tokens cover;
             but those of bytes or characters (ByT5, CANINE) are understood.
     """
-    return [(ids, _token_bytes(spans, text)) for ids, spans, text in _encode(tokenizer, texts)]
+    encoded = []
+    for pieces in _encode(tokenizer, texts):
+        sizes = [_token_bytes(spans, piece) for _, spans, piece in pieces]
+        encoded.append((np.concatenate([ids for ids, _, _ in pieces]), np.concatenate(sizes)))
+    return encoded
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray, str]]:
-    """Per text, its ids, (tokens,) int32, the bytes that each covers, (tokens, 2) starts and ends, and the text."""
+def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[tuple[np.ndarray, np.ndarray, str]]]:
+    """Per text its pieces, of which all but long texts have one: ids, (tokens,) int32, the bytes of the piece that
+    each covers, (tokens, 2) starts and ends, and the piece."""
+    short = iter(_encode_pieces(tokenizer, [text for text in texts if len(text) <= PIECE]))
+    return [
+        [next(short)] if len(text) <= PIECE else [_encode_pieces(tokenizer, [piece])[0] for piece in _pieces(text)]
+        for text in texts
+    ]
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """A text in pieces of at most `PIECE` characters, cut before a space, or else a word, where there is one."""
+    start = 0
+    while start < len(text):
+        end = start + PIECE
+        if end < len(text):
+            starts = [match.start() for match in WORDS.finditer(text, end - 1000, end)]
+            end = max(starts, key=lambda place: (text[place] == " ", place), default=end)
+        yield text[start:end]
+        start = end
+
+
+def _encode_pieces(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray, str]]:
+    if not texts:
+        return []
     encoded = tokenizer(
         texts,
         add_special_tokens=False,
@@ -54,10 +86,15 @@ def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[tuple[
         return_token_type_ids=False,
         verbose=False,
     )
+    backend = tokenizer.backend_tokenizer if tokenizer.is_fast else None
+    is_byte_level = backend and backend.normalizer is None and isinstance(backend.decoder, decoders.ByteLevel)
     spans = []
     for i, (ids, text) in enumerate(zip(encoded["input_ids"], texts, strict=True)):
         places = _byte_places(text)
-        if tokenizer.is_fast:
+        ends = np.cumsum([len(token) for token in encoded.tokens(i)] if is_byte_level else [0])
+        if ends[-1:].tolist() == [places[-1]]:  # a character of these tokens is a byte; offsets leave spaces out
+            spans.append(np.stack((np.concatenate(([0], ends[:-1])), ends), axis=1))
+        elif tokenizer.is_fast:
             spans.append(places[np.array(encoded["offset_mapping"][i], np.int64).reshape(-1, 2)])
         elif len(ids) in (len(text), places[-1]):
             bounds = places if len(ids) == len(text) else np.arange(len(ids) + 1)
@@ -96,6 +133,8 @@ def word_starts(ids: np.ndarray, spans: np.ndarray, text: str, fallback: dict[in
         fallback: id -> byte, of tokens that stand for a byte of a character that is not in the vocabulary.
     """
     starts, ends = spans.T
+    before = np.concatenate(([0], np.maximum.accumulate(ends)))[: len(ids)]
+    starts = np.where(starts < ends, starts, before)  # spaces that the offsets leave out are of their token
     if fallback:  # Unigram says of each byte of an unknown run that it covers the run
         index = np.arange(len(ids))
         is_new = np.concatenate(([True], (spans[1:] != spans[:-1]).any(axis=1)))[: len(ids)]
@@ -136,20 +175,21 @@ def encode_batch(
     fallback = _fallback_bytes(tokenizer) if objective.whole_words else {}
     rows = {name: [] for name in ("tokens", "token_bytes", "length", "mode", *["word_starts"] * objective.whole_words)}
     for document in zip(*(_encode(tokenizer, batch[column]) for column in objective.columns), strict=True):
-        lengths = [len(ids) for ids, _, _ in document]
+        lengths = [sum(len(ids) for ids, _, _ in pieces) for pieces in document]
         is_pair = len(lengths) > 1
         if not all(lengths) or (is_pair and not objective.fits(sum(lengths), capacity, lengths[0])):
             continue
-        ids = np.concatenate((start, *(ids for ids, _, _ in document), end)).astype(np.int32)
+        pieces = [piece for column in document for piece in column]
+        ids = np.concatenate((start, *(ids for ids, _, _ in pieces), end)).astype(np.int32)
         inside = slice(len(start), len(ids) - len(end))
         num_bytes = np.zeros(len(ids), np.int32)
-        num_bytes[inside] = np.concatenate([_token_bytes(spans, text) for _, spans, text in document])
+        num_bytes[inside] = np.concatenate([_token_bytes(spans, text) for _, spans, text in pieces])
         rows["tokens"].append(ids)
         rows["token_bytes"].append(num_bytes)
         rows["length"].append(len(ids))
         rows["mode"].append(lengths[0] if is_pair else 0)
         if objective.whole_words:
             starts = np.ones(len(ids), bool)
-            starts[inside] = np.concatenate([word_starts(*part, fallback) for part in document])
+            starts[inside] = np.concatenate([word_starts(*piece, fallback) for piece in pieces])
             rows["word_starts"].append(starts)
     return rows

@@ -7,12 +7,15 @@ Sets by name are rows of two tables, `CORPORA` and `TASKS`. A module of yours en
 The recipes' own sets are in `recipes/data`, which is imported where a name is looked up that is not in the tables.
 """
 
+import codecs
 import difflib
 import functools
 import glob
 import hashlib
 import importlib.util
 import inspect
+import json
+import logging
 import os
 import re
 import sys
@@ -22,11 +25,16 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import datasets
+import fsspec
 
 from . import python_stdlib
 
 
+logger = logging.getLogger(__name__)
+
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+# columns of CoNLL-U, where form and upos have the names that tagging reads
+CONLL_U = ["id", "words", "lemma", "tags", "xpos", "feats", "head", "deprel", "deps", "misc"]
 # suffix -> (datasets builder, its options)
 FILE_FORMATS = {
     **dict.fromkeys((".txt", ".md", ".rst", ".py"), ("text", {"encoding_errors": "replace"})),
@@ -35,7 +43,10 @@ FILE_FORMATS = {
     ".tsv": ("csv", {"sep": "\t"}),
     ".parquet": ("parquet", {}),
     ".arrow": ("arrow", {}),
+    ".conll": ("conll", {}),
+    ".conllu": ("conll", {"comment_prefix": "#", "column_names": CONLL_U}),
 }
+BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 COMPRESSIONS = (".gz", ".xz", ".bz2", ".zst")  # suffixes after those; `datasets` unpacks them (.zst: with zstandard)
 
 
@@ -189,11 +200,12 @@ def read_files(
     if not any(Path(path).stat().st_size for path in paths):
         raise ValueError(f"{noun} {name!r}: empty, no file has a single byte")
     found: dict[str, list] = {split: [] for split in files}
-    for kind in dict.fromkeys(map(_kind, paths)):
-        builder, options = _file_format(paths[[_kind(path) for path in paths].index(kind)])
+    kinds = {path: _reader(path, f"{noun} {name!r}") for path in paths}
+    for kind in [kind for i, kind in enumerate(kinds.values()) if kind not in [*kinds.values()][:i]]:
+        builder, options = kind
         if builder == "text":
             options = {**options, "sample_by": text_by}
-        some = {split: [path for path in several if _kind(path) == kind] for split, several in files.items()}
+        some = {split: [path for path in several if kinds[path] == kind] for split, several in files.items()}
         some = {split: several for split, several in some.items() if several}
         load = functools.partial(datasets.load_dataset, builder, streaming=streaming, **options)
         try:
@@ -206,7 +218,7 @@ def read_files(
                 try:  # one by one: other columns may differ, or else it shows which file it is
                     dataset = _only(load(data_files=path, split="train"), columns)
                 except (datasets.exceptions.DatasetGenerationError, OSError, ValueError, StopIteration) as own:
-                    reason = own.__cause__ or own
+                    reason = (_bad_line(path) if builder == "json" else None) or own.__cause__ or own
                     raise ValueError(f"{noun} {name!r}: cannot read {path} as {builder}: {reason}") from own
                 if columns is None:
                     continue
@@ -220,9 +232,49 @@ def read_files(
     }
 
 
-def _kind(path: str) -> tuple:
+def _reader(path: str, where: str) -> tuple[str, dict]:
+    """The builder of `datasets` for a file, and its options: those of its suffix, and what its first bytes tell of
+    encoding and columns.
+
+    Raises:
+        ValueError: another encoding than UTF-8, or UTF-16 of JSON.
+    """
     builder, options = _file_format(path)
-    return builder, *options.items()
+    if builder in ("parquet", "arrow"):
+        return builder, options
+    try:
+        with fsspec.open(path, "rb", compression="infer") as file:
+            head = file.read(1 << 16)
+    except (OSError, EOFError, ValueError) as error:  # a damaged archive, or no library that unpacks it
+        raise ValueError(f"{where}: cannot read {path}: {error}") from error
+    encoding = next((encoding for mark, encoding in BYTE_ORDER_MARKS.items() if head.startswith(mark)), "utf-8")
+    if (encoding == "utf-8" and b"\0" in head) or (builder == "json" and encoding == "utf-16"):
+        raise ValueError(f"{where}: {path} is in UTF-16, or no text; save it as UTF-8")
+    try:
+        text = codecs.getincrementaldecoder(encoding)().decode(head)
+    except UnicodeDecodeError as error:
+        if builder != "text":
+            raise ValueError(f"{where}: {path} is not in UTF-8: {error.reason} at byte {error.start}") from error
+        logger.warning("%s: %s is not in UTF-8; U+FFFD stands for its bytes that are not", where, path)
+        return builder, options
+    if builder == "conll" and "column_names" not in options:
+        rows = (line.split() for line in text.splitlines() if line.strip() and not line.startswith("-DOCSTART-"))
+        between = range(2, len(next(rows, [])))
+        options = {**options, "column_names": ["words", *(f"column_{i}" for i in between), "tags"]}
+    return builder, options if encoding == "utf-8" or builder == "json" else {**options, "encoding": encoding}
+
+
+def _bad_line(path: str) -> str | None:
+    """What is wrong with the first line of a file that is not JSON; None of a file that has no JSON by lines."""
+    with fsspec.open(path, "rt", compression="infer", encoding="utf-8-sig", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line) if line.strip() else {}
+            except json.JSONDecodeError as error:
+                return f"line {number}: {error.msg} at character {error.colno}" if number > 1 else None
+            if not isinstance(row, dict):
+                return f"line {number} is no object"
+    return None
 
 
 def _only(dataset: datasets.Dataset | datasets.IterableDataset, columns: list[str] | None):

@@ -163,8 +163,6 @@ def _train_char(documents, settings, unk) -> Tokenizer:
     return _assembled(model, pre_tokenizers.Split(Regex(r"(?m)[\s\S]"), "isolated"), decoders.Fuse())
 
 
-# whose words bring the space before them along, so that a mask in a word's place must take it, too
-SPACE_BEFORE_WORDS = ("bpe", "unigram")
 ALGORITHMS = {
     "bpe": Algorithm(_train_bpe, needs_unk=False, alphabet=256),
     "byte": Algorithm(_train_byte, needs_unk=False, alphabet=256),
@@ -219,15 +217,15 @@ def train_tokenizer(
         texts = map(normalizer().normalize_str, texts)
     settings = {"vocab_size": vocab_size, "special_tokens": specials, "show_progress": show_progress}
     tokenizer = scheme.train(texts, settings, roles.get("unk_token"))
-    mask = roles.get("mask_token")
-    if mask is not None and algorithm in SPACE_BEFORE_WORDS:
-        roles["mask_token"] = AddedToken(mask, lstrip=True, special=True)
-    tokenizer.add_special_tokens([roles["mask_token"] if token == mask else token for token in specials])
+    tokenizer.add_special_tokens(specials)
     if normalizer is not None:
         tokenizer.normalizer = normalizer()
     single, pair = (template.format(**roles) for template in TEMPLATES[stack])
-    ids = [(str(token), tokenizer.token_to_id(str(token))) for token in roles.values()]
-    tokenizer.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=ids)
+    ids = [(token, tokenizer.token_to_id(token)) for token in roles.values()]
+    tokenizer.post_processor = post_processor(tokenizer, single, pair, ids)
+    if mask := roles.get("mask_token"):
+        roles["mask_token"] = mask_token(mask, tokenizer.get_vocab())
+        tokenizer.add_special_tokens([roles["mask_token"]])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         **roles,
@@ -239,6 +237,18 @@ def train_tokenizer(
     if chat_template:
         fast.chat_template = CHAT_TEMPLATE if "bos_token" in roles else CHAT_TEMPLATE.removeprefix("{{ bos_token }}")
     return fast
+
+
+def mask_token(token: str, vocabulary: Iterable[str]) -> AddedToken:
+    """A mask that takes the space before it where the tokens of words have theirs, as RoBERTa's does: "a [MASK]"."""
+    return AddedToken(token, lstrip=any(t[0] in "Ġ▁" and len(t) > 1 for t in vocabulary if t), special=True)
+
+
+def post_processor(tokenizer: Tokenizer, single: str, pair: str, ids: list[tuple[str, int]]):
+    """What puts special tokens around texts, and leaves the spaces of byte-level tokens out of their offsets."""
+    template = processors.TemplateProcessing(single=single, pair=pair, special_tokens=ids)
+    is_byte_level = isinstance(tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel)
+    return processors.Sequence([processors.ByteLevel(trim_offsets=True), template]) if is_byte_level else template
 
 
 def _choose(field: str, value: str, table: dict):

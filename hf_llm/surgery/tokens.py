@@ -3,14 +3,14 @@
 import math
 from collections.abc import Iterable
 
-from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase
 
-from ..data.tokenization import NUM_SENTINELS, STACK_TOKENS, TEMPLATES
+from ..data.tokenization import NUM_SENTINELS, STACK_TOKENS, TEMPLATES, mask_token, post_processor
 
 
 # role -> the role whose token it can be: documents stay framed as they were
 STAND_INS = {"cls_token": "bos_token", "sep_token": "eos_token"}
+MASKS = {tokens["mask_token"] for tokens in STACK_TOKENS.values() if "mask_token" in tokens}
 OPTIONAL = ("unk_token",)  # byte-level tokenizers do without
 
 
@@ -33,7 +33,9 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, stack: str, extra_spec
         present = getattr(tokenizer, role) or getattr(tokenizer, STAND_INS.get(role, role))
         if present or role not in OPTIONAL:
             roles[role] = present or token
-    tokenizer.add_special_tokens(roles)
+    if not tokenizer.mask_token and "mask_token" in roles:
+        tokenizer.add_special_tokens({"mask_token": mask_token(roles["mask_token"], tokenizer.get_vocab())})
+    tokenizer.add_special_tokens({role: token for role, token in roles.items() if role != "mask_token"})
     sentinels = [f"<extra_id_{i}>" for i in range(NUM_SENTINELS)] if stack == "encoder-decoder" else []
     extra = [*sentinels, *extra_special_tokens]
     tokenizer.add_special_tokens({"extra_special_tokens": extra}, replace_extra_special_tokens=False)
@@ -41,8 +43,19 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, stack: str, extra_spec
     if backend is not None:
         single, pair = (template.format(**roles) for template in TEMPLATES[stack])
         ids = [(token, tokenizer.convert_tokens_to_ids(token)) for token in roles.values()]
-        backend.post_processor = TemplateProcessing(single=single, pair=pair, special_tokens=ids)
+        backend.post_processor = post_processor(backend, single, pair, ids)
     return known
+
+
+def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[str]) -> None:
+    """Give a tokenizer, in place, further special tokens: chat markers, sentinels; "[MASK]" or "<mask>" is its mask
+    unless it has one."""
+    tokens = list(tokens)
+    mask = next((token for token in tokens if token in MASKS), None)
+    if mask is not None and tokenizer.mask_token is None:
+        tokenizer.add_special_tokens({"mask_token": mask_token(mask, tokenizer.get_vocab())})
+        tokens.remove(mask)
+    tokenizer.add_special_tokens({"extra_special_tokens": tokens}, replace_extra_special_tokens=False)
 
 
 def token_fields(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> dict[str, int | None]:

@@ -18,6 +18,7 @@ from hf_llm.interop.configurations import to_our_config
 from hf_llm.interop.loading import find_family
 from hf_llm.registration import NAME_TABLES
 from hf_llm.surgery.depth import own_fields, silence_appended, with_depth, with_layers
+from hf_llm.surgery.tokens import add_tokens
 
 from .settings import check_keys, opening
 
@@ -81,7 +82,7 @@ def open_tokenizer(section: ModelSection, **options) -> PreTrainedTokenizerBase:
             raise ValueError(f"model: the tokenizer at {path} has neither a padding nor an end token")
         tokenizer.pad_token = tokenizer.eos_token
     if section.add_tokens:
-        tokenizer.add_special_tokens({"extra_special_tokens": section.add_tokens}, replace_extra_special_tokens=False)
+        add_tokens(tokenizer, section.add_tokens)
     return tokenizer
 
 

@@ -37,7 +37,7 @@ from hf_llm.data import (
 )
 
 from ..surgery import build_from_decoder, encoder_config, encoder_decoder_config, load_decoder
-from ..surgery.tokens import prepare_tokenizer, token_fields
+from ..surgery.tokens import add_tokens, prepare_tokenizer, token_fields
 from .arguments import MANAGED_IN_PRETRAINING, PretrainingArguments
 from .config import PretrainingConfig, TokenizerSection, new_model_config
 from .evaluation import IGNORED, preserved_rng
@@ -169,7 +169,7 @@ class Pretraining(Run):
         if section.path is not None:
             with opening("tokenizer.path", section.path):
                 tokenizer = AutoTokenizer.from_pretrained(section.path)
-            tokenizer.add_special_tokens({"extra_special_tokens": section.add}, replace_extra_special_tokens=False)
+            add_tokens(tokenizer, section.add)
             return tokenizer
         documents = itertools.islice(self.documents("train"), _TOKENIZER_DOCUMENTS)
         return kept_tokenizer(

@@ -268,3 +268,42 @@ def test_weights_are_shares_of_text(tmp_path, caplog):
 def test_bad_ways_to_split(spec, message):
     with pytest.raises(ValueError, match=message):
         load_corpus({"name": "python-stdlib", **spec})
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_encodings_and_line_ends_of_other_systems(tmp_path, encoding, streaming):
+    contents = {
+        "a.txt": "naïve\r\ncafé",
+        "a.csv": "text,label\r\nnaïve,1\r\ncafé,2\r\n",
+        "a.tsv.gz": "text\tlabel\nnaïve\t1\ncafé\t2\n",
+        "a.jsonl": '{"text": "naïve"}\r\n{"text": "café"}\r\n',
+    }
+    for name, content in contents.items():
+        raw = content.encode(encoding)
+        path = tmp_path / name
+        path.write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
+        if name.endswith("jsonl") and encoding == "utf-16":
+            with pytest.raises(ValueError, match=r"a\.jsonl is in UTF-16"):
+                load_corpus(str(path), "all", streaming=streaming)
+            continue
+        texts = [row["text"] for row in load_corpus(str(path), "all", streaming=streaming)]
+        assert "".join(texts).replace("\n", "") == "naïvecafé"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"text": "a"}\n' * 70_000 + b'{"text": oops}\n', r"a\.jsonl.*line 70001"),
+        ("a.csv", b"text,label\na,1\nb,2,3,4\n", r"a\.csv.*line 3"),
+        ("a.csv", "text\ncafé\n".encode("latin-1"), r"a\.csv is not in UTF-8: .* at byte 8"),
+        ("a.jsonl", '{"text": "café"}\n'.encode("latin-1"), r"a\.jsonl is not in UTF-8"),
+        ("a.txt", "text".encode("utf-16-le"), r"a\.txt is in UTF-16, or no text"),
+        ("a.csv.gz", b"text\na\n", r"cannot read .*a\.csv\.gz"),
+    ],
+)
+def test_an_error_names_file_and_line(tmp_path, name, content, message, streaming):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load_corpus(str(tmp_path), "all", streaming=streaming)

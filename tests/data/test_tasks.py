@@ -148,3 +148,16 @@ def test_options_beside_or_below(datasets_cache):
     beside = parse_task({"name": "sentiment-ratings", "minimum_intensity": 1.0, "test_fraction": 0.2})
     assert beside.options == {"minimum_intensity": 1.0} and beside.test_fraction == 0.2
     assert parse_task({"name": "sentiment-ratings", "options": {"minimum_intensity": 1.0}}).options == beside.options
+
+
+def test_tagged_words_of_conll_files(tmp_path):
+    (tmp_path / "ner.conll").write_text(
+        "-DOCSTART- -X- O O\n\nEU NNP B-NP B-ORG\nrejects VBZ B-VP O\n\nPeter NNP B-NP B-PER\n"
+    )
+    (tmp_path / "two.conll").write_text("EU\tB-ORG\nrejects\tO\n")
+    (tmp_path / "ud.conllu").write_text("# text = EU\n1\tEU\tEU\tPROPN\t_\t_\t0\troot\t_\t_\n")
+    rows = {name: load_task(str(tmp_path / name), "all")[:] for name in ("ner.conll", "two.conll", "ud.conllu")}
+    assert rows["ner.conll"]["words"] == [["EU", "rejects"], ["Peter"]]
+    assert rows["ner.conll"]["tags"] == [["B-ORG", "O"], ["B-PER"]]
+    assert rows["two.conll"] == {"words": [["EU", "rejects"]], "tags": [["B-ORG", "O"]]}
+    assert rows["ud.conllu"]["words"] == [["EU"]] and rows["ud.conllu"]["tags"] == [["PROPN"]]

@@ -7,8 +7,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import ByT5Tokenizer, CanineTokenizer, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from hf_llm.data import make_objective, train_tokenizer
-from hf_llm.data.encoding import encode_batch
+from hf_llm.data import encoding, make_objective, train_tokenizer
+from hf_llm.data.encoding import encode_batch, encode_texts
 
 
 SPACED = {
@@ -154,3 +154,18 @@ def test_words_are_chosen_independently(documents, tokenizer_of):
     assert inside.predicted.all()  # a chunk that begins within its only word
     with pytest.raises(ValueError, match="whole_word=True: needs word_starts"):
         objective(ids, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("kind", ["bpe", "byte", "wordpiece", "char", "byt5"])
+def test_long_texts_are_tokenized_in_pieces(tokenizer_of, kind, monkeypatch):
+    """Which changes nothing: neither tokens, nor what they cover, nor words."""
+    tokenizer, text = tokenizer_of(kind), " ".join(TEXTS.values()) * 20
+    objective = make_objective("masked_lm", tokenizer, "encoder", whole_word=True)
+    whole = encoded(tokenizer, text, objective)
+    sizes = encode_texts(tokenizer, [text])[0][1]
+    monkeypatch.setattr(encoding, "PIECE", 2000)
+    assert len(list(encoding._pieces(text))) > 5 and "".join(encoding._pieces(text)) == text
+    for one, other in zip(whole, encoded(tokenizer, text, objective), strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(encode_texts(tokenizer, ["short", text])[1][1], sizes)
+    assert sizes.sum() == len(text.encode())

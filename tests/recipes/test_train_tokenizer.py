@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from train_tokenizer import tokenizer_report
+from train_tokenizer import main, tokenizer_report
 from transformers import AutoTokenizer
 
 from hf_llm.data import train_tokenizer
@@ -56,3 +56,12 @@ def test_report():
 def test_report_refuses_a_broken_promise():
     with pytest.raises(ValueError, match="promises decode"):
         tokenizer_report(trained("wordpiece"), ["two  spaces"], "bpe")
+
+
+def test_sources_without_weights_are_read_once(tmp_path):
+    for name, count in {"few": 3, "many": 90}.items():
+        rows = [json.dumps({"text": f"{name} words in document {i}"}) for i in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
+    corpora = [str(tmp_path / f"{name}.jsonl") for name in ("few", "many")]
+    options = ["--held-out-fraction", "0", "--vocab-size", "300", "--quiet", "--output", str(tmp_path / "tokenizer")]
+    assert main(["--corpus", *corpora, *options])["documents"] == 93  # reported on all

@@ -12,7 +12,7 @@ from hf_llm import (
     LLMEncoderForMaskedLM,
 )
 from hf_llm.data import make_objective, train_tokenizer
-from hf_llm.surgery.tokens import prepare_tokenizer
+from hf_llm.surgery.tokens import add_tokens, prepare_tokenizer
 
 
 @pytest.fixture
@@ -52,6 +52,14 @@ def test_what_a_stack_needs_is_added_once(tokenizer, stack, objective, added, te
     assert (tokenizer.cls_token, tokenizer.sep_token) == (
         ("<|bos|>", "<|eos|>") if stack == "encoder" else (None, None)
     )
+
+
+def test_a_mask_among_added_tokens_is_the_mask(tokenizer):
+    add_tokens(tokenizer, ["<|im_start|>", "[MASK]", "[R]"])
+    assert tokenizer.mask_token == "[MASK]" and len(tokenizer) == 259 + 3
+    assert set(tokenizer.convert_tokens_to_ids(["<|im_start|>", "[MASK]", "[R]"])) == {259, 260, 261}
+    add_tokens(tokenizer, ["<mask>"])  # which has one
+    assert tokenizer.mask_token == "[MASK]" and len(tokenizer) == 263
 
 
 @pytest.mark.parametrize("tied", (True, False))
