@@ -12,8 +12,9 @@ from scipy import stats
 from transformers import AutoModelForCausalLM
 
 from hf_llm.data.tasks import load_task
+from hf_llm.rlhf.methods import RewardSection
 from hf_llm.rlhf.preferences import PreferenceData, load_split, prompt_ids
-from hf_llm.rlhf.rewards import RewardModel, open_reward_model, open_reward_tokenizer
+from hf_llm.rlhf.rewards import RewardModel
 from hf_llm.training.launching import set_cpu_threads
 from hf_llm.training.opening import ModelSection, open_model, open_tokenizer
 from hf_llm.training.settings import build_section, describe, load_settings
@@ -30,7 +31,8 @@ class ComparisonConfig:
     Attributes:
         output_dir: where the page, its pictures, `metrics.json` and `completions.jsonl` go.
         before, after: a decoder, and what it became: a checkpoint, or `before`'s with an `adapter`.
-        reward_model: folder of the reward model that `after` was trained on.
+        reward_model: folder of the reward model that `after` was trained on; or
+        rewards: what it was trained on, models and functions with weights, as in the configuration of that run.
         judge: a labelled data set (columns `text` and `label`, two classes), as `load_task` takes it, that an
             independent classifier learns from; its accuracy on the test split is reported.
         prompts: whose test split is completed.
@@ -44,9 +46,10 @@ class ComparisonConfig:
     output_dir: str
     before: ModelSection
     after: ModelSection
-    reward_model: str
     judge: Any
     prompts: PreferenceData
+    reward_model: str | None = None
+    rewards: list | None = None
     max_new_tokens: int = 24
     best_of: int = 4
     shown: int = 8
@@ -60,6 +63,13 @@ class ComparisonConfig:
         for name, least in (("max_new_tokens", 1), ("best_of", 2), ("shown", 0), ("batch_size", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least {least}")
+        if (self.reward_model is None) == (not self.rewards):
+            raise ValueError("give either reward_model, or rewards, a list of models and functions as PPO has them")
+        self.reward_sections()
+
+    def reward_sections(self) -> list[RewardSection]:
+        entries = [{"model": self.reward_model}] if self.reward_model else self.rewards
+        return [build_section(RewardSection, entry, f"rewards[{i}]") for i, entry in enumerate(entries)]
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -141,8 +151,13 @@ class Comparison:
         self.tokenizer = open_tokenizer(config.before)
         self.end = self.tokenizer.eos_token_id
         self.prompt_ids = prompt_ids(self.tokenizer, self.prompts)
-        path = config.reward_model
-        self.reward = RewardModel(open_reward_model(path), open_reward_tokenizer(path), config.batch_size)
+        self.columns = {name: rows[name][:] for name in rows.column_names if name != "prompt"}
+        self.rewards = []
+        for section in config.reward_sections():
+            reward, tokenizer = section.resolve(rows.column_names)
+            if tokenizer is not None:
+                reward = RewardModel(reward, tokenizer, config.batch_size)
+            self.rewards.append((section.weight, reward))
 
     def teach_judge(self) -> tuple[Judge, dict[str, float]]:
         train, test = (load_task(self.config.judge, split) for split in ("train", "test"))
@@ -174,8 +189,7 @@ class Comparison:
         drawn = self.sample(before, num_samples=1 + count)
         first, pool = [rows[0] for rows in drawn], [rows[1:] for rows in drawn]
         flat = [ids for rows in pool for ids in rows]
-        prompts = [prompt for prompt in self.prompts for _ in range(count)]
-        chosen = numpy.reshape(self.reward(prompts, self.decode(flat)), (-1, count)).argmax(1)
+        chosen = numpy.reshape(self.reward(self.decode(flat), each=count), (-1, count)).argmax(1)
         samples = {
             "before": self.judged_samples(before, before, first),
             f"best of {count} before": self.judged_samples(
@@ -219,7 +233,18 @@ class Comparison:
 
     def rate(self, texts: list[str]) -> tuple[list[float], numpy.ndarray]:
         whole = [prompt + text for prompt, text in zip(self.prompts, texts, strict=True)]
-        return self.reward(self.prompts, texts), self.judge(whole)
+        return self.reward(texts), self.judge(whole)
+
+    def reward(self, texts: list[str], each: int = 1) -> list[float]:
+        """The weighted sum of rewards of `each` completions of every prompt. Raises ValueError where one has none."""
+        columns = {"prompts": self.prompts, **self.columns}
+        columns = {name: [value for value in values for _ in range(each)] for name, values in columns.items()}
+        totals = numpy.zeros(len(texts))
+        for weight, reward in self.rewards:
+            totals += weight * numpy.array(reward(completions=texts, **columns), float)
+        if not numpy.isfinite(totals).all():
+            raise ValueError(f"rewards: completion {int(numpy.isfinite(totals).argmin())} has none")
+        return totals.tolist()
 
     def at_equal_length(self, best: Samples, after: Samples) -> dict[str, dict[str, float]]:
         """Both cut, for each prompt, to the tokens of the shorter one: neither gains by writing more."""

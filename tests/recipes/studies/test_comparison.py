@@ -126,8 +126,24 @@ def test_a_comparison_writes_its_page(settings, capsys):
         ({"pictures": {"curves": "no.png"}}, "there is no file 'no.png'"),
         ({"befor": {"path": "x"}}, "did you mean 'before'"),
         ({"reward_model": "no-such-model"}, "no-such-model"),
+        ({"rewards": [{"function": "length"}]}, "give either reward_model, or rewards"),
     ],
 )
 def test_bad_input(settings, changes, message):
     with pytest.raises(ValueError, match=message):
         Comparison(settings(**changes)).prepare()
+
+
+def test_rewards_of_functions_alone(settings):
+    """As PPO takes them, summed by their weights; the best of several is chosen by the sum."""
+    functions = [
+        {"function": "length", "options": {"target": 4}},
+        {"function": "regex", "options": {"pattern": "red"}, "weight": 2.0},
+    ]
+    config = settings(reward_model=None, rewards=functions)
+    Comparison(config).run()
+    rows = [json.loads(line) for line in (Path(config.output_dir) / "completions.jsonl").read_text().splitlines()]
+    for row in rows:
+        text = row["after"]["text"]
+        expected = max(0.0, 1 - abs(len(text.split()) - 4) / 4) + 2.0 * ("red" in text)
+        assert row["after"]["reward"] == pytest.approx(expected)
