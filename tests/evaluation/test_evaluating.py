@@ -249,5 +249,6 @@ def test_all_rows_of_a_file_are_scored(decoder, tmp_path):
     path = tmp_path / "texts.jsonl"
     path.write_text("".join(json.dumps({"text": f"def function_{i}(x): return {i}"}) + "\n" for i in range(40)))
     assert evaluate(config_of("model", decoder, "data", str(path)))["rows"] == 40
+    assert evaluate(config_of("model", decoder, "data", f"{{name: {path}}}"))["rows"] == 40
     held_out = evaluate(config_of("model", decoder, "data", str(path), "split", "validation"))["rows"]
     assert 0 < held_out < 15
